@@ -200,7 +200,7 @@ def test_bug_09_left_padding_would_show(lite):
 def test_bug_10_tables_are_in_numeric_order(lite, tiny, tiny_folder):
     assert lite.ngram is not None
     assert (lite.ngram.moduli[2], lite.ngram.moduli[10]) == (10223621, 10223637)
-    model, _ = build_model(lite, with_mtp=False, dtype=torch.bfloat16, attention_dtype=torch.bfloat16, device="meta")
+    model, _ = build_model(lite, with_mtp=False, dtype=torch.bfloat16, activation_dtype=torch.bfloat16, device="meta")
     shapes = {name: list(slot.shape) for name, slot in model.checkpoint_slots()}
     assert shapes["model.ngram_embeddings.embedders.2.weight"] == [10223621, 256]
     assert shapes["model.ngram_embeddings.embedders.10.weight"] == [10223637, 256]
@@ -376,7 +376,7 @@ def _window_with_id(spec, index: int, wanted: int) -> torch.Tensor:
 
 
 def test_bug_19_fourteen_dual_layers_and_every_parameter(lite):
-    model, mtp = build_model(lite, with_mtp=True, dtype=torch.bfloat16, attention_dtype=torch.bfloat16, device="meta")
+    model, mtp = build_model(lite, with_mtp=True, dtype=torch.bfloat16, activation_dtype=torch.bfloat16, device="meta")
     assert mtp is not None
     main, draft = dict(model.checkpoint_slots()), dict(mtp.checkpoint_slots())
     assert (len(main), len(draft)) == (11_143, 17)

@@ -44,11 +44,11 @@ class ModelRunner:
         self.layout = KvLayout(
             num_cache_layers=loaded.num_cache_layers,
             latent_dim=loaded.config.latent_dim,
-            value_bytes=loaded.attention_dtype.itemsize,
+            value_bytes=loaded.activation_dtype.itemsize,
             num_blocks=num_blocks,
             block_size=block_size,
         )
-        self.cache = KvCache(self.layout, loaded.attention_dtype, loaded.device)
+        self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
 
     @property
     def context_tokens(self) -> int:

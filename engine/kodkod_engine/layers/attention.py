@@ -30,18 +30,18 @@ MAX_SCORE_VALUES = 1 << 24
 class LatentAttention(nn.Module):
     """One attention block with its own cache layer."""
 
-    def __init__(self, config: ModelConfig, cache_layer: int, *, attention_dtype: torch.dtype | None = None) -> None:
-        """`attention_dtype`: of scores and of the latent projections; None takes the model's."""
+    def __init__(self, config: ModelConfig, cache_layer: int, *, activation_dtype: torch.dtype | None = None) -> None:
+        """`activation_dtype`: of everything that is no large matrix; None takes the model's."""
         super().__init__()
         self.config = config
         self.cache_layer = cache_layer
         heads, rank = config.num_heads, config.kv_lora_rank
         # q_a and kv_a read the same input: one matrix, rows of q_a first.
         self.qkv_a = Linear(config.hidden_size, config.q_lora_rank + config.latent_dim)
-        self.q_norm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+        self.q_norm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS, dtype=activation_dtype)
         self.q_b = Linear(config.q_lora_rank, heads * (config.qk_nope_head_dim + config.qk_rope_head_dim))
-        self.kv_norm = RMSNorm(rank, LATENT_NORM_EPS)
-        self.kv_b = Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), dtype=attention_dtype)
+        self.kv_norm = RMSNorm(rank, LATENT_NORM_EPS, dtype=activation_dtype)
+        self.kv_b = Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), dtype=activation_dtype)
         self.o = Linear(heads * config.v_head_dim, config.hidden_size)
 
     def forward(self, x: Tensor, batch: StepBatch, rope_table: Tensor, cache: KvCache) -> Tensor:
@@ -62,11 +62,11 @@ class LatentAttention(nn.Module):
         cache.write(self.cache_layer, batch.slots, torch.cat([latent, rotate(rope_key, rope_table)], dim=-1))
         query = (self.q_b(self.q_norm(down)) * config.q_scale).unflatten(-1, (config.num_heads, -1))
         nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        query = torch.cat([nope, rotate(rope, rope_table[:, None])], dim=-1).to(self.kv_b.weight.dtype)
+        query = torch.cat([nope, rotate(rope, rope_table[:, None])], dim=-1)
         out = query.new_empty(query.shape[0], config.num_heads * config.v_head_dim)
         for group in batch.groups:
             out[group.rows] = self._attend(query[group.rows], group, cache)
-        result: Tensor = self.o(out.to(x.dtype))
+        result: Tensor = self.o(out)
         return result
 
     def _attend(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
@@ -74,7 +74,7 @@ class LatentAttention(nn.Module):
         if self._fits_kernel(query, group):
             return self._attend_in_kernel(query, group, cache)
         latents = cache.read(self.cache_layer, group.context_slots)
-        latents = latents.reshape(group.num_sequences, group.context_len, -1).to(query.dtype)
+        latents = latents.reshape(group.num_sequences, group.context_len, -1)
         query = query.unflatten(0, (group.num_sequences, group.query_len))
         attend = self.absorbed if self._absorbing_is_cheaper(group) else self.expanded
         attended: Tensor = attend(query, latents, group.positions)

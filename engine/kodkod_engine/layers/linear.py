@@ -39,14 +39,14 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x times weight transposed.
 
     Args:
-        x: [rows, in], dtype of the weight.
+        x: [rows, in].
         weight: [out, in].
 
     Returns:
-        [rows, out], dtype of the weight.
+        [rows, out], dtype of x.
     """
     if not is_slow_bf16(weight) or torch.is_grad_enabled():
-        return F.linear(x, weight)
+        return F.linear(x, weight.to(x.dtype))
     return thin_linear(x, weight) if x.shape[0] <= MAX_THIN_ROWS else widened_linear(x, weight)
 
 

@@ -43,11 +43,13 @@ class ResidentRows(nn.Module):
 class NgramEmbedding(nn.Module):
     """word_scale * word + ngram_scale * sum over tables of projection(row)."""
 
-    def __init__(self, spec: NgramSpec, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, spec: NgramSpec, vocab_size: int, hidden_size: int, *, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: of what comes out; None takes that of the words."""
         super().__init__()
         self.spec = spec
         self.word = nn.Parameter(torch.empty(vocab_size, hidden_size), requires_grad=False)
         # The sum of projections is one product with the projections side by side.
+        self.dtype = dtype or self.word.dtype
         self.projection = Linear(spec.num_tables * spec.table_width, hidden_size)
         self.resident: ResidentRows | None = ResidentRows(spec)
         self._elsewhere: RowSource | None = None
@@ -73,6 +75,7 @@ class NgramEmbedding(nn.Module):
     def forward(self, token_ids: Tensor, windows: Tensor) -> Tensor:
         """int64 [tokens] and [tokens, 1 + context] -> [tokens, hidden]."""
         rows = self.row_source.rows(windows, self.hasher(token_ids.device))
-        projected: Tensor = self.projection(rows.to(self.word.dtype))
+        projected: Tensor = self.projection(rows.to(self.dtype))
         combiner = self.spec.combiner
-        return F.embedding(token_ids, self.word) * combiner.word_scale + projected * combiner.ngram_scale
+        words = F.embedding(token_ids, self.word).to(self.dtype)
+        return words * combiner.word_scale + projected * combiner.ngram_scale

@@ -37,9 +37,9 @@ class LoadedModel:
     model: LongcatFlash
     mtp: MtpBlock | None
     dtype: torch.dtype
-    """Of weights and activations."""
-    attention_dtype: torch.dtype
-    """Of attention scores and of the KV cache."""
+    """Of the large matrices."""
+    activation_dtype: torch.dtype
+    """Of everything else: activations, norms, the latent projections, the KV cache."""
     device: torch.device
 
     @property
@@ -48,7 +48,7 @@ class LoadedModel:
         return self.config.num_attention_blocks + (self.mtp is not None)
 
 
-def attention_dtype_for(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+def activation_dtype_for(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """fp32 where products in the model's own dtype are slow, else the model's own."""
     return dtype if has_native_bf16(device) or dtype == torch.float32 else torch.float32
 
@@ -58,7 +58,7 @@ def build_model(
     *,
     with_mtp: bool,
     dtype: torch.dtype,
-    attention_dtype: torch.dtype,
+    activation_dtype: torch.dtype,
     device: torch.device | str,
 ) -> tuple[LongcatFlash, MtpBlock | None]:
     """A model with unset weights; on the meta device it costs nothing."""
@@ -66,8 +66,8 @@ def build_model(
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = LongcatFlash(config, attention_dtype=attention_dtype)
-            mtp = MtpBlock(config, attention_dtype=attention_dtype) if with_mtp else None
+            model = LongcatFlash(config, activation_dtype=activation_dtype)
+            mtp = MtpBlock(config, activation_dtype=activation_dtype) if with_mtp else None
     finally:
         torch.set_default_dtype(previous)
     return model, mtp
@@ -96,15 +96,15 @@ def load_model(
     checkpoint = Checkpoint(checkpoint_dir)
     device = torch.device(device)
     dtype = dtype or _stored_dtype(checkpoint)
-    attention_dtype = attention_dtype_for(dtype, device)
+    activation_dtype = activation_dtype_for(dtype, device)
     has_mtp = any(name.startswith(MTP_PREFIX) for name in checkpoint.tensors)
     with_mtp = has_mtp if mtp is None else mtp
-    shapes = build_model(config, with_mtp=with_mtp, dtype=dtype, attention_dtype=attention_dtype, device="meta")
+    shapes = build_model(config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta")
     # Everything is checked on shapes alone, before a byte of memory is taken.
     checkpoint.check(_slots(*shapes), ignored_prefixes=() if with_mtp else (MTP_PREFIX,))
     model, mtp_block = _allocate(shapes, checkpoint, ngram_tables, device)
     checkpoint.load_into(_slots(model, mtp_block), progress)
-    return LoadedModel(config, model, mtp_block, dtype, attention_dtype, device)
+    return LoadedModel(config, model, mtp_block, dtype, activation_dtype, device)
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:

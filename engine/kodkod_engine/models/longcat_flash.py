@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kodkod_engine.kernels.dual_layer import LayerWeights, StepArrays, dual_layer
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.layers.compiled import layer_weights, step_arrays
 from kodkod_engine.layers.feed_forward import FeedForward
 from kodkod_engine.layers.linear import Linear, linear
 from kodkod_engine.layers.moe import MixtureOfExperts
@@ -31,23 +33,31 @@ Slots = Iterator[tuple[str, Tensor]]
 class HalfLayer(nn.Module):
     """One attention block and one dense network, each behind its norm."""
 
-    def __init__(self, config: ModelConfig, cache_layer: int, attention_dtype: torch.dtype | None) -> None:
+    def __init__(self, config: ModelConfig, cache_layer: int, activation_dtype: torch.dtype | None) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.input_norm = RMSNorm(hidden, eps)
-        self.attention = LatentAttention(config, cache_layer, attention_dtype=attention_dtype)
-        self.post_norm = RMSNorm(hidden, eps)
+        self.input_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
+        self.attention = LatentAttention(config, cache_layer, activation_dtype=activation_dtype)
+        self.post_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
         self.dense = FeedForward(hidden, config.ffn_hidden_size)
 
 
 class DualLayer(nn.Module):
     """Two half layers in a row; the experts read what the first dense network reads and join at the end."""
 
-    def __init__(self, config: ModelConfig, index: int, attention_dtype: torch.dtype | None) -> None:
+    def __init__(self, config: ModelConfig, index: int, activation_dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.first = HalfLayer(config, 2 * index, attention_dtype)
-        self.second = HalfLayer(config, 2 * index + 1, attention_dtype)
+        self.first = HalfLayer(config, 2 * index, activation_dtype)
+        self.second = HalfLayer(config, 2 * index + 1, activation_dtype)
         self.experts = MixtureOfExperts(config)
+        self._compiled: LayerWeights | None = None
+
+    def in_kernel(self, x: Tensor, step: StepArrays, cache: KvCache) -> Tensor:
+        """As `forward`, in one call; for the steps that `step_arrays` admits."""
+        if self._compiled is None:
+            self._compiled = layer_weights(self.first, self.second, self.experts)
+        first, second = self.first.attention.cache_layer, self.second.attention.cache_layer
+        return dual_layer(x, self._compiled, step, cache.layer(first), cache.layer(second))
 
     def forward(self, x: Tensor, batch: StepBatch, rope_table: Tensor, cache: KvCache) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
@@ -100,19 +110,19 @@ def dense_slots(dense: FeedForward, prefix: str) -> Slots:
 class LongcatFlash(nn.Module):
     """The whole model. `ngram` is None in its config for the plain backbone."""
 
-    def __init__(self, config: ModelConfig, *, attention_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, config: ModelConfig, *, activation_dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden_size
         self.embedding: NgramEmbedding | None = None
         self.word_embedding: nn.Parameter | None = None
         if config.ngram is not None:
-            self.embedding = NgramEmbedding(config.ngram, config.vocab_size, hidden)
+            self.embedding = NgramEmbedding(config.ngram, config.vocab_size, hidden, dtype=activation_dtype)
         else:
             self.word_embedding = nn.Parameter(torch.empty(config.vocab_size, hidden), requires_grad=False)
-        self.dual_layers = tuple(DualLayer(config, index, attention_dtype) for index in range(config.num_layers))
+        self.dual_layers = tuple(DualLayer(config, index, activation_dtype) for index in range(config.num_layers))
         self.layers = nn.ModuleList(self.dual_layers)
-        self.norm = RMSNorm(hidden, config.rms_norm_eps)
+        self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=activation_dtype)
         self.lm_head = None if config.tie_word_embeddings else Linear(hidden, config.vocab_size)
         self._rotary: Rotary | None = None
 
@@ -125,7 +135,7 @@ class LongcatFlash(nn.Module):
     def embed(self, batch: StepBatch) -> Tensor:
         """[tokens] -> [tokens, hidden]."""
         if self.embedding is None:
-            return F.embedding(batch.token_ids, self._words)
+            return F.embedding(batch.token_ids, self._words).to(self.norm.weight.dtype)
         assert batch.windows is not None
         out: Tensor = self.embedding(batch.token_ids, batch.windows)
         return out
@@ -134,8 +144,9 @@ class LongcatFlash(nn.Module):
         """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden]."""
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
+        step = step_arrays(x, self.dual_layers[0].first.dense.down.weight, batch, table)
         for layer in self.dual_layers:
-            x = layer(x, batch, table, cache)
+            x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -23,18 +23,18 @@ from kodkod_engine.models.longcat_flash import Slots, attention_slots, dense_slo
 class MtpBlock(nn.Module):
     """Keeps its KV in the cache layer after the main model's."""
 
-    def __init__(self, config: ModelConfig, *, attention_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, config: ModelConfig, *, activation_dtype: torch.dtype | None = None) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.word = nn.Parameter(torch.empty(config.vocab_size, hidden), requires_grad=False)
-        self.embedding_norm = RMSNorm(hidden, eps)
-        self.hidden_norm = RMSNorm(hidden, eps)
+        self.embedding_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
+        self.hidden_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
         self.join = Linear(2 * hidden, hidden)
-        self.input_norm = RMSNorm(hidden, eps)
-        self.attention = LatentAttention(config, config.num_attention_blocks, attention_dtype=attention_dtype)
-        self.post_norm = RMSNorm(hidden, eps)
+        self.input_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
+        self.attention = LatentAttention(config, config.num_attention_blocks, activation_dtype=activation_dtype)
+        self.post_norm = RMSNorm(hidden, eps, dtype=activation_dtype)
         self.dense = FeedForward(hidden, config.ffn_hidden_size)
-        self.norm = RMSNorm(hidden, eps)
+        self.norm = RMSNorm(hidden, eps, dtype=activation_dtype)
 
     def forward(self, hidden: Tensor, batch: StepBatch, rope_table: Tensor, cache: KvCache) -> Tensor:
         """One draft step.
@@ -47,8 +47,8 @@ class MtpBlock(nn.Module):
         Returns:
             [tokens, hidden], normalised: the target's head turns it into logits of the token after next.
         """
-        embedded = self.embedding_norm(F.embedding(batch.token_ids, self.word))
-        x = self.join(torch.cat([embedded, self.hidden_norm(hidden)], dim=-1))
+        words = F.embedding(batch.token_ids, self.word).to(hidden.dtype)
+        x = self.join(torch.cat([self.embedding_norm(words), self.hidden_norm(hidden)], dim=-1))
         x = x + self.attention(self.input_norm(x), batch, rope_table, cache)
         x = x + self.dense(self.post_norm(x))
         out: Tensor = self.norm(x)

@@ -90,7 +90,7 @@ def write_random_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-    model, mtp = build_model(load_config(folder), with_mtp=with_mtp, dtype=dtype, attention_dtype=dtype, device="meta")
+    model, mtp = build_model(load_config(folder), with_mtp=with_mtp, dtype=dtype, activation_dtype=dtype, device="meta")
     slots = dict(model.checkpoint_slots()) | (dict(mtp.checkpoint_slots()) if mtp else {})
     shards = list(_cut_into_shards(slots, shard_bytes))
     generator = torch.Generator().manual_seed(seed)

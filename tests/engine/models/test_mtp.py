@@ -44,7 +44,7 @@ def test_sizes_at_the_published_model(lite_folder):
         load_config(lite_folder),
         with_mtp=True,
         dtype=torch.bfloat16,
-        attention_dtype=torch.bfloat16,
+        activation_dtype=torch.bfloat16,
         device="meta",
     )
     assert mtp is not None

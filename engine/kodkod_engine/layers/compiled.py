@@ -1,0 +1,89 @@
+"""What the whole-layer kernel takes, as arrays: a layer's weights, and the places of a step that is one for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kodkod_engine.kernels.bf16 import bits_of
+from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
+from kodkod_engine.layers.linear import MAX_THIN_ROWS, is_slow_bf16
+from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
+from kodkod_engine.models.config import LATENT_NORM_EPS
+
+if TYPE_CHECKING:
+    from kodkod_engine.models.longcat_flash import HalfLayer
+
+MAX_SCORES = 1 << 16
+"""Tokens times context, up to which attention in the kernel beats batched products."""
+
+
+def step_arrays(x: Tensor, weight: Tensor, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
+    """The step for the kernel; None when it is not one for it: another device or dtype, too many tokens or context.
+
+    Args:
+        x: [tokens, hidden].
+        weight: any large matrix of the model.
+        batch: the step.
+        rope_table: complex64 [tokens, rope / 2].
+    """
+    context_len = max(group.context_len for group in batch.groups)
+    is_small = len(x) <= MAX_THIN_ROWS and len(x) * context_len <= MAX_SCORES
+    if not (is_small and is_slow_bf16(weight) and x.dtype == torch.float32) or torch.is_grad_enabled():
+        return None
+    return StepArrays(
+        turns=torch.view_as_real(rope_table).contiguous().numpy(),
+        slots=batch.slots.numpy(),
+        context_slots=torch.cat([_per_token(group, context_len) for group in batch.groups]).numpy(),
+        positions=batch.positions.numpy(),
+    )
+
+
+def _per_token(group: AttentionGroup, context_len: int) -> Tensor:
+    """Slots of each token's sequence: int64 [rows, context_len], the padding never read."""
+    slots = group.context_slots
+    if isinstance(slots, slice):
+        slots = torch.arange(slots.start, slots.stop)[None]
+    padded = torch.nn.functional.pad(slots, (0, context_len - slots.shape[1]))
+    return padded.repeat_interleave(group.query_len, dim=0)
+
+
+def layer_weights(first: HalfLayer, second: HalfLayer, experts: MixtureOfExperts) -> LayerWeights:
+    """The weights where they lie, without a copy."""
+    config = first.attention.config
+    router = experts.router
+    scalars = LayerScalars(
+        eps=np.float32(config.rms_norm_eps),
+        latent_eps=np.float32(LATENT_NORM_EPS),
+        q_scale=np.float32(config.q_scale),
+        kv_scale=np.float32(config.kv_scale),
+        score_scale=np.float32(config.score_scale),
+        routed_scale=np.float32(router.scaling_factor),
+        experts_per_token=router.experts_per_token,
+        nope=config.qk_nope_head_dim,
+    )
+    own_experts = ExpertWeights(
+        router.weight.numpy(), router.selection_bias.numpy(), bits_of(experts.gate_up), bits_of(experts.down)
+    )
+    return LayerWeights(_half(first), _half(second), own_experts, scalars)
+
+
+def _half(half: HalfLayer) -> HalfWeights:
+    attention, dense = half.attention, half.dense
+    per_head = attention.kv_b.weight.view(attention.config.num_heads, -1, attention.config.kv_lora_rank)
+    return HalfWeights(
+        input_norm=half.input_norm.weight.numpy(),
+        qkv_a=bits_of(attention.qkv_a.weight),
+        q_norm=attention.q_norm.weight.numpy(),
+        q_b=bits_of(attention.q_b.weight),
+        kv_norm=attention.kv_norm.weight.numpy(),
+        kv_b=per_head.numpy(),
+        o=bits_of(attention.o.weight),
+        post_norm=half.post_norm.weight.numpy(),
+        gate_up=bits_of(dense.gate_up.weight),
+        down=bits_of(dense.down.weight),
+    )
