@@ -55,6 +55,8 @@ class ToolsConfig(BaseModel):
 
     test_command: tuple[str, ...] = ("python", "-m", "pytest")
     """How the project's tests are run."""
+    test_targets: tuple[str, ...] = ()
+    """What a test call runs that names no targets; empty: all tests that are found."""
     test_timeout_s: float = Field(default=600.0, gt=0)
     """Time for one test run when it names none."""
     max_report_bytes: int = Field(default=32 * 1024**2, ge=1)

@@ -17,7 +17,7 @@ from kodkod_tools.text.encoding import UTF8, Encoding, NotText, decode, encode
 from kodkod_tools.text.lines import with_ends
 
 _MAX_DIFF_LINES = 20_000
-_syntax_lock = threading.Lock()  # `warnings.catch_warnings` is not safe from several threads at once
+syntax_lock = threading.Lock()  # `warnings.catch_warnings` is not safe from several threads at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +151,20 @@ def syntax_note(path: str, before: str | None, after: str, max_bytes: int) -> st
     return f"Syntax: {fault}" + (" (the file did not parse before this change either)" if already else "")
 
 
+def parse_python(text: str) -> ast.Module:
+    """The syntax tree of a Python file; what the compiler would remark on its spelling is not told.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: it cannot be parsed.
+    """
+    with syntax_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
 def _syntax_fault(text: str) -> str:
     try:
-        with _syntax_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)
+        parse_python(text)
     except SyntaxError as error:
         return f"line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:

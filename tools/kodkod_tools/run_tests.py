@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import shlex
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pydantic import Field, JsonValue
 
 from kodkod_sandbox.base import ExecResult
 from kodkod_tools import junit
 from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolOutput, ToolResult, ToolStream
+from kodkod_tools.config import ToolsConfig
+from kodkod_tools.files import read_text
 from kodkod_tools.jobs import streaming
+from kodkod_tools.locate.suspects import BadTrace, Suspect, is_meant, read_trace, suspects, told
+from kodkod_tools.locate.tracing import TRACE_FILE, Tracing, tracing
 from kodkod_tools.output import Kept, OutputKeeper, keep_text
+from kodkod_tools.paths import Place, resolve
 from kodkod_tools.schema import declare
 from kodkod_tools.scratch import read_scratch, scratch
 from kodkod_tools.shell import ended
@@ -26,6 +33,9 @@ _MAX_ERROR_LINES = 12
 _MAX_NAMES = 50
 _FALLBACK_CHARS = 6_000
 """Of a run without a report: how much of the output is shown."""
+_MAX_SOURCES = 200
+"""Files of the project that are read to tell the suspects."""
+_UNTRACED = "the lines that the tests run are not known"
 _ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}
 _NO_PYTEST = re.compile(r"No module named '?\"?pytest")
 _RAN = re.compile(r"^Ran (\d+) tests?", re.MULTILINE)
@@ -41,12 +51,15 @@ class TestArguments(Arguments):
         default=[], description="Files, folders or ids such as tests/test_a.py::test_x; default: all"
     )
     timeout_s: float | None = Field(default=None, gt=0, description="Seconds")
+    locate: bool = Field(default=False, description="Also list the functions and lines that failing tests run")
 
 
 class Test:
     """Facts: `passed`, `failed`, `errors`, `skipped` (counts), `failed_tests` (ids), `exit_code`, `timed_out`.
 
-    Counts are missing where no report could be read. That tests fail is no error of the call.
+    Counts are missing where no report could be read. That tests fail is no error of the call. With `locate` all tests
+    of the targets' files are run, for the contrast between those that fail and those that pass; `suspects` (see
+    `locate.suspects.Suspect`) is missing where they could not be traced.
     """
 
     __test__ = False
@@ -57,6 +70,8 @@ class Test:
 
     async def run(self, arguments: TestArguments, context: ToolContext) -> ToolStream:
         """Run pytest with a report; unittest where pytest is not installed; another configured command as it is."""
+        if not arguments.targets:
+            arguments = arguments.model_copy(update={"targets": list(context.config.test_targets)})
         for target in arguments.targets:
             if target.startswith("-"):
                 raise ToolError(
@@ -74,6 +89,7 @@ class _Run:
 
     command: Sequence[str]
     timeout_s: float
+    environment: Mapping[str, str] = field(default_factory=dict)
     result: ExecResult | None = None
     kept: Kept | None = None
 
@@ -81,8 +97,9 @@ class _Run:
         """Its output; afterwards `result` and `kept` are there."""
         config = context.config
         keeper = OutputKeeper(context.log_folder, "test", config.max_result_chars, config.max_log_bytes)
+        environment = {**_ENVIRONMENT, **self.environment}
         try:
-            async with streaming(context.sandbox, self.command, env=_ENVIRONMENT, timeout_s=self.timeout_s) as stream:
+            async with streaming(context.sandbox, self.command, env=environment, timeout_s=self.timeout_s) as stream:
                 async for item in stream:
                     if isinstance(item, ExecResult):
                         self.result, self.kept = item, keeper.kept()
@@ -98,9 +115,11 @@ class _Run:
         return self.result, self.kept
 
 
-def _run(arguments: TestArguments, context: ToolContext, command: Sequence[str]) -> _Run:
+def _run(
+    arguments: TestArguments, context: ToolContext, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> _Run:
     timeout_s = min(arguments.timeout_s or context.config.test_timeout_s, context.config.max_command_timeout_s)
-    return _Run(command, timeout_s)
+    return _Run(command, timeout_s, environment or {})
 
 
 async def _plain(arguments: TestArguments, context: ToolContext) -> ToolStream:
@@ -108,65 +127,163 @@ async def _plain(arguments: TestArguments, context: ToolContext) -> ToolStream:
     async with aclosing(run.stream(context)) as chunks:
         async for chunk in chunks:
             yield chunk
-    yield _without_report(run, context)
+    yield _noted(_without_report(run, context), f"{_UNTRACED}: only pytest is traced" if arguments.locate else "")
 
 
 async def _with_report(arguments: TestArguments, context: ToolContext) -> ToolStream:
+    trace: bytes | None = None
     with scratch(context.work_tree) as place:
-        options = [
+        traced = _tracing(place, context) if arguments.locate else Tracing((), {})
+        command = [
+            *context.config.test_command, *traced.options,
             "-v", "--tb=short", "--color=no", "-o", "junit_family=xunit1", f"--junitxml={place.absolute / _REPORT}",
             "-o", f"cache_dir={place.absolute / 'cache'}",
+            *(_files(arguments.targets) if arguments.locate else arguments.targets),
         ]  # fmt: skip
-        run = _run(arguments, context, [*context.config.test_command, *options, *arguments.targets])
+        run = _run(arguments, context, command, traced.environment)
         async with aclosing(run.stream(context)) as chunks:
             async for chunk in chunks:
                 yield chunk
         report = read_scratch(place, _REPORT, context.config.max_report_bytes)
+        if arguments.locate:
+            trace = read_scratch(place, TRACE_FILE, context.config.max_report_bytes)
+    async with aclosing(_concluded(arguments, context, run, report, trace)) as items:
+        async for item in items:
+            yield item
+
+
+def _tracing(place: Place, context: ToolContext) -> Tracing:
+    return tracing(place.absolute, context.work_tree, context.sandbox.options.env.get("PYTHONPATH", ""))
+
+
+def _files(targets: Sequence[str]) -> list[str]:
+    """The files of the targets, each once: all their tests are run, for contrast."""
+    return list(dict.fromkeys(target.split("::")[0] for target in targets))
+
+
+async def _concluded(
+    arguments: TestArguments, context: ToolContext, run: _Run, report: bytes | None, trace: bytes | None
+) -> ToolStream:
+    """What a run with a report comes to; one that could not do as asked is made again in a simpler way."""
     result, kept = run.ended()
     if report is not None and not result.timed_out:
         try:
-            yield _reported(junit.read(report), result, kept, context)
+            yield await asyncio.to_thread(_reported, junit.read(report), arguments, run, trace, context)
         except junit.BadReport as error:
             yield _without_report(run, context, f"the test report cannot be used: {error}")
+        return
+    note = ""
+    if result.timed_out:
+        again = None
     elif result.exit_code and _NO_PYTEST.search(kept.for_model):
-        async with aclosing(_unittest(arguments, context)) as items:
-            async for item in items:
-                yield item
+        again, note = _unittest, f"{_UNTRACED}: only pytest is traced"
+    elif arguments.locate:
+        again, note = _with_report, f"{_UNTRACED}: pytest did not run with the plugin that traces"
     else:
+        again = None
+    if again is None:
         yield _without_report(run, context)
+        return
+    async with aclosing(again(arguments.model_copy(update={"locate": False}), context)) as items:
+        async for item in items:
+            yield _noted(item, note if arguments.locate else "") if isinstance(item, ToolResult) else item
 
 
-def _reported(cases: list[junit.Case], result: ExecResult, kept: Kept, context: ToolContext) -> ToolResult:
-    """The result from a report: what fails, then the counts."""
-    bad = [case for case in cases if case.outcome in (junit.Outcome.FAILED, junit.Outcome.ERROR)]
-    counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in junit.Outcome}
-    detailed = bad[: context.config.max_failures]
-    room = (context.config.max_result_chars - 1_500) // max(1, len(detailed))
-    blocks = [cut_middle(_told(case, context.config.max_line_chars), room) for case in detailed]
-    others = [case.node_id for case in bad[len(detailed) :]]
-    if others:
+def _noted(result: ToolResult, note: str) -> ToolResult:
+    return replace(result, for_model=f"{result.for_model}\n[{note}]") if note else result
+
+
+def _reported(
+    cases: list[junit.Case], arguments: TestArguments, run: _Run, trace: bytes | None, context: ToolContext
+) -> ToolResult:
+    """The result from a report: what fails, the suspects, then the counts."""
+    result, kept = run.ended()
+    located: tuple[Suspect, ...] | None = None
+    note = ""
+    if arguments.locate:
+        try:
+            located = _located(trace, arguments.targets, context)
+        except BadTrace as error:
+            note = f"{_UNTRACED}: {error}"
+    text = told_result(
+        cases, located, result.exit_code, result.duration_s, context.config,
+        targets=arguments.targets, output=kept.for_model,
+    )  # fmt: skip
+    facts = _facts(cases, result.exit_code)
+    if located is not None:
+        facts["suspects"] = [suspect.as_value() for suspect in located]
+    person = _summary(cases, result.exit_code, result.duration_s)
+    return _noted(ToolResult(text, for_person=person, for_log=kept.for_log, facts=facts), note)
+
+
+def _located(trace: bytes | None, targets: Sequence[str], context: ToolContext) -> tuple[Suspect, ...]:
+    if trace is None:
+        raise BadTrace("the plugin wrote no trace, or too large a one")
+    narrowed = read_trace(trace).narrowed(targets)
+    sources: dict[str, str] = {}
+    for path in narrowed.failing_paths()[:_MAX_SOURCES]:
+        with contextlib.suppress(ToolError):
+            sources[path] = read_text(resolve(context, path), context.config.max_syntax_bytes).text
+    return suspects(narrowed, sources)
+
+
+def told_result(
+    cases: Sequence[junit.Case],
+    suspects: Sequence[Suspect] | None,
+    exit_code: int,
+    duration_s: float,
+    config: ToolsConfig,
+    *,
+    targets: Sequence[str] = (),
+    output: str = "",
+) -> str:
+    """What the model reads of a run with a report: failures (of `targets` first), suspects, counts.
+
+    `suspects` is None where they were not asked for. `output` is shown of a run that fails without a failing test.
+    """
+    bad = sorted(_bad(cases), key=lambda case: not is_meant(case.node_id, targets))
+    block = told(suspects or ())
+    if bad and suspects is not None and not block:
+        block = "[the failing tests run no function of the project]"
+    detailed = bad[: config.max_failures]
+    room = (config.max_result_chars - 1_500 - len(block)) // max(1, len(detailed))
+    blocks = [cut_middle(_told(case, config.max_line_chars), room) for case in detailed]
+    if others := [case.node_id for case in bad[len(detailed) :]]:
         names = "\n".join(cut_line(name, 200) for name in others[:_MAX_NAMES])
         blocks.append(cut_middle(f"{len(others)} more fail:\n{names}", 1_000))
-    summary = _summary(counts, result)
-    if not bad and result.exit_code not in (0, _NO_TESTS):
-        blocks.append(cut_middle(kept.for_model, _FALLBACK_CHARS))
-    facts: dict[str, JsonValue] = {
+    if block:
+        blocks.append(block)
+    if not bad and exit_code not in (0, _NO_TESTS):
+        blocks.append(cut_middle(output, _FALLBACK_CHARS))
+    return "\n\n".join([*blocks, _summary(cases, exit_code, duration_s)])
+
+
+def _bad(cases: Sequence[junit.Case]) -> list[junit.Case]:
+    return [case for case in cases if case.outcome in (junit.Outcome.FAILED, junit.Outcome.ERROR)]
+
+
+def _counts(cases: Sequence[junit.Case]) -> dict[junit.Outcome, int]:
+    return {outcome: sum(case.outcome is outcome for case in cases) for outcome in junit.Outcome}
+
+
+def _facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
+    counts = _counts(cases)
+    return {
         "passed": counts[junit.Outcome.PASSED],
         "failed": counts[junit.Outcome.FAILED],
         "errors": counts[junit.Outcome.ERROR],
         "skipped": counts[junit.Outcome.SKIPPED],
-        "failed_tests": [case.node_id for case in bad[:200]],
-        "exit_code": result.exit_code,
+        "failed_tests": [case.node_id for case in _bad(cases)[:200]],
+        "exit_code": exit_code,
         "timed_out": False,
     }
-    return ToolResult("\n\n".join([*blocks, summary]), for_person=summary, for_log=kept.for_log, facts=facts)
 
 
-def _summary(counts: dict[junit.Outcome, int], result: ExecResult) -> str:
-    if not any(counts.values()):
-        return f"no tests were found [exit code {result.exit_code}]; name a file with targets"
-    told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number)
-    return f"{told} in {result.duration_s:.1f} s [exit code {result.exit_code}]"
+def _summary(cases: Sequence[junit.Case], exit_code: int, duration_s: float) -> str:
+    if not cases:
+        return f"no tests were found [exit code {exit_code}]; name a file with targets"
+    numbers = ", ".join(f"{number} {outcome}" for outcome, number in _counts(cases).items() if number)
+    return f"{numbers} in {duration_s:.1f} s [exit code {exit_code}]"
 
 
 def _told(case: junit.Case, max_line_chars: int) -> str:
