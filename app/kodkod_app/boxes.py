@@ -1,16 +1,24 @@
-"""Opening the box a run works in, with the Python environment the project's tests need."""
+"""Opening the box a run works in, with the Python environment the project's tests need.
+
+What the person should know of it is told on standard error, once in a process: the boxes of a run's candidates are
+made as its own was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+import click
+
 from kodkod_app.python_environment import PythonEnvironment
+from kodkod_app.render import for_terminal
 from kodkod_sandbox.base import BoxOptions, Sandbox
 from kodkod_sandbox.choose import BEST_FIRST, SandboxKind, open_sandbox
-from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
+from kodkod_sandbox.errors import ImageError, SandboxError, SandboxUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +32,18 @@ class BoxPlan:
     """The person named the environment, so it goes into a Docker box too, whose image has Python of its own."""
     allow_build_network: bool = False
     test_command: tuple[str, ...] = ()
-    """`auto` passes over an image without pytest when this needs it and another box would have it."""
+    """`auto` passes over an image that has not what this needs when another box would have it."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What commands see besides."""
 
     def options(self, kind: SandboxKind) -> BoxOptions:
         """For one kind of box."""
         if self.environment is None or (kind is SandboxKind.DOCKER and not self.environment_for_docker):
-            return BoxOptions(self.work_tree)
+            return BoxOptions(self.work_tree, env=self.variables)
         return BoxOptions(
-            self.work_tree, read_only_paths=self.environment.read_only_paths, env=self.environment.variables
+            self.work_tree,
+            read_only_paths=self.environment.read_only_paths,
+            env={**self.environment.variables, **self.variables},
         )
 
 
@@ -43,6 +55,8 @@ async def open_box(plan: BoxPlan) -> AsyncIterator[Sandbox]:
         SandboxError: it cannot be had.
     """
     box = await (_open_first(plan) if plan.kind is SandboxKind.AUTO else _open(plan, plan.kind))
+    if box.note:
+        tell(box.note)
     try:
         yield box
     finally:
@@ -50,7 +64,7 @@ async def open_box(plan: BoxPlan) -> AsyncIterator[Sandbox]:
 
 
 async def _open(plan: BoxPlan, kind: SandboxKind) -> Sandbox:
-    return await open_sandbox(kind, plan.options(kind), allow_build_network=plan.allow_build_network)
+    return await open_sandbox(kind, plan.options(kind), allow_build_network=plan.allow_build_network, tell=tell)
 
 
 async def _open_first(plan: BoxPlan) -> Sandbox:
@@ -60,10 +74,14 @@ async def _open_first(plan: BoxPlan) -> Sandbox:
             box = await _open(plan, kind)
         except SandboxError as fault:
             reasons.append(f"{kind}: {fault}")
+            if isinstance(fault, ImageError):  # a daemon is there, and the person may think that it is used
+                tell(f"{kind} is passed over: {fault}")
             continue
         if await _can_test(box, plan):
             return box
         await box.close()
+        if box.note:
+            tell(f"{kind} is passed over: {box.note}")
         spare = spare or kind
     if spare is not None:
         return await _open(plan, spare)
@@ -75,9 +93,17 @@ async def _open_first(plan: BoxPlan) -> Sandbox:
 
 async def _can_test(box: Sandbox, plan: BoxPlan) -> bool:
     """Whether the box has what the tests need; a Docker image that was not made for the project often has not."""
-    if plan.environment is None or box.options.env or "pytest" not in plan.test_command:
+    if plan.environment is None or "VIRTUAL_ENV" in box.options.env:
         return True
-    return (await box.exec([*plan.test_command, "--version"])).exit_code == 0
+    if box.note:
+        return False
+    return "pytest" not in plan.test_command or (await box.exec([*plan.test_command, "--version"])).exit_code == 0
+
+
+@cache
+def tell(note: str) -> None:
+    """One line for the person, the first time it is said."""
+    click.echo(f"note: {for_terminal(note)}", err=True)
 
 
 def is_closed_box(box: Sandbox) -> bool:

@@ -24,6 +24,16 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
+class SandboxKind(StrEnum):
+    """What `--sandbox` takes."""
+
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+    LANDLOCK = "landlock"
+    NONE = "none"
+
+
 class Channel(StrEnum):
     """Where a piece of output came from."""
 
@@ -109,6 +119,11 @@ class Sandbox(Protocol):
     @property
     def options(self) -> BoxOptions:
         """What the box was built from."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What the person should know of how the box was made; empty when there is nothing."""
         ...
 
     async def start(self) -> None:

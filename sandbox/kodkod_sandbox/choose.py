@@ -5,28 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from pathlib import Path
 
 from kodkod_sandbox import bubblewrap, landlock
 from kodkod_sandbox.base import BoxOptions, Sandbox
+from kodkod_sandbox.base import SandboxKind as SandboxKind  # who chooses a box finds the kinds here
 from kodkod_sandbox.bubblewrap import BubblewrapSandbox
 from kodkod_sandbox.daemon import Daemon
 from kodkod_sandbox.docker import DockerSandbox
 from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
-from kodkod_sandbox.images import BASE_TAG, image_for
+from kodkod_sandbox.images import BASE, Image, image_for
 from kodkod_sandbox.landlock import LandlockSandbox
 from kodkod_sandbox.none import NoSandbox
-
-
-class SandboxKind(StrEnum):
-    """What `--sandbox` takes."""
-
-    AUTO = "auto"
-    DOCKER = "docker"
-    BUBBLEWRAP = "bubblewrap"
-    LANDLOCK = "landlock"
-    NONE = "none"
-
 
 BEST_FIRST = (SandboxKind.DOCKER, SandboxKind.BUBBLEWRAP, SandboxKind.LANDLOCK)
 """What `auto` tries. Never `none`: that is for a person to say."""
@@ -43,7 +33,12 @@ class Fact:
 
 
 async def open_sandbox(
-    kind: SandboxKind | str, options: BoxOptions, *, image: str | None = None, allow_build_network: bool = False
+    kind: SandboxKind | str,
+    options: BoxOptions,
+    *,
+    image: str | None = None,
+    allow_build_network: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> Sandbox:
     """A started box. The caller closes it.
 
@@ -51,16 +46,17 @@ async def open_sandbox(
         kind: one of `SandboxKind`; `auto` takes the first of `BEST_FIRST` that starts.
         image: for Docker: start from this one instead of what the repository asks for.
         allow_build_network: for Docker: an image that is not there yet may be built, over the network.
+        tell: takes a line for the person before something that takes its time; called from another thread.
 
     Raises:
         SandboxError: it cannot be had; for `auto`, with the reason for each kind and a way out.
         ValueError: no such kind.
     """
     kind = SandboxKind(kind)
-    reasons = []
+    named, reasons = Image(image) if image else None, []
     for one in BEST_FIRST if kind is SandboxKind.AUTO else (kind,):
         try:
-            return await _open(one, options, image, allow_build_network)
+            return await _open(one, options, named, allow_build_network, tell)
         except SandboxError as fault:
             if kind is not SandboxKind.AUTO:
                 raise
@@ -71,10 +67,18 @@ async def open_sandbox(
     )
 
 
-async def _open(kind: SandboxKind, options: BoxOptions, image: str | None, allow_build_network: bool) -> Sandbox:
+async def _open(
+    kind: SandboxKind,
+    options: BoxOptions,
+    image: Image | None = None,
+    allow_build_network: bool = False,
+    tell: Callable[[str], None] | None = None,
+) -> Sandbox:
     if kind is SandboxKind.DOCKER and image is None:
-        image = await asyncio.to_thread(_find_image, options, allow_build_network)
-    box = make_sandbox(kind, options, image or BASE_TAG)
+        image = await asyncio.to_thread(
+            find_image, options.work_tree, allow_build_network=allow_build_network, tell=tell
+        )
+    box = make_sandbox(kind, options, image or BASE)
     try:
         await box.start()
     except BaseException:
@@ -83,15 +87,23 @@ async def _open(kind: SandboxKind, options: BoxOptions, image: str | None, allow
     return box
 
 
-def _find_image(options: BoxOptions, allow_build_network: bool) -> str:
+def find_image(
+    work_tree: Path, *, allow_build_network: bool = False, tell: Callable[[str], None] | None = None
+) -> Image:
+    """The Docker image a project's box starts from; see `image_for`. Blocks.
+
+    Raises:
+        SandboxUnavailable: there is no daemon.
+        ImageError: there is no image.
+    """
     daemon = Daemon.connect()
     try:
-        return image_for(options.work_tree, daemon, allow_build_network=allow_build_network).tag
+        return image_for(work_tree, daemon, allow_build_network=allow_build_network, tell=tell)
     finally:
         daemon.close()
 
 
-def make_sandbox(kind: SandboxKind | str, options: BoxOptions, image: str = BASE_TAG) -> Sandbox:
+def make_sandbox(kind: SandboxKind | str, options: BoxOptions, image: Image = BASE) -> Sandbox:
     """A box of one kind, not started; `image` is for Docker alone."""
     makers: dict[SandboxKind, Callable[[], Sandbox]] = {
         SandboxKind.DOCKER: lambda: DockerSandbox(options, image),
@@ -112,7 +124,7 @@ async def _diagnose(kind: SandboxKind, options: BoxOptions) -> Fact:
     if kind in quick and (reason := quick[kind]()):
         return Fact(kind, False, reason)
     try:
-        box = await _open(kind, options, None, False)
+        box = await _open(kind, options)
     except SandboxError as fault:
         return Fact(kind, False, str(fault))
     detail = f"isolates by `{box.isolation}`" if isinstance(box, LandlockSandbox) else "ready"

@@ -22,7 +22,7 @@ from pathlib import Path
 from kodkod_sandbox.base import BoxOptions, Sandbox
 from kodkod_sandbox.choose import make_sandbox
 from kodkod_sandbox.errors import SandboxError
-from kodkod_sandbox.images import BASE_TAG
+from kodkod_sandbox.images import BASE, Image
 from kodkod_sandbox.landlock import Isolation, LandlockSandbox
 from kodkod_sandbox.probes import Bench, Probe, ProbeFailed, all_probes
 
@@ -85,7 +85,7 @@ def gaps(target: str, *, as_root: bool) -> dict[str, str]:
     return {**GAPS.get(target, {}), **(ROOT_GAPS.get(target, {}) if as_root else {})}
 
 
-def make_target(target: str, options: BoxOptions, image: str = BASE_TAG) -> Sandbox:
+def make_target(target: str, options: BoxOptions, image: Image = BASE) -> Sandbox:
     """A box by target name, not started."""
     kind, _, way = target.partition("-")
     if way:

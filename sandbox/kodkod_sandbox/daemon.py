@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,15 @@ import requests  # type: ignore[import-untyped,unused-ignore]  # a dependency of
 from kodkod_sandbox.errors import ImageError, SandboxLost, SandboxUnavailable
 
 OWNER_LABEL = "kodkod.owner"
+STAGE_LABEL = "kodkod.stage"
+"""On what a build leaves of its first stage: which image it was for."""
 _SHORT_S = 60
+_BUILD_S = 1800
+"""How long a build may be silent."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CAUSE = re.compile(r"(error|fatal|e)\b", re.IGNORECASE)
+_KEPT_LINES = 200
+_PROGRESS = ("Step ", "--->", "Removing intermediate container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,14 @@ def _knock() -> None:
             door.connect(host.removeprefix("unix://"))
 
 
+def _told_cause(said: list[str], fault: str) -> str:
+    """The last line of a build's output that tells of an error; else the daemon's word and what was said last."""
+    lines = [line.strip() for line in said if line.strip() and not line.strip().startswith(_PROGRESS)]
+    if errors := [line for line in lines if _CAUSE.match(line)]:
+        return errors[-1]
+    return ": ".join([" ".join(fault.split()), *lines[-1:]])
+
+
 class Daemon:
     """One connection to the daemon on this machine."""
 
@@ -164,27 +181,50 @@ class Daemon:
             variables = self._api.inspect_image(tag)["Config"].get("Env") or []
         return next((text.partition("=")[2] for text in variables if text.startswith("PATH=")), None)
 
-    def build_image(self, folder: Path, dockerfile: str, tag: str, *, network: bool) -> None:
+    def build_image(
+        self, folder: Path, dockerfile: str, tag: str, *, network: bool, arguments: Mapping[str, str]
+    ) -> None:
         """Build an image from a folder.
 
         Args:
             dockerfile: its path in the folder.
             network: whether the build's steps may use the network.
+            arguments: for the build; those that name proxies need not be declared.
 
         Raises:
-            ImageError: the build failed; the last line of its output is in the message.
+            ImageError: the build failed; one line on the cause, out of its output.
         """
         mode = self._build_network() if network else "none"
-        last = ""
+        said: list[str] = []
         try:
             for event in self._api.build(
-                path=str(folder), dockerfile=dockerfile, tag=tag, rm=True, decode=True, network_mode=mode, pull=False
+                path=str(folder),
+                dockerfile=dockerfile,
+                tag=tag,
+                rm=True,
+                forcerm=True,
+                decode=True,
+                network_mode=mode,
+                pull=False,
+                buildargs=dict(arguments),
+                timeout=_BUILD_S,
             ):
-                last = (event.get("error") or event.get("stream") or "").strip() or last
                 if "error" in event:
-                    raise ImageError(f"building {tag} from {dockerfile} failed: {last}")
+                    raise ImageError(_told_cause(said, event["error"]))
+                said += _COLOUR.sub("", event.get("stream") or "").splitlines()
+                del said[:-_KEPT_LINES]
         except (docker.errors.DockerException, requests.RequestException, OSError) as cause:
-            raise ImageError(f"building {tag} from {dockerfile} failed: {' '.join(str(cause).split())}") from cause
+            raise ImageError(" ".join(str(cause).split())) from cause
+
+    def remove_stages(self, tag: str) -> None:
+        """Remove what the build of an image has left of its first stages."""
+        with _translated("removing a build's stages"):
+            self._api.prune_images(filters={"dangling": True, "label": f"{STAGE_LABEL}={tag}"})
+
+    def remove_image(self, tag: str) -> None:
+        """Remove an image; one that is not there is fine."""
+        with _translated(f"removing the image {tag}"), contextlib.suppress(docker.errors.ImageNotFound):
+            self._api.remove_image(tag, force=True)
 
     def _build_network(self) -> str:
         """A daemon run without a bridge has no network but the machine's own."""

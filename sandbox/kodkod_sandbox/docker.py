@@ -13,10 +13,8 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from kodkod_sandbox import identity
 from kodkod_sandbox.base import BoxOptions, Channel, ExecChunk, ExecResult
@@ -24,13 +22,12 @@ from kodkod_sandbox.daemon import Attachment, ContainerPlan, Daemon, Mount
 from kodkod_sandbox.environment import BOX_HOME, SYSTEM_PATH, as_argv, box_env, check_shown, inside_tree
 from kodkod_sandbox.errors import ImageError, SandboxError, SandboxLost, SandboxUnavailable
 from kodkod_sandbox.frames import FrameReader
+from kodkod_sandbox.images import Image
 from kodkod_sandbox.launcher.spec import Identity
 from kodkod_sandbox.output import BoundedOutput
 from kodkod_sandbox.owner import Owner
-from kodkod_sandbox.process import TIMED_OUT
+from kodkod_sandbox.streaming import TIMED_OUT, StreamingSandbox, finish
 from kodkod_sandbox.translated import make_view, reap_views, remove_view
-
-T = TypeVar("T")
 
 MARK = "KODKOD_COMMAND"
 """The variable by which a command's processes are known while other commands run beside it."""
@@ -47,22 +44,27 @@ _KILL_MARKED = (
     '&& kill -9 "${p#/proc/}"; done; done 2>/dev/null; :',
     "sh",
 )
+_FIND_CLOSED = (
+    "/bin/sh",
+    "-c",
+    'n=0; for p; do n=$((n+1)); test -r "$p" || exit $n; test -d "$p" || continue; test -x "$p" || exit $n; done',
+    "sh",
+)
+"""Exits with the number of the first argument its user cannot come into; 0 when there is none."""
+_CLOSED_FOLDER = Path("/root")
+"""Only root may pass through it in most images; elsewhere Docker makes the folders above a mount open."""
 _PIECE_BYTES = 262_144
 _QUIET_S = 0.3
 """Silence after which the box looks whether the command ended and something it left holds its output open."""
 
 
-class DockerSandbox:
+class DockerSandbox(StreamingSandbox):
     """Commands in a container with no network, no capabilities and a read-only file system."""
 
     name = "docker"
 
-    def __init__(self, options: BoxOptions, image: str) -> None:
-        self._options = replace(
-            options,
-            work_tree=options.work_tree.resolve(),
-            read_only_paths=tuple(path.absolute() for path in options.read_only_paths),
-        )
+    def __init__(self, options: BoxOptions, image: Image) -> None:
+        super().__init__(options)
         self._image = image
         self._daemon: Daemon | None = None
         self._container: str | None = None
@@ -71,9 +73,9 @@ class DockerSandbox:
         self._running: set[_Command] = set()
 
     @property
-    def options(self) -> BoxOptions:
-        """What the box was built from."""
-        return self._options
+    def note(self) -> str:
+        """Why the image is not the project's own."""
+        return self._image.note
 
     async def start(self) -> None:
         """Make the box ready: remove what dead kodkods left, and start the container."""
@@ -86,10 +88,11 @@ class DockerSandbox:
         self._daemon = daemon = Daemon.connect()
         try:
             _reap(daemon)
-            _check_image(daemon, self._image)
-            self._path = daemon.image_path(self._image) or SYSTEM_PATH
+            _check_image(daemon, self._image.tag)
+            self._path = daemon.image_path(self._image.tag) or SYSTEM_PATH
             self._container = daemon.create(self._plan())
             self._check_view(daemon, self._container)
+            self._check_read_only(daemon, self._container)
         except BaseException:
             self._close()
             raise
@@ -100,12 +103,16 @@ class DockerSandbox:
         tmpfs = f"rw,exec,nosuid,nodev,size={scratch_bytes},uid={who.uid},gid={who.gid}"
         shown = [(self._options.work_tree, False), *((path, True) for path in self._options.read_only_paths)]
         return ContainerPlan(
-            image=self._image,
+            image=self._image.tag,
             argv=_FIRST_PROCESS,
             owner=str(Owner.current()),
             user=f"{who.uid}:{who.gid}",
             mounts=[Mount(self._source(path, who), path, read_only) for path, read_only in shown],
-            tmpfs={"/tmp": f"{tmpfs},mode=1777", BOX_HOME: f"{tmpfs},mode=700"},
+            tmpfs={
+                "/tmp": f"{tmpfs},mode=1777",
+                BOX_HOME: f"{tmpfs},mode=700",
+                **_passages((path for path, _ in shown), who),
+            },
             memory_bytes=limits.memory_bytes,
             shared_memory_bytes=scratch_bytes,
             pids=limits.pids + _SPARE_PIDS,
@@ -129,37 +136,26 @@ class DockerSandbox:
                 "another user: run Docker on this machine itself, and own the work tree"
             )
 
-    async def exec(
-        self,
-        command: Sequence[str] | str,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout_s: float | None = None,
-    ) -> ExecResult:
-        """Run one command to its end."""
-        stream = self.exec_stream(command, cwd=cwd, env=env, stdin=stdin, timeout_s=timeout_s)
-        async with contextlib.aclosing(stream) as items:
-            async for item in items:
-                if isinstance(item, ExecResult):
-                    return item
-        raise SandboxLost("the container ended without a result")
+    def _check_read_only(self, daemon: Daemon, container: str) -> None:
+        """What is shown may be closed to the one who is to use it."""
+        paths = self._options.read_only_paths
+        if number := daemon.run(container, [*_FIND_CLOSED, *map(str, paths)]):
+            raise SandboxUnavailable(
+                f"{paths[number - 1]} is closed to the user commands run as in the container: open it "
+                "(chmod -R o+rX), name another environment by --env, or use another --sandbox"
+            )
 
-    async def exec_stream(
+    async def _follow(
         self,
         command: Sequence[str] | str,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout_s: float | None = None,
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+        stdin: bytes | None,
+        limit_s: float,
     ) -> AsyncGenerator[ExecChunk | ExecResult, None]:
-        """As `exec`, with output as it comes."""
         if self._daemon is None or self._container is None:
             raise SandboxError("the docker box is not running: call start() first")
         where = inside_tree(self._options.work_tree, cwd)
-        limit_s = self._options.limits.timeout_s if timeout_s is None else timeout_s
         run = _Command(self, self._daemon, self._container, self._options.limits.max_output_bytes)
         variables = box_env(self._options, BOX_HOME, "/tmp", env, self._path)  # the container's own /tmp
         self._running.add(run)
@@ -218,7 +214,7 @@ class _Command:
         marked = {**env, MARK: self._mark}
         feeding: asyncio.Task[None] | None = None
         try:
-            await _finish(asyncio.to_thread(self._attach, argv, marked, cwd, stdin is not None))
+            await finish(asyncio.to_thread(self._attach, argv, marked, cwd, stdin is not None))
             assert self._attachment
             feeding = asyncio.create_task(_feed(self._attachment, stdin))
             async with contextlib.aclosing(self._pieces(self._attachment, start_s + limit_s)) as pieces:
@@ -232,7 +228,7 @@ class _Command:
                 await asyncio.gather(feeding, return_exceptions=True)
             if self._attachment:
                 self._attachment.close()
-                await _finish(asyncio.to_thread(self._sweep))
+                await finish(asyncio.to_thread(self._sweep))
 
     def _attach(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, stdin: bool) -> None:
         self._id, self._attachment = self._daemon.attach(self._container, argv, env=env, cwd=cwd, stdin=stdin)
@@ -308,6 +304,16 @@ def _identity(tree: Path) -> Identity:
     return identity.of_tree_owner(tree) if os.geteuid() == 0 else identity.of_this_process()
 
 
+def _passages(shown: Iterable[Path], who: Identity) -> dict[str, str]:
+    """Empty folders in place of closed ones of the image, so that what is mounted below can be reached.
+
+    They are the user's own: some runtimes give such a folder the mode of the one it covers, whatever is asked.
+    """
+    if any(path.is_relative_to(_CLOSED_FOLDER) for path in shown):
+        return {str(_CLOSED_FOLDER): f"rw,nosuid,nodev,noexec,size=64k,mode=500,uid={who.uid},gid={who.gid}"}
+    return {}
+
+
 def _check_image(daemon: Daemon, image: str) -> None:
     if not daemon.has_image(image):
         raise ImageError(f"Docker has no image {image}: build it, or allow it to be built over the network")
@@ -329,13 +335,3 @@ async def _feed(attachment: Attachment, stdin: bytes | None) -> None:
         await asyncio.get_running_loop().sock_sendall(attachment.socket, stdin)
     with contextlib.suppress(OSError):
         attachment.socket.shutdown(1)
-
-
-async def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await to the end even when cancelled meanwhile: what was half begun in a thread must not be lost."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        raise

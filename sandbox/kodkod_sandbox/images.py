@@ -2,32 +2,35 @@
 
 A project's image is made from what its repository says, in this order: `Dockerfile`, `.devcontainer/devcontainer.json`,
 then the Python requirements in `pyproject.toml`, `requirements*.txt`, `setup.cfg` and `setup.py` (read, never run).
-These go into a virtual environment at `/opt/kodkod/venv` that leads the image's PATH. The image's name holds a hash of
-all that went in, so an image is built once for each state of those files.
+These and pytest go into a virtual environment at `/opt/kodkod/venv` that leads the image's PATH. The image's name holds
+a hash of all that went in, so an image is built once for each state of those files.
 
 Building runs the repository's own instructions. It may use the network only when the caller says so, and never sees
-the user's files beyond the work tree.
+the user's files beyond the work tree. Packages come by the way this machine's pip takes; how that is set up is known to
+a first stage of the build alone, and is not in the image.
 """
 
 from __future__ import annotations
 
-import ast
-import configparser
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from kodkod_sandbox.daemon import Daemon
+from kodkod_sandbox.daemon import STAGE_LABEL, Daemon
+from kodkod_sandbox.environment import SYSTEM_PATH
 from kodkod_sandbox.errors import ImageError
+from kodkod_sandbox.package_index import PIP_ARGUMENTS, PackageIndex, package_index, proxies
+from kodkod_sandbox.requirements import declared_requirements, listed_requirements, requirement_files
 
 VENV = "/opt/kodkod/venv"
 """Where a project's Python requirements are in its image."""
@@ -36,7 +39,9 @@ _HERE = Path(__file__).parent
 RECIPES = next(
     (path for path in (_HERE / "images_data", _HERE.parent / "images") if path.is_dir()), _HERE.parent / "images"
 )
-_TEST_EXTRAS = ("dev", "develop", "test", "tests", "testing")
+_REQUIREMENTS = "/opt/kodkod/requirements"
+_CERTIFICATES = "kodkod-certificates.pem"
+_ENVIRONMENTS = (".venv", "venv")
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
@@ -81,6 +86,9 @@ class Image:
     """Why it is not the project's own image, for the person; empty when it is, or when the project asks for none."""
 
 
+BASE = Image(BASE_TAG)
+
+
 class _Build(BaseModel):
     dockerfile: str = "Dockerfile"
     context: str = "."
@@ -115,7 +123,7 @@ def _of_folder(work_tree: Path, dockerfile: Path, folder: Path) -> Recipe:
             raise ImageError(f"{path} is outside the work tree: an image is built from what is inside")
     if not dockerfile.is_file():
         raise ImageError(f"{dockerfile} does not exist, though the repository names it: add it, or correct the name")
-    texts = [path.read_bytes() for path in (dockerfile, *_requirement_files(work_tree))]
+    texts = [path.read_bytes() for path in (dockerfile, *requirement_files(work_tree))]
     name = os.path.relpath(dockerfile, folder)
     return Recipe(name, name, folder, {}, f"kodkod-project:{_hash(name.encode(), *texts)}")
 
@@ -138,21 +146,35 @@ def _from_devcontainer(work_tree: Path) -> Recipe | None:
 
 
 def _from_python(work_tree: Path) -> Recipe | None:
-    files = _requirement_files(work_tree)
-    listed = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in files if path.suffix == ".txt"}
-    declared = sorted(set(_declared_requirements(work_tree)))
+    listed, declared = listed_requirements(work_tree), declared_requirements(work_tree)
     if not listed and not declared:
         return None
+    top = [name for name in listed if (work_tree / name).parent == work_tree and name.startswith("requirements")]
     if declared:
         listed["declared.txt"] = "".join(f"{line}\n" for line in declared)
-    options = " ".join(f"-r {name}" for name in sorted(listed))
-    text = (
-        f"FROM {BASE_TAG}\n"
-        f"ENV VIRTUAL_ENV={VENV} PATH={VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
-        f"COPY . /opt/kodkod/requirements\n"
-        f"RUN python3 -m venv {VENV} && cd /opt/kodkod/requirements && pip install --no-cache-dir pytest {options}\n"
+        top.append("declared.txt")
+    source = ", ".join(path.name for path in requirement_files(work_tree))
+    return _of_text(source, _python_dockerfile(top), listed)
+
+
+def _python_dockerfile(files: list[str]) -> str:
+    pip = ["python3", "-m", "pip", "--python", f"{VENV}/bin/python", "install", "--no-cache-dir"]
+    install = [*pip, "pytest", *(f"--requirement={name}" for name in files)]
+    return "\n".join(
+        (
+            f"FROM {BASE_TAG} AS requirements",
+            *(f"ARG {name}" for name in (*PIP_ARGUMENTS, "KODKOD_STAGE")),
+            f"LABEL {STAGE_LABEL}=$KODKOD_STAGE",
+            f"WORKDIR {_REQUIREMENTS}",
+            "COPY . .",
+            f"RUN {json.dumps(['python3', '-m', 'venv', '--without-pip', VENV])}",
+            f"RUN {json.dumps(install)}",
+            f"FROM {BASE_TAG}",
+            f"COPY --from=requirements {VENV} {VENV}",
+            f"ENV VIRTUAL_ENV={VENV} PATH={VENV}/bin:{SYSTEM_PATH}",
+            "",
+        )
     )
-    return _of_text(", ".join(path.name for path in files), text, listed)
 
 
 def _of_text(source: str, text: str, files: dict[str, str]) -> Recipe:
@@ -162,50 +184,13 @@ def _of_text(source: str, text: str, files: dict[str, str]) -> Recipe:
     )
 
 
-def _requirement_files(work_tree: Path) -> list[Path]:
-    named = [work_tree / name for name in ("pyproject.toml", "setup.cfg", "setup.py")]
-    found = [*named, *sorted(work_tree.glob("requirements*.txt"))]
-    return [path for path in found if path.is_file() and path.resolve().is_relative_to(work_tree.resolve())]
-
-
-def _declared_requirements(work_tree: Path) -> list[str]:
-    """What the project's metadata asks for, with the extras its tests need. Read as text: setup.py is not run."""
-    readers = {"pyproject.toml": _of_pyproject, "setup.cfg": _of_setup_cfg, "setup.py": _of_setup_py}
-    lines: list[str] = []
-    for path in _requirement_files(work_tree):
-        if reader := readers.get(path.name):
-            try:
-                lines += reader(path.read_text(encoding="utf-8", errors="replace"))
-            except (tomllib.TOMLDecodeError, configparser.Error, SyntaxError, ValueError) as cause:
-                raise ImageError(f"{path} cannot be read: {cause}") from cause
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _of_pyproject(text: str) -> list[str]:
-    project = tomllib.loads(text).get("project", {})
-    extras = project.get("optional-dependencies", {})
-    return [*project.get("dependencies", []), *(line for name in _TEST_EXTRAS for line in extras.get(name, []))]
-
-
-def _of_setup_cfg(text: str) -> list[str]:
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read_string(text)
-    asked = settings.get("options", "install_requires", fallback="").splitlines()
-    extras = [settings.get("options.extras_require", name, fallback="") for name in _TEST_EXTRAS]
-    return [*asked, *(line for extra in extras for line in extra.splitlines())]
-
-
-def _of_setup_py(text: str) -> list[str]:
-    """The `install_requires` of a call of `setup`, where it is a plain list of strings."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.keyword) and node.arg == "install_requires" and isinstance(node.value, ast.List):
-            values = [item.value for item in node.value.elts if isinstance(item, ast.Constant)]
-            return [value for value in values if isinstance(value, str)]
-    return []
-
-
-def image_for(work_tree: Path, daemon: Daemon, *, allow_build_network: bool = False) -> Image:
+def image_for(
+    work_tree: Path, daemon: Daemon, *, allow_build_network: bool = False, tell: Callable[[str], None] | None = None
+) -> Image:
     """The image for a project, built when it is not there yet and building is allowed the network.
+
+    Args:
+        tell: takes a line for the person before something that takes its time.
 
     Raises:
         ImageError: neither the project's image nor the base can be had; says how to get one.
@@ -213,15 +198,30 @@ def image_for(work_tree: Path, daemon: Daemon, *, allow_build_network: bool = Fa
     recipe = find_recipe(work_tree)
     if recipe and daemon.has_image(recipe.tag):
         return Image(recipe.tag)
-    if recipe and allow_build_network:
-        if recipe.folder is None and BASE_TAG in recipe.files["Dockerfile"]:
-            ensure_base(daemon, allow_build_network=True)
-        build(recipe, daemon, network=True)
-        return Image(recipe.tag)
-    ensure_base(daemon, allow_build_network=allow_build_network)
+    if recipe is None or recipe.folder is None or not allow_build_network:
+        ensure_base(daemon, allow_build_network=allow_build_network)
     if recipe is None:
-        return Image(BASE_TAG)
-    return Image(BASE_TAG, f"the image {recipe.source} describes is not built: allow the build the network to have it")
+        return Image(BASE_TAG, _note_on_own_environment(work_tree))
+    if not allow_build_network:
+        return Image(
+            BASE_TAG,
+            f"the Docker image that {recipe.source} describes is not built, and the base one stands in for it: have it "
+            "built by --allow-build-network",
+        )
+    if tell:
+        tell(f"building the Docker image that {recipe.source} describes; this is done once")
+    build(recipe, daemon, network=True)
+    return Image(recipe.tag)
+
+
+def _note_on_own_environment(work_tree: Path) -> str:
+    found = next((name for name in _ENVIRONMENTS if (work_tree / name / "bin" / "python").exists()), None)
+    if found is None:
+        return ""
+    return (
+        f"Docker's base image has Python and pytest alone, and nothing of {found}: list what the tests need in "
+        "requirements.txt"
+    )
 
 
 def build(recipe: Recipe, daemon: Daemon, *, network: bool) -> None:
@@ -230,13 +230,32 @@ def build(recipe: Recipe, daemon: Daemon, *, network: bool) -> None:
     Raises:
         ImageError: the build failed.
     """
-    if recipe.folder is not None:
-        daemon.build_image(recipe.folder, recipe.dockerfile, recipe.tag, network=network)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in recipe.files.items():
-            Path(folder, name).write_text(text, encoding="utf-8")
-        daemon.build_image(Path(folder), recipe.dockerfile, recipe.tag, network=network)
+    arguments = proxies() if network else {}
+    try:
+        if recipe.folder is not None:
+            daemon.build_image(recipe.folder, recipe.dockerfile, recipe.tag, network=network, arguments=arguments)
+            return
+        index = package_index() if network else PackageIndex()
+        with tempfile.TemporaryDirectory() as folder:
+            arguments |= {"KODKOD_STAGE": recipe.tag, **_lay_out(recipe, index, Path(folder))}
+            try:
+                daemon.build_image(Path(folder), recipe.dockerfile, recipe.tag, network=network, arguments=arguments)
+            finally:
+                daemon.remove_stages(recipe.tag)
+    except ImageError as fault:
+        raise ImageError(f"the Docker image that {recipe.source} describes cannot be built: {fault}") from fault
+
+
+def _lay_out(recipe: Recipe, index: PackageIndex, folder: Path) -> dict[str, str]:
+    """Write what the build sees; the arguments that go with it."""
+    for name, text in recipe.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    if index.certificates is None or BASE_TAG not in recipe.files["Dockerfile"]:
+        return dict(index.arguments)
+    shutil.copyfile(index.certificates, folder / _CERTIFICATES)
+    return {**index.arguments, "PIP_CERT": f"{_REQUIREMENTS}/{_CERTIFICATES}"}
 
 
 def ensure_base(daemon: Daemon, *, allow_build_network: bool) -> None:
@@ -252,7 +271,7 @@ def ensure_base(daemon: Daemon, *, allow_build_network: bool) -> None:
             f"Docker has no image {BASE_TAG}: allow building it, or run {RECIPES}/build_base_debootstrap.sh"
         )
     try:
-        daemon.build_image(RECIPES, "Dockerfile", BASE_TAG, network=True)
+        daemon.build_image(RECIPES, "Dockerfile", BASE_TAG, network=True, arguments=proxies())
     except ImageError:
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
             raise

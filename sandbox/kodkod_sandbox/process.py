@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import sys
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from kodkod_sandbox import launcher
@@ -23,6 +24,7 @@ from kodkod_sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from kodkod_sandbox.launcher.spec import LaunchSpec, Report
 from kodkod_sandbox.output import BoundedOutput
 from kodkod_sandbox.scratch import make_scratch, reap_scratch, remove_scratch
+from kodkod_sandbox.streaming import TIMED_OUT, StreamingSandbox, finish
 
 _LAUNCHER = str(Path(launcher.__path__[0], "__main__.py"))
 _PIECE_BYTES = 65536
@@ -30,28 +32,16 @@ _QUEUED_PIECES = 16
 _GRACE_S = 10.0
 """How long a launcher may take to end its box before it is killed itself."""
 _TRIAL_S = 20.0
-TIMED_OUT = 124
 
 
-class ProcessSandbox(ABC):
+class ProcessSandbox(StreamingSandbox):
     """A box made anew around each command, with scratch space that lasts as long as the box object."""
 
-    name: str
-
     def __init__(self, options: BoxOptions) -> None:
-        self._options = replace(
-            options,
-            work_tree=options.work_tree.resolve(),
-            read_only_paths=tuple(path.absolute() for path in options.read_only_paths),
-        )
+        super().__init__(options)
         self._scratch: Path | None = None
         self._template: LaunchSpec | None = None
         self._running: set[_Run] = set()
-
-    @property
-    def options(self) -> BoxOptions:
-        """What the box was built from."""
-        return self._options
 
     @abstractmethod
     def _templates(self) -> Sequence[LaunchSpec]:
@@ -80,8 +70,9 @@ class ProcessSandbox(ABC):
 
     async def _try(self, template: LaunchSpec) -> str | None:
         """None when the box works, or one line on why not."""
-        run = await _Run.begin(template._replace(argv=("/bin/sh", "-c", ":")), None, self._options, _TRIAL_S)
-        async with contextlib.aclosing(run.follow()) as items:
+        run = _Run(self._options.limits.max_output_bytes)
+        spec = template._replace(argv=("/bin/sh", "-c", ":"))
+        async with contextlib.aclosing(run.follow(spec, None, _TRIAL_S)) as items:
             try:
                 result = [item async for item in items][-1]
             except SandboxError as fault:
@@ -95,39 +86,19 @@ class ProcessSandbox(ABC):
         home = template.home or f"{self._scratch}/home"
         return template._replace(scratch=str(self._scratch), home=home)
 
-    async def exec(
+    async def _follow(
         self,
         command: Sequence[str] | str,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout_s: float | None = None,
-    ) -> ExecResult:
-        """Run one command to its end."""
-        stream = self.exec_stream(command, cwd=cwd, env=env, stdin=stdin, timeout_s=timeout_s)
-        async with contextlib.aclosing(stream) as items:
-            async for item in items:
-                if isinstance(item, ExecResult):
-                    return item
-        raise SandboxLost("the box ended without a result")
-
-    async def exec_stream(
-        self,
-        command: Sequence[str] | str,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout_s: float | None = None,
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+        stdin: bytes | None,
+        limit_s: float,
     ) -> AsyncGenerator[ExecChunk | ExecResult, None]:
-        """As `exec`, with output as it comes."""
+        run = _Run(self._options.limits.max_output_bytes)
         spec = self._spec(command, cwd, env)
-        limit_s = self._options.limits.timeout_s if timeout_s is None else timeout_s
-        run = await _Run.begin(spec, stdin, self._options, limit_s)
         self._running.add(run)
         try:
-            async with contextlib.aclosing(run.follow()) as items:
+            async with contextlib.aclosing(run.follow(spec, stdin, limit_s)) as items:
                 async for item in items:
                     yield item
         finally:
@@ -160,66 +131,59 @@ class ProcessSandbox(ABC):
 class _Run:
     """One command on its way, with the launcher that holds its box."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        control: socket.socket,
-        options: BoxOptions,
-        timeout_s: float,
-    ) -> None:
-        self._process = process
-        self._control = control
-        self._timeout_s = timeout_s
+    def __init__(self, max_output_bytes: int) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._timed_out = False
         self._ended = False
+        self._ending = asyncio.Lock()
         self._start_s = time.monotonic()
-        limit = options.limits.max_output_bytes
-        self._kept = {channel: BoundedOutput(limit) for channel in Channel}
+        self._kept = {channel: BoundedOutput(max_output_bytes) for channel in Channel}
         self._pieces: asyncio.Queue[ExecChunk | None] = asyncio.Queue(_QUEUED_PIECES)
         self._tasks: list[asyncio.Task[None]] = []
 
-    @classmethod
-    async def begin(cls, spec: LaunchSpec, stdin: bytes | None, options: BoxOptions, timeout_s: float) -> _Run:
-        """Start the launcher and hand it its specification."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", _LAUNCHER, str(theirs.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                    cwd="/",
-                    env={},
-                )
-            run = cls(process, ours, options, timeout_s)
-            run._tasks = [asyncio.create_task(run._pump()), asyncio.create_task(run._feed(stdin))]
-            try:
-                await asyncio.get_running_loop().sock_sendall(ours, spec.to_json())
-            except BaseException:
-                await run.end()
-                raise
-        except BaseException:
-            ours.close()
-            raise
-        return run
-
-    async def follow(self) -> AsyncGenerator[ExecChunk | ExecResult, None]:
+    async def follow(
+        self, spec: LaunchSpec, stdin: bytes | None, limit_s: float
+    ) -> AsyncGenerator[ExecChunk | ExecResult, None]:
         """Output as it comes, then the result. Closing it early ends the box."""
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._time_out)
         try:
+            control = await self._begin(spec, stdin)
+            self._timer = asyncio.get_running_loop().call_later(limit_s, self._time_out)
             while piece := await self._pieces.get():
                 self._kept[piece.channel].add(piece.data)
                 yield piece
             if self._ended:
                 raise SandboxLost("the box was closed while a command ran in it")
-            yield self._result(await self._report())
+            yield self._result(await self._report(control))
         finally:
-            timer.cancel()
             await self.end()
+
+    async def _begin(self, spec: LaunchSpec, stdin: bytes | None) -> socket.socket:
+        """Start the launcher and hand it its specification; returns our end of the line to it."""
+        # Cancelled half-way, asyncio would take the launcher's end from under its own watcher of children.
+        process, control = await finish(self._spawn(has_input=stdin is not None))
+        if self._ended:
+            raise SandboxLost("the box was closed while a command began in it")
+        self._tasks = [asyncio.create_task(self._pump(process)), asyncio.create_task(_feed(process, stdin))]
+        await asyncio.get_running_loop().sock_sendall(control, spec.to_json())
+        return control
+
+    async def _spawn(self, *, has_input: bool) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", _LAUNCHER, str(theirs.fileno())),
+                stdin=asyncio.subprocess.PIPE if has_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd="/",
+                env={},
+            )
+        return self._process, self._control
 
     def _time_out(self) -> None:
         self._timed_out = True
@@ -227,67 +191,60 @@ class _Run:
 
     def _call_off(self) -> None:
         """Tell the launcher to end its box. Returns at once; safe at any time."""
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_WR)
+        if self._control:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
 
     async def end(self) -> None:
         """End the box, if it has not ended, and wait until nothing of it is left. Idempotent."""
         self._ended = True
         self._call_off()
+        if self._timer:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         try:
-            await asyncio.wait_for(self._drained(), _GRACE_S)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+            if self._process:
+                async with self._ending:
+                    await self._gone(self._process)
         finally:
-            self._control.close()
+            if self._control:
+                self._control.close()
             if self._pieces.empty():
                 self._pieces.put_nowait(None)  # wakes who still follows, when it was not they who ended it
 
-    async def _drained(self) -> None:
+    async def _gone(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for the launcher's end, and see to it where it does not come."""
+        try:
+            await asyncio.wait_for(self._drained(process), _GRACE_S)
+        except TimeoutError:
+            # process.kill() would ask after the launcher's end first, and asyncio's watcher then never learn of it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            await process.wait()
+
+    async def _drained(self, process: asyncio.subprocess.Process) -> None:
         """The launcher's end. Its pipes are read to theirs meanwhile: the transport counts them."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        assert self._process.stdout
-        assert self._process.stderr
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in _outputs(process).values():
             while await pipe.read(_PIECE_BYTES):
                 pass
-        await self._process.wait()
+        await process.wait()
 
-    async def _pump(self) -> None:
+    async def _pump(self, process: asyncio.subprocess.Process) -> None:
         """Both outputs into one queue, in the order they come; None when both have ended."""
-        assert self._process.stdout
-        assert self._process.stderr
-        await asyncio.gather(
-            self._pump_one(Channel.STDOUT, self._process.stdout), self._pump_one(Channel.STDERR, self._process.stderr)
-        )
+        await asyncio.gather(*(self._pump_one(channel, pipe) for channel, pipe in _outputs(process).items()))
         await self._pieces.put(None)
 
     async def _pump_one(self, channel: Channel, pipe: asyncio.StreamReader) -> None:
         while data := await pipe.read(_PIECE_BYTES):
             await self._pieces.put(ExecChunk(channel, data))
 
-    async def _feed(self, stdin: bytes | None) -> None:
-        pipe = self._process.stdin
-        if pipe is None or stdin is None:
-            return
-        try:
-            pipe.write(stdin)
-            await pipe.drain()
-        except ConnectionError:
-            pass  # a command need not read its input
-        finally:
-            pipe.close()
-            with contextlib.suppress(ConnectionError):
-                await pipe.wait_closed()
-
-    async def _report(self) -> Report:
+    async def _report(self, control: socket.socket) -> Report:
         received = b""
         with contextlib.suppress(ConnectionError):
             while not received.endswith(b"\n"):
-                piece = await asyncio.get_running_loop().sock_recv(self._control, _PIECE_BYTES)
+                piece = await asyncio.get_running_loop().sock_recv(control, _PIECE_BYTES)
                 if not piece:
                     break
                 received += piece
@@ -314,3 +271,24 @@ class _Run:
             timed_out=timed_out,
             out_of_memory=report.out_of_memory,
         )
+
+
+def _outputs(process: asyncio.subprocess.Process) -> dict[Channel, asyncio.StreamReader]:
+    assert process.stdout
+    assert process.stderr
+    return {Channel.STDOUT: process.stdout, Channel.STDERR: process.stderr}
+
+
+async def _feed(process: asyncio.subprocess.Process, stdin: bytes | None) -> None:
+    pipe = process.stdin
+    if pipe is None or stdin is None:
+        return
+    try:
+        pipe.write(stdin)
+        await pipe.drain()
+    except ConnectionError:
+        pass  # a command need not read its input
+    finally:
+        pipe.close()
+        with contextlib.suppress(ConnectionError):
+            await pipe.wait_closed()

@@ -10,6 +10,7 @@ from kodkod_sandbox.choose import SandboxKind, diagnose, open_sandbox
 from kodkod_sandbox.daemon import Daemon
 from kodkod_sandbox.docker import DockerSandbox
 from kodkod_sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
+from kodkod_sandbox.images import Image
 
 NOWHERE = "unix:///nonexistent/docker.sock"
 
@@ -54,7 +55,7 @@ async def test_diagnose_has_a_line_for_each_kind(options: BoxOptions, monkeypatc
 
 async def test_no_daemon_is_a_fault_with_a_way_out(options: BoxOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
-    box = DockerSandbox(options, "any")
+    box = DockerSandbox(options, Image("any"))
     with pytest.raises(SandboxUnavailable, match="DOCKER_HOST"):
         await box.start()
     await box.close()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from kodkod_sandbox.errors import ImageError
 from kodkod_sandbox.images import BASE_TAG, RECIPES, VENV, find_recipe
+from kodkod_sandbox.package_index import package_index, proxies
 
 
 def test_the_base_has_a_recipe_and_a_name_that_follows_it() -> None:
@@ -69,8 +71,8 @@ def test_python_requirements_from_every_place(tmp_path: Path) -> None:
     assert recipe.files["requirements-dev.txt"] == "ruff\n"
     text = recipe.files["Dockerfile"]
     assert f"PATH={VENV}/bin:" in text
-    assert "-r declared.txt" in text
-    assert "-r requirements-dev.txt" in text
+    assert "--requirement=declared.txt" in text
+    assert "--requirement=requirements-dev.txt" in text
 
 
 @pytest.mark.parametrize(("name", "text"), [("pyproject.toml", "["), ("setup.cfg", "x"), ("setup.py", "def")])
@@ -78,3 +80,45 @@ def test_unreadable_metadata_is_an_image_error(tmp_path: Path, name: str, text: 
     (tmp_path / name).write_text(text)
     with pytest.raises(ImageError, match=name):
         find_recipe(tmp_path)
+
+
+def test_references_are_followed_inside_the_tree_and_local_lines_left_out(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tmp_path / "outside.txt").write_text("secret\n")
+    (tree / "requirements.txt").write_text(
+        "-e .\n.[test]\n./local\n-r sub/more.txt\n-c sub/pins.txt\n-r ../outside.txt\n-e git+https://x.invalid/y#egg=y\nsix\n"
+    )
+    (tree / "sub" / "more.txt").write_text("attrs\n--requirement=../requirements.txt\n")
+    (tree / "sub" / "pins.txt").write_text("attrs==1\n")
+    recipe = find_recipe(tree)
+    assert recipe
+    assert recipe.files["requirements.txt"].splitlines()[3:] == ["-e git+https://x.invalid/y#egg=y", "six"]
+    assert recipe.files.keys() == {"Dockerfile", "requirements.txt", "sub/more.txt", "sub/pins.txt"}
+    assert recipe.files["Dockerfile"].count("--requirement=") == 1
+
+
+def test_pip_settings_reach_a_build_without_this_machines_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    settings = tmp_path / "pip.conf"
+    settings.write_text(
+        "[global]\nindex-url = https://first.invalid/simple\ntrusted-host = a.invalid\n"
+        f"cert = {settings}\nextra-index-url =\n    file:///here\n    https://more.invalid/simple\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "b.invalid")
+    index = package_index()
+    assert index.arguments["PIP_INDEX_URL"] == "https://first.invalid/simple"
+    assert index.arguments["PIP_EXTRA_INDEX_URL"] == "https://more.invalid/simple"
+    assert index.arguments["PIP_TRUSTED_HOST"] == "b.invalid"
+    assert index.certificates == settings
+
+
+def test_proxies_are_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://p.invalid:1")
+    monkeypatch.setenv("no_proxy", "")
+    assert proxies()["HTTPS_PROXY"] == "http://p.invalid:1"
+    assert "no_proxy" not in proxies()
