@@ -213,10 +213,12 @@ def step_bytes(engine: NativeEngine, batch: int, distinct_experts: float) -> flo
 
 
 def measure_point(engine: NativeEngine, peer: Peer, point: Point, prompts: Prompts) -> dict[str, Any]:
-    """A-B-A-B."""
+    """A-B-A-B, and the read rate right before each of ours: a shared machine's changes from minute to minute."""
     ours: list[float] = []
     theirs: list[float] = []
+    rates: list[float] = []
     for _ in range(point.repeats):
+        rates.append(read_bandwidth(repeats=3))
         if point.kind == "decode":
             ours.append(decode(engine, prompts.take(point.size, CONTEXT_TOKENS)))
             theirs.append(peer.decode(point.size))
@@ -231,6 +233,7 @@ def measure_point(engine: NativeEngine, peer: Peer, point: Point, prompts: Promp
         "transformers_s": other,
         "ratio": other["median"] / mine["median"],
         "tokens_per_s": point.size / mine["median"],
+        "read_bytes_per_s": summary(rates),
     }
 
 
@@ -239,21 +242,19 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
     engine = load_engine(checkpoint, max_cached_tokens=65_536)
     try:
         peer, prompts = Peer(engine), Prompts()
-        bandwidth, rate = read_bandwidth(), matmul_rate(torch.float32)
         decode(engine, prompts.take(1, CONTEXT_TOKENS))
         peer.decode(1)
         rows: list[dict[str, Any]] = []
         record = {
             "what": f"decode at {CONTEXT_TOKENS} tokens of context, prefill cold; random backbone, bf16, n-grams off",
             "parameters": sum(parameter.numel() for parameter in engine.runner.loaded.model.parameters()),
-            "read_bytes_per_s": bandwidth,
-            "fp32_matmul_flop_per_s": rate,
+            "fp32_matmul_flop_per_s": matmul_rate(torch.float32),
             "points": rows,
         }
         for point in points:
             row = measure_point(engine, peer, point, prompts)
             if point.kind == "decode":
-                row |= _limit(engine, point, prompts, bandwidth, row["kodkod_s"]["median"])
+                row |= _limit(engine, point, prompts, row)
             rows.append(row)
             print(_line(row), flush=True)
             yield record
@@ -261,13 +262,13 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
         engine.close()
 
 
-def _limit(engine: NativeEngine, point: Point, prompts: Prompts, bandwidth: float, step_s: float) -> dict[str, float]:
+def _limit(engine: NativeEngine, point: Point, prompts: Prompts, row: dict[str, Any]) -> dict[str, float]:
     with counted_experts(engine) as counts:
         complete(engine, prompts.take(point.size, 1), 4)
         per_step = counts[-len(engine.runner.loaded.model.dual_layers) :]
     distinct = sum(per_step) / len(per_step)
-    limit_s = step_bytes(engine, point.size, distinct) / bandwidth
-    return {"distinct_experts": distinct, "limit_s": limit_s, "fraction_of_limit": limit_s / step_s}
+    limit_s = step_bytes(engine, point.size, distinct) / row["read_bytes_per_s"]["median"]
+    return {"distinct_experts": distinct, "limit_s": limit_s, "fraction_of_limit": limit_s / row["kodkod_s"]["median"]}
 
 
 def _line(row: dict[str, Any]) -> str:

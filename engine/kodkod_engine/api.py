@@ -89,12 +89,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of one generated token under the unfiltered distribution at temperature 1."""
+    """Log-probability of one generated token under the unfiltered distribution at temperature 1.
+
+    With a constraint: under that distribution over the ids it allows, which together have probability 1.
+    """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
-    """(token id, log-probability), most probable first."""
+    """(token id, log-probability), most probable first; fewer than asked for where a constraint allows fewer."""
 
 
 @dataclass(frozen=True, slots=True)

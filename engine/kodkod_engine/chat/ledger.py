@@ -72,11 +72,16 @@ class TokenLedger:
         tools: Iterable[ToolSpec] = (),
         system: str | None = None,
         *,
+        declare: bool = True,
         branch_id: str | None = None,
     ) -> Self:
-        """Begin a conversation: the tools are declared, then the system text, if any, is given."""
+        """Begin a conversation: the tools are declared, then the system text, if any, is given.
+
+        Tools that are not declared are understood all the same, for a model that knows them from its training.
+        """
         ledger = cls(tokenizer, tools, branch_id=branch_id)
-        ledger._append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools)))
+        if declare:
+            ledger._append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools)))
         if system is not None:
             ledger._append_message(SystemMessage(text=system), Origin.SYSTEM)
         return ledger
@@ -224,7 +229,8 @@ class TokenLedger:
         is no fault, and the reason why generated ids are kept.
         """
         waiting = bool(self._spans) and self._spans[-1].origin is Origin.PROMPT and self._turn_open
-        ids = render(self._tokenizer, self.view(), self.tools, generation_prompt=waiting)
+        declared = self.tools if self._head_length(Origin.TOOLS) else ()
+        ids = render(self._tokenizer, self.view(), declared, generation_prompt=waiting)
         if self._turn_open and not waiting:
             ids.pop()
         return ids == self._ids

@@ -123,6 +123,10 @@ class Tokenizer:
         """A new incremental decoder, for one sequence."""
         return DetokenizerStream(lambda ids: self._pieces(ids, skip_special))
 
+    def bytes_of(self, token_id: int) -> bytes:
+        """What one id of the vocabulary stands for: for most ids text, for some a part of a character."""
+        return self._bytes[token_id]
+
     def _encode(self, text: str) -> list[int]:
         return self._data_encoder.encode(text, add_special_tokens=False).ids
 

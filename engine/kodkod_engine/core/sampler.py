@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,25 +22,30 @@ def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
     """
     allowed = torch.stack([_restrict(row, choice.allowed_ids) for row, choice in zip(logits, choices, strict=True)])
     ids: list[int] = allowed.argmax(dim=-1).tolist()
-    return [
-        _chosen(row, restricted, choice, best)
-        for row, restricted, choice, best in zip(logits, allowed, choices, ids, strict=True)
-    ]
+    return [_chosen(restricted, choice, best) for restricted, choice, best in zip(allowed, choices, ids, strict=True)]
 
 
-def _chosen(row: Tensor, restricted: Tensor, choice: Choice, best: int) -> ChosenToken:
+def _chosen(restricted: Tensor, choice: Choice, best: int) -> ChosenToken:
     sampling = choice.sampling
     token_id = best if sampling.temperature == 0 else draw(restricted, sampling, choice.position)
-    return ChosenToken(token_id, None if sampling.logprobs is None else _logprob(row, token_id, sampling.logprobs))
+    return ChosenToken(
+        token_id, None if sampling.logprobs is None else _logprob(restricted, token_id, sampling.logprobs)
+    )
 
 
 def _restrict(row: Tensor, allowed_ids: Collection[int] | None) -> Tensor:
     if allowed_ids is None:
         return row
-    ids = torch.tensor(list(allowed_ids), dtype=torch.int64, device=row.device)
+    ids = _as_tensor(frozenset(allowed_ids), row.device)
     restricted = torch.full_like(row, float("-inf"))
     restricted[ids] = row[ids]
     return restricted
+
+
+@lru_cache(maxsize=64)
+def _as_tensor(ids: frozenset[int], device: torch.device) -> Tensor:
+    # Kept because a constraint on free text allows the same large sets again and again.
+    return torch.from_numpy(np.fromiter(ids, np.int64, len(ids))).to(device)
 
 
 def filtered_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
@@ -76,8 +82,8 @@ def draw(logits: Tensor, sampling: SamplingParams, position: int) -> int:
     return int(torch.searchsorted(cumulative, point, right=True))
 
 
-def _logprob(row: Tensor, token_id: int, num_top: int) -> TokenLogprob:
-    logprobs = row.log_softmax(dim=-1)
-    best = logprobs.topk(min(num_top, len(logprobs)))
+def _logprob(restricted: Tensor, token_id: int, num_top: int) -> TokenLogprob:
+    logprobs = restricted.log_softmax(dim=-1)
+    best = logprobs.topk(min(num_top, int(logprobs.isfinite().sum())))
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return TokenLogprob(token_id, float(logprobs[token_id]), top)

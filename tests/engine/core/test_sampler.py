@@ -166,13 +166,23 @@ def test_a_constraint_renormalises_what_is_left():
 def test_logprobs_are_of_the_whole_unfiltered_distribution():
     shares = [0.5, 0.25, 0.15, 0.1]
     logits = torch.tensor(shares).log()[None]
-    [chosen] = choose(logits, [Choice(SamplingParams(0.3, top_k=1, logprobs=3), 0, [2])])
-    assert chosen.token_id == 2
+    [chosen] = choose(logits, [Choice(SamplingParams(0.3, top_k=1, logprobs=3), 0, None)])
+    assert chosen.token_id == 0
     assert chosen.logprob is not None
-    assert chosen.logprob.token_id == 2
-    assert chosen.logprob.logprob == pytest.approx(math.log(0.15), abs=1e-6)
+    assert chosen.logprob.token_id == 0
+    assert chosen.logprob.logprob == pytest.approx(math.log(0.5), abs=1e-6)
     assert [token for token, _ in chosen.logprob.top] == [0, 1, 2]
     assert [value for _, value in chosen.logprob.top] == pytest.approx([math.log(p) for p in shares[:3]], abs=1e-6)
+
+
+@pytest.mark.parametrize("num_top", [0, 1, 2, 99])
+def test_logprobs_under_a_constraint_are_of_what_is_allowed(num_top):
+    logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()[None]
+    [chosen] = choose(logits, [Choice(SamplingParams(logprobs=num_top), 0, [3, 1])])
+    assert chosen.logprob is not None
+    assert chosen.logprob.logprob == pytest.approx(math.log(0.25 / 0.35), abs=1e-6)
+    assert [token for token, _ in chosen.logprob.top] == [1, 3][:num_top]
+    assert all(math.isfinite(value) for _, value in chosen.logprob.top)
 
 
 @pytest.mark.parametrize(("asked", "given_back"), [(None, None), (0, 0), (2, 2), (99, 4)])
