@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup run test check test-slow test-gpu test-docker bench format clean
+.PHONY: help setup run nano test check test-slow test-gpu test-docker bench format clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## create .venv with everything in it (quick the second time)
 
-run: $(READY)   ## the main job, on a machine without a GPU or a checkpoint
-	@$(BIN)/kodkod generate --max-tokens 64 "def add(a, b):"
+run: $(READY)   ## mend a failing test with the model that comes along; PACKAGE=name==version breaks one first
+	@$(BIN)/kodkod demo $(if $(PACKAGE),--package $(PACKAGE)) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -34,6 +36,8 @@ class AgentConfig(BaseModel):
     """Malformed or unknown calls in a row before the run ends."""
     max_loop_warnings: int = Field(default=2, ge=0)
     """Times the model is told that it goes round in circles, before the run ends."""
+    max_tries: int = Field(default=8, ge=1)
+    """Edits a guided model may try in one conversation, each taken back when the tests fail."""
 
     verify: bool = True
     """Run the tests before a run may end as done."""
@@ -58,3 +62,19 @@ class AgentConfig(BaseModel):
     """Most that is read of one AGENTS.md."""
     checkpoints_kept: int = Field(default=16, ge=2)
     """Checkpoints of the graph that stay; older ones serve nobody, for a fork starts from the session's own record."""
+
+
+class CandidatesConfig(BaseModel):
+    """How many ways to go on are tried where a run's change does not pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    count: int = Field(default=1, ge=1)
+    """Candidates in all, the run itself among them."""
+    at_once: int = Field(default=0, ge=0)
+    """Most that work side by side; 0: two, or one where there is one processor."""
+
+    @property
+    def num_at_once(self) -> int:
+        """As it is meant."""
+        return self.at_once or min(2, os.cpu_count() or 1)

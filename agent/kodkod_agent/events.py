@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from kodkod_agent.report import RunReport
+from kodkod_agent.report import CandidateReport, RunReport
 from kodkod_engine.api import Usage
 from kodkod_engine.messages import ToolCall
 from kodkod_sandbox.base import Channel
@@ -154,6 +154,13 @@ class TestsRan:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateEnded:
+    """A candidate came to its end in its own copy of the work tree."""
+
+    report: CandidateReport
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnded:
     """The model's turn is over and its calls are done."""
 
@@ -183,6 +190,7 @@ Event = (
     | SnapshotTaken
     | ContextRebuilt
     | TestsRan
+    | CandidateEnded
     | TurnEnded
     | RunEnded
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from kodkod_agent import events
-from kodkod_engine.api import Engine, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
+from kodkod_engine.api import Constraint, Engine, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 from kodkod_engine.chat import events as parsed
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.errors import EngineError
@@ -25,20 +25,35 @@ class Turn:
     message: AssistantMessage
     usage: Usage
     finish_reason: FinishReason
-    stream_id: str
+    stream_id: str | None
+    """Of the engine; None for a turn it was not asked for."""
 
 
 async def run_turn(
-    engine: Engine, ledger: TokenLedger, sampling: SamplingParams, emit: Emit, *, parent_id: str | None = None
+    engine: Engine,
+    ledger: TokenLedger,
+    sampling: SamplingParams,
+    emit: Emit,
+    *,
+    parent_id: str | None = None,
+    constraint: Constraint | None = None,
 ) -> Turn:
     """Let the model write one turn. What it writes is in the ledger to the very id, also when the task is cancelled.
+
+    Args:
+        engine: the model.
+        ledger: the conversation; no turn is open.
+        sampling: how it is to choose.
+        emit: told of what it writes while it writes.
+        parent_id: the stream of the turn before, if there is one.
+        constraint: what the turn may be; None leaves it open.
 
     Raises:
         EngineError: the engine failed, or was closed meanwhile.
     """
     ledger.begin_turn()
     parser = ledger.parser()
-    stream = engine.generate(GenerationRequest(ledger.token_ids, sampling, parent_id=parent_id))
+    stream = engine.generate(GenerationRequest(ledger.token_ids, sampling, constraint, parent_id))
     last = TokenChunk()
     try:
         async for last in stream:
@@ -52,6 +67,16 @@ async def run_turn(
         raise EngineError(last.error or "the engine ended the turn early; load it again")
     _tell(parser.finish(), emit)
     return Turn(ledger.end_turn(), last.usage, last.finish_reason, stream.id)
+
+
+def take_turn(ledger: TokenLedger, token_ids: Sequence[int], emit: Emit) -> Turn:
+    """Put a turn that was thought of elsewhere into the ledger, as if the model had just written it."""
+    ledger.begin_turn()
+    parser = ledger.parser()
+    ledger.append_generated(token_ids)
+    _tell(parser.push(token_ids), emit)
+    _tell(parser.finish(), emit)
+    return Turn(ledger.end_turn(), Usage(), FinishReason.STOP, stream_id=None)
 
 
 def _tell(found: list[parsed.ParserEvent], emit: Emit) -> None:

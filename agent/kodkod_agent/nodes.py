@@ -19,7 +19,7 @@ from kodkod_agent.context import new_instructions, prompt, shorten
 from kodkod_agent.errors import ContextFull, NoProgress
 from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import remaining, require_more
-from kodkod_agent.model_turn import Turn, run_turn
+from kodkod_agent.model_turn import Turn, run_turn, take_turn
 from kodkod_agent.policy import Verdict
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
@@ -117,7 +117,12 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
         seed=res.config.seed + step,
         max_tokens=res.budget.turn_tokens(res.ledger, left.tokens),
     )
-    turn = await run_turn(res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id)
+    if res.given_turns:
+        turn = take_turn(res.ledger, res.given_turns.pop(0), res.emit)
+    else:
+        turn = await run_turn(
+            res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=await res.constraint()
+        )
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
     res.record(_told(turn, res.ledger), step)
@@ -238,7 +243,7 @@ async def verify(state: AgentState, res: Resources) -> AgentState:
         return _ended(Status.UNVERIFIED, "there are no tests to show that it works")
     result = await checks.run_tests(res.config, res.tools)
     res.emit(events.TestsRan(False, result.facts, result.for_model))
-    found = checks.check(state["tests_before"], result.facts)
+    found = checks.check(state["tests_before"], result.facts, res.config.test_targets)
     update = AgentState(tests_after=dict(result.facts), verifications=tries)
     if found.holds or tries >= res.config.max_verifications:
         return update | _ended(Status.DONE if found.holds else Status.UNVERIFIED, found.reason)

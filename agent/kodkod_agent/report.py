@@ -11,6 +11,33 @@ from kodkod_agent.state import Status
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """One way to go on that was tried, beside others."""
+
+    number: int
+    """From 1, the run itself."""
+    session_id: str
+    status: Status
+    reason: str
+    summary: str
+    change: str
+    """The last edit it wrote, in one line."""
+    diff: str
+    """What it left changed, in its own copy of the work tree."""
+    turns: int = 0
+    calls: int = 0
+    malformed_calls: int = 0
+    """That could not be read, or name no tool."""
+    test_runs: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    seconds: float = 0.0
+    logprob: float | None = None
+    """Of the turns it was begun with, together; None where they were drawn."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """The end of a run, for a person, a script or an evaluation."""
 
@@ -33,6 +60,12 @@ class RunReport:
     """Prompt tokens that cost nothing, for they were in the cache."""
     seconds: float = 0.0
     """At work; waiting for a person does not count."""
+    test_runs: int = 0
+    """By the model and by the agent, those of all candidates among them."""
+    candidates: tuple[CandidateReport, ...] = ()
+    """All that ended by themselves, the run itself first; empty when nothing but the run was tried."""
+    winner: int | None = None
+    """Number of the candidate whose changes are in the work tree, when it is another than the run itself."""
 
     @property
     def new_tokens(self) -> int:

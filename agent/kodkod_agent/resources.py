@@ -10,6 +10,7 @@ from kodkod_agent import events
 from kodkod_agent import trajectory as trajectories
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import Budget
+from kodkod_agent.guidance import Guide
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.limits import Stopwatch
@@ -20,6 +21,7 @@ from kodkod_agent.trajectory import TrajectoryWriter
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_tools.base import ToolContext
 
 
@@ -38,6 +40,10 @@ class Snapshots(Protocol):
         """Unified diff between two records."""
         ...
 
+    def apply(self, undone: str, done: str) -> None:
+        """Take one patch back and put another in its place."""
+        ...
+
 
 @dataclass(slots=True)
 class Resources:
@@ -54,6 +60,8 @@ class Resources:
     snapshots: Snapshots
     permissions: Permissions
     emit: Emit
+    guide: Guide | None = None
+    """Says which calls make sense, to a model that cannot tell by itself."""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None
@@ -62,6 +70,8 @@ class Resources:
     """Names the state of the work tree when it was last recorded."""
     step: int = 0
     """Turns of the model so far, as the trajectory was told last."""
+    given_turns: list[tuple[int, ...]] = field(default_factory=list)
+    """Ids of the turns that come next, written before the model is asked again."""
     is_stale: bool = False
     """A node was left half done: the ledger in memory is to be read again."""
 
@@ -69,6 +79,12 @@ class Resources:
     def budget(self) -> Budget:
         """How the engine's context is shared out."""
         return Budget.of(self.config, self.engine)
+
+    async def constraint(self) -> CallConstraint | None:
+        """What the model's next turn may be; None for a model that is left to itself."""
+        if self.guide is None:
+            return None
+        return await asyncio.to_thread(self.guide.constraint, self.ledger.view())
 
     def record(self, event: trajectories.Event, step: int) -> None:
         """Write down what happened, after so many turns."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,10 +28,12 @@ from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import Budget, prompt
 from kodkod_agent.errors import Interrupted, SessionBusy, SessionNotFound
 from kodkod_agent.graph import build_graph, end_run
+from kodkod_agent.guidance import Guide, WorkTreeFiles
 from kodkod_agent.journal import Journal, RewindRecord, SnapshotRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.policy import PermissionMode
+from kodkod_agent.profile import Profile
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.rules import Rules
@@ -42,13 +44,14 @@ from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_sandbox.base import Sandbox
-from kodkod_tools import registry
 from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
 
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
 _CHARS_PER_TOKEN = 3
+_FAILURES_OF_A_GUIDED_RUN = 1
+"""Told in full: a small model reads one well, and its context is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,19 @@ class SessionSetup:
     """The box holds the work tree alone and has no network."""
     model: str = ""
     """Name of the checkpoint, for the record."""
+    profile: Profile = field(default_factory=Profile)
+    """How the model is to be worked with."""
 
 
 class Session:
     """One conversation about one work tree. Used from one asyncio loop, one run at a time."""
 
-    def __init__(self, folder: SessionFolder, res: Resources, saver: PrunedSaver, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, folder: SessionFolder, setup: SessionSetup, res: Resources, saver: PrunedSaver, stack: AsyncExitStack
+    ) -> None:
         """Not for callers: see `create`, `resume`, `fork`."""
         self._folder = folder
+        self._setup = setup
         self._res = res
         self._stack = stack
         self._graph = build_graph(res, saver)
@@ -89,9 +97,7 @@ class Session:
     async def create(cls, root: Path, setup: SessionSetup) -> Self:
         """Begin a session in a new folder under `root`."""
         folder = SessionFolder.make(root)
-        system = prompt("system", work_tree=setup.work_tree)
-        ledger = TokenLedger.open(setup.tokenizer, registry.specs(), system)
-        LedgerLog(folder.ledger).sync(ledger)
+        LedgerLog(folder.ledger).sync(_first_ledger(setup))
         folder.describe(setup.work_tree)
         return await cls._open(folder, setup)
 
@@ -136,7 +142,7 @@ class Session:
             tools = await stack.enter_async_context(_tool_context(folder, setup))
             is_resumed = folder.trajectory.exists()
             writer = stack.enter_context(trajectory.TrajectoryWriter(folder.trajectory))
-            session = cls(folder, _resources(folder, setup, tools, writer), saver, stack)
+            session = cls(folder, setup, _resources(folder, setup, tools, writer), saver, stack)
             session._res.record(_started(session.id, setup, resumed=is_resumed), 0)
             await session._begin_if_new()
             session._stack = stack.pop_all()
@@ -152,6 +158,21 @@ class Session:
     def id(self) -> str:
         """Names the session, and its folder."""
         return self._folder.path.name
+
+    @property
+    def folder(self) -> SessionFolder:
+        """Where it is on disk."""
+        return self._folder
+
+    @property
+    def setup(self) -> SessionSetup:
+        """What it works with."""
+        return self._setup
+
+    @property
+    def tools(self) -> ToolContext:
+        """Where its calls act."""
+        return self._res.tools
 
     @property
     def info(self) -> SessionInfo:
@@ -199,6 +220,53 @@ class Session:
             async with aclosing(self._run(None, (await self._state())["active_s"])) as run:
                 async for event in run:
                     yield event
+
+    async def go_on(self, turns: Sequence[Sequence[int]] = ()) -> AsyncGenerator[events.Event, None]:
+        """In a fresh fork: go on with the run that was under way at its step. See `send`.
+
+        Args:
+            turns: ids of the turns that come first; the model is asked for those that follow.
+        """
+        self._require_idle()
+        self._res.given_turns = [tuple(turn) for turn in turns]
+        state = await self._state()
+        await self._graph.aupdate_state(self._thread, plain(state), as_node=Node.PREPARE)
+        async with aclosing(self._run(None, state["active_s"])) as run:
+            async for event in run:
+                yield event
+
+    async def adopt(self, patch: str, word: str, summary: str) -> AsyncGenerator[events.Event, None]:
+        """Put another change in place of what the last run made, and let the tests decide about it. See `send`.
+
+        Args:
+            patch: of the same files, as they were before that run.
+            word: for the model, should the conversation go on.
+            summary: the last word of whoever made the change.
+
+        Raises:
+            GitFault: the files were changed meanwhile; they stay as they are.
+        """
+        self._require_idle()
+        state = await self._state()
+        await self._res.take_snapshot(state["step"])
+        await asyncio.to_thread(self._res.snapshots.apply, await self._diff(state), patch)
+        self._res.tell_model(word, state["step"])
+        update = AgentState(
+            next=Node.VERIFY,
+            status=Status.RUNNING,
+            summary=summary,
+            end_snapshot="",
+            verifications=self._res.config.max_verifications - 1,
+            ledger_mark=self._res.log.sync(self._res.ledger),
+        )
+        await self._graph.aupdate_state(self._thread, plain({**state, **update}), as_node=Node.TOOLS)
+        async with aclosing(self._run(None, state["active_s"])) as run:
+            async for event in run:
+                yield event
+
+    async def last_report(self) -> RunReport:
+        """How the last run ended, or how it stands."""
+        return await self._report(None)
 
     def answer(self, *approvals: Approval) -> None:
         """Answer an `ApprovalAsked`. What is not named is refused.
@@ -400,9 +468,19 @@ def _started(session_id: str, setup: SessionSetup, *, resumed: bool) -> trajecto
         work_tree=str(setup.work_tree),
         resumed=resumed,
         engine=f"{type(setup.engine).__name__}, tokenizer {setup.tokenizer.fingerprint[:12]}",
-        system=prompt("system", work_tree=setup.work_tree),
-        tools=registry.specs(),
+        system=_system_text(setup) or "",
+        tools=setup.profile.specs(),
     )
+
+
+def _system_text(setup: SessionSetup) -> str | None:
+    return prompt("system", work_tree=setup.work_tree) if setup.profile.system else None
+
+
+def _first_ledger(setup: SessionSetup) -> TokenLedger:
+    """A conversation of which nothing was said. Tools that are not declared are known to its parser all the same."""
+    declare = setup.profile.declare_tools
+    return TokenLedger.open(setup.tokenizer, setup.profile.specs(), _system_text(setup), declare=declare)
 
 
 def _copy_ledger(parent: SessionFolder, folder: SessionFolder, mark: int, tokenizer: Tokenizer) -> int:
@@ -416,8 +494,26 @@ def _copy_ledger(parent: SessionFolder, folder: SessionFolder, mark: int, tokeni
 def _tool_context(folder: SessionFolder, setup: SessionSetup) -> ToolContext:
     budget = Budget.of(setup.config, setup.engine)
     max_chars = max(1_000, min(setup.tools.max_result_chars, budget.result * _CHARS_PER_TOKEN))
-    config = setup.tools.model_copy(update={"max_result_chars": max_chars})
+    update: dict[str, Any] = {"max_result_chars": max_chars}
+    if setup.profile.guided:
+        update |= {"test_targets": setup.config.test_targets, "max_failures": _FAILURES_OF_A_GUIDED_RUN}
+    config = setup.tools.model_copy(update=update)
     return ToolContext(setup.sandbox, setup.work_tree, config, folder.logs)
+
+
+def _agent_config(setup: SessionSetup) -> AgentConfig:
+    update: dict[str, Any] = {}
+    if not setup.profile.system:
+        # The project's instructions would not be understood either.
+        update["max_instruction_chars"] = 0
+    if setup.profile.guided:
+        # It finishes only where nothing else makes sense: asked to go on, it would finish again.
+        update["max_verifications"] = 1
+    return setup.config.model_copy(update=update)
+
+
+def _guide(setup: SessionSetup, tools: ToolContext) -> Guide | None:
+    return Guide(setup.tokenizer, WorkTreeFiles(tools), setup.config.max_tries) if setup.profile.guided else None
 
 
 def _resources(
@@ -425,7 +521,7 @@ def _resources(
 ) -> Resources:
     log = LedgerLog(folder.ledger)
     return Resources(
-        config=setup.config,
+        config=_agent_config(setup),
         engine=setup.engine,
         tokenizer=setup.tokenizer,
         ledger=log.at(setup.tokenizer, log.mark),
@@ -436,5 +532,6 @@ def _resources(
         snapshots=WorkTreeSnapshots(setup.work_tree, folder.path.name, folder=folder.path),
         permissions=Permissions(setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed),
         emit=lambda _: None,
+        guide=_guide(setup, tools),
         is_stale=True,
     )

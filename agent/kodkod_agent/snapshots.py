@@ -160,6 +160,24 @@ class WorkTreeSnapshots:
             except UnicodeDecodeError:
                 return self._diff_by_file(before, after)
 
+    def apply(self, undone: str, done: str) -> None:
+        """Take one patch back and put another in its place: both, or the files stay as they are.
+
+        Raises:
+            GitFault: the files are no longer such as the patches tell of.
+        """
+        with self._lock:
+            self._apply(undone, "--reverse")
+            try:
+                self._apply(done)
+            except GitFault:
+                self._apply(undone)
+                raise
+
+    def _apply(self, patch: str, *options: str) -> None:
+        if patch:
+            self._git.must("apply", "--whitespace=nowarn", *options, "-", data=patch.encode("utf-8"))
+
     def left_out(self, snapshot: SnapshotId) -> tuple[str, ...]:
         """Files too large or unreadable, and repositories inside this one, that are not part of the snapshot."""
         message = self._git.must("cat-file", "commit", snapshot).partition(b"\n\n")[2].strip()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import importlib
+import importlib.util
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kodkod_agent.profile import Profile, read_profile
 from kodkod_app import paths
 from kodkod_app.progress import bytes_progress
 from kodkod_engine.config import EngineConfig
@@ -29,25 +32,38 @@ class Model:
     name: str
     engine: Engine
     tokenizer: Tokenizer
+    profile: Profile = field(default_factory=Profile)
+    """How it is to be worked with."""
 
 
 def require_model(name: str | None) -> str:
-    """The model's name, looked at before anything is loaded.
+    """The model's name, looked at before anything is loaded; the bundled model's where none is given.
 
     Raises:
-        CheckpointMissing: none is given, or there is no such folder or recording.
+        CheckpointMissing: there is no such folder or recording, or no bundled model.
     """
     if name is None:
-        place = paths.user_settings()
-        raise CheckpointMissing(
-            f'no model: give the folder of a checkpoint with -m DIR, or set model = "DIR" in {place}'
-        )
+        bundled = bundled_model()
+        if bundled is None:
+            raise CheckpointMissing(
+                "no model: the one that comes with kodkod is not in this installation; give the folder of a checkpoint "
+                f'with -m DIR, or set model = "DIR" in {paths.user_settings()}'
+            )
+        return str(bundled)
     path = Path(name.removeprefix(RECORDING)).expanduser()
     if name.startswith(RECORDING) and not path.is_file():
         raise CheckpointMissing(f"there is no recording {path}; give a file of turns as {RECORDING}FILE")
     if not name.startswith(RECORDING) and not path.is_dir():
         raise CheckpointMissing(f"there is no checkpoint folder {path}; give another with -m DIR")
     return name
+
+
+def bundled_model() -> Path | None:
+    """Folder of the small model that comes with kodkod; None where its files are not there."""
+    if importlib.util.find_spec("kodkod_engine.nano") is None:
+        return None
+    folder: Path = importlib.import_module("kodkod_engine.nano").folder()
+    return folder if (folder / "config.json").is_file() else None
 
 
 def absolute_name(name: str) -> str:
@@ -70,11 +86,12 @@ def open_model(name: str | None, config: EngineConfig) -> Model:
         recorded = open_recording(path)
         assert recorded.tokenizer is not None
         return Model(name, recorded, recorded.tokenizer)
+    profile = read_profile(path)
     engine = open_engine(path, **asdict(config))
     if engine.tokenizer is None:
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
-    return Model(name, engine, engine.tokenizer)
+    return Model(name, engine, engine.tokenizer, profile)
 
 
 def open_engine(model: Path | None, **options: Any) -> NativeEngine:

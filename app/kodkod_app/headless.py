@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,9 @@ from typing import Protocol, TypeAlias
 
 from kodkod_agent import events
 from kodkod_agent.approval import Approval
+from kodkod_agent.candidate_starts import most_probable
+from kodkod_agent.candidates import Candidates
+from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionNotFound
 from kodkod_agent.journal import Journal
 from kodkod_agent.policy import PermissionMode
@@ -28,11 +31,13 @@ from kodkod_agent.session_folder import SessionFolder
 from kodkod_app import bootstrap, paths
 from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, is_closed_box, open_box
+from kodkod_app.candidate_places import place_opener
 from kodkod_app.interrupts import Interrupts
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import Layer, Settings
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.base import Sandbox
+from kodkod_sandbox.choose import SandboxKind
 
 NOBODY = "nobody is there to ask: do without it, or finish and say what is missing"
 """What a refusal tells the model, after the reason for the question."""
@@ -61,6 +66,10 @@ class RunOptions:
     """Leave that session as it is, and go on from its last step in a new one."""
     allow_build_network: bool = False
     """A Docker image that is missing may be built over the network."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What commands in the box see besides."""
+    sessions: Path | None = None
+    """Where the session is kept, if not with the person's others."""
     asked: Layer = field(default_factory=dict)
     """What was said on the command line, kept with the session so that it need not be said again."""
 
@@ -76,6 +85,22 @@ class Scene:
     box: str
     python: str
     """The environment the tests run in; empty where the box has Python of its own."""
+
+
+class Stop(Protocol):
+    """Asks a run to end; see `Interrupts`."""
+
+    on_first: Callable[[], object]
+    """Called when it is asked."""
+    was_asked: bool
+
+
+class Never:
+    """Never asks."""
+
+    def __init__(self) -> None:
+        self.on_first: Callable[[], object] = lambda: None
+        self.was_asked = False
 
 
 class Renderer(Protocol):
@@ -118,34 +143,57 @@ def run_headless(options: RunOptions, renderer: Renderer, open_model: OpenModel 
 
 
 async def _run(options: RunOptions, renderer: Renderer, open_model: OpenModel) -> int:
-    settings = options.settings
-    plan = BoxPlan(
-        options.work_tree,
-        settings.sandbox,
-        find_environment(options.work_tree, settings.env, os.environ),
-        environment_for_docker=settings.env is not None,
-        allow_build_network=options.allow_build_network,
-        test_command=settings.tools.test_command,
-    )
+    plan = box_plan(options)
     with Interrupts() as interrupts:
         async with open_box(plan) as box:
             with interrupts.blocking():
-                model = open_model(settings.model, settings.engine)
+                model = open_model(options.settings.model, options.settings.engine)
             try:
                 return await _work(options, model, box, plan, renderer, interrupts)
             finally:
                 model.engine.close()
 
 
+async def run_with(
+    options: RunOptions, model: Model, plan: BoxPlan, renderer: Renderer, interrupts: Stop | None = None
+) -> int:
+    """One of several runs in a loop, with a model that is open and stays so. See `run_headless`."""
+    async with open_box(plan) as box:
+        return await _work(options, model, box, plan, renderer, interrupts or Never())
+
+
+def box_plan(options: RunOptions) -> BoxPlan:
+    """The box a run works in."""
+    settings = options.settings
+    return BoxPlan(
+        options.work_tree,
+        settings.sandbox,
+        find_environment(options.work_tree, settings.env, os.environ),
+        environment_for_docker=settings.env is not None,
+        allow_build_network=options.allow_build_network,
+        test_command=settings.tools.test_command,
+        variables=options.variables,
+    )
+
+
 async def _work(
-    options: RunOptions, model: Model, box: Sandbox, plan: BoxPlan, renderer: Renderer, interrupts: Interrupts
+    options: RunOptions, model: Model, box: Sandbox, plan: BoxPlan, renderer: Renderer, interrupts: Stop
 ) -> int:
     setup = _setup(options.settings, model, box)
     async with await _open_session(options, setup) as session:
-        if options.prompt is None and not await session.is_unfinished():
+        candidates = _candidates(session, options.settings, plan, box)
+        if options.prompt is None and not await session.is_unfinished() and not await candidates.are_due():
             raise NothingToDo(f"session {session.id} has ended; say what to do next with --issue TEXT")
         renderer.begin(Scene(session.id, setup.work_tree, model.name, setup.mode, box.name, _python(plan, box)))
-        return await _follow(session, options, renderer, interrupts)
+        stream = session.proceed() if options.prompt is None else session.send(options.prompt)
+        return await _follow(session, candidates, stream, renderer, interrupts)
+
+
+def _candidates(session: Session, settings: Settings, plan: BoxPlan, box: Sandbox) -> Candidates:
+    open_place = place_opener(plan, SandboxKind(box.name))
+    if session.setup.profile.guided:
+        return Candidates(session, settings.candidates, open_place, begin=most_probable, leaves_before=("view", "edit"))
+    return Candidates(session, settings.candidates, open_place)
 
 
 def _setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetup:
@@ -154,13 +202,21 @@ def _setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetup:
         tokenizer=model.tokenizer,
         sandbox=box,
         work_tree=box.options.work_tree,
-        config=settings.agent,
+        config=_agent_config(settings, model),
         tools=settings.tools,
         mode=settings.permission_mode or PermissionMode.ACCEPT_EDITS,
         rules=settings.permissions,
         trusted=True,
         sandboxed=is_closed_box(box),
+        profile=model.profile,
     )
+
+
+def _agent_config(settings: Settings, model: Model) -> AgentConfig:
+    """A guided model tries once in each conversation where there are candidates: each then is one edit, tested once."""
+    if not model.profile.guided or settings.candidates.count == 1:
+        return settings.agent
+    return settings.agent.model_copy(update={"max_tries": 1})
 
 
 def _python(plan: BoxPlan, box: Sandbox) -> str:
@@ -170,7 +226,7 @@ def _python(plan: BoxPlan, box: Sandbox) -> str:
 
 
 async def _open_session(options: RunOptions, setup: SessionSetup) -> Session:
-    root = paths.sessions_folder()
+    root = options.sessions or paths.sessions_folder()
     if options.session_id is None:
         session = await Session.create(root, setup)
     elif options.fork:
@@ -188,16 +244,21 @@ def _last_step(root: Path, session_id: str) -> int:
     return steps[-1].step
 
 
-async def _follow(session: Session, options: RunOptions, renderer: Renderer, interrupts: Interrupts) -> int:
-    interrupts.on_first = session.cancel
-    stream = session.proceed() if options.prompt is None else session.send(options.prompt)
+async def _follow(
+    session: Session,
+    candidates: Candidates,
+    stream: AsyncGenerator[events.Event, None],
+    renderer: Renderer,
+    interrupts: Stop,
+) -> int:
+    interrupts.on_first = candidates.cancel
     ended: RunReport | None = None
     exit_code = 1
     try:
-        async with aclosing(_answered(stream, session)) as found:
+        async with aclosing(candidates.follow(_answered(stream, session))) as found:
             async for event in found:
                 if isinstance(event, events.RunStarted) and interrupts.was_asked:
-                    session.cancel()  # asked for before there was something to cancel
+                    candidates.cancel()  # asked for before there was something to cancel
                 if isinstance(event, events.RunEnded):
                     ended, exit_code = event.report, event.report.exit_code
                 renderer.show(event)

@@ -13,7 +13,8 @@ import click
 from pydantic import JsonValue
 
 from kodkod_agent import events
-from kodkod_agent.report import RunReport
+from kodkod_agent.report import CandidateReport, RunReport
+from kodkod_agent.state import Status
 from kodkod_app.headless import NOBODY, Scene
 from kodkod_app.render import for_terminal
 from kodkod_engine.messages import ToolCall
@@ -49,6 +50,8 @@ class TextProgress:
                 self._line(f"  {_called(event, self._calls.get(event.call_id))}")
             case events.TestsRan(before, facts, _):
                 self._line(f"tests {'before' if before else 'after'}: {told_tests(facts)}")
+            case events.CandidateEnded(report):
+                self._line(f"candidate {report.number}: {_told_candidate(report)}")
             case events.Notice(text):
                 self._line(f"note: {text}")
             case events.ContextRebuilt(tokens_before, tokens_after, _):
@@ -139,8 +142,18 @@ def _report_lines(report: RunReport) -> Iterator[str]:
         f"cost          {report.turns} turns, {report.generated_tokens:,} tokens written, {prompt_new:,} read anew, "
         f"{report.reused_tokens:,} reused, {report.seconds:.1f} s"
     )
+    if report.candidates:
+        won = f"candidate {report.winner} of" if report.winner else "none of"
+        told = f"{won} {len(report.candidates)} passes, {report.test_runs} test runs"
+        yield f"candidates    {told}"
     yield f"ended         {report.status}: {report.reason}"
     yield f"go on with    kodkod fix -r {report.session_id}"
+
+
+def _told_candidate(report: CandidateReport) -> str:
+    """What it changed, and what came of it."""
+    change = f"{_short(report.change)}  " if report.change else ""
+    return f"{change}{'passes' if report.status is Status.DONE else _short(report.reason)}  {report.seconds:.1f} s"
 
 
 def told_tests(facts: Mapping[str, JsonValue]) -> str:

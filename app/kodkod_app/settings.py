@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kodkod_agent.config import AgentConfig
+from kodkod_agent.config import AgentConfig, CandidatesConfig
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rules, merge_rules
 from kodkod_app import paths
@@ -61,6 +61,7 @@ class Settings(BaseModel):
     """None leaves it to the command."""
     permissions: Rules = Field(default_factory=Rules)
     agent: AgentConfig = Field(default_factory=AgentConfig)
+    candidates: CandidatesConfig = Field(default_factory=CandidatesConfig)
     tools: ToolsConfig = Field(default_factory=ToolsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
 

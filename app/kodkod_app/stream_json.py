@@ -8,12 +8,13 @@ content blocks of text, thinking and tool use, `user` with tool results, and one
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from kodkod_agent import events
-from kodkod_agent.report import RunReport
+from kodkod_agent.report import CandidateReport, RunReport
 from kodkod_agent.state import Status
 from kodkod_app.headless import Scene
 from kodkod_app.report_text import TextProgress
@@ -45,7 +46,15 @@ def result_entry(report: RunReport, exit_code: int) -> Entry:
         "tests_before": dict(report.tests_before),
         "tests_after": dict(report.tests_after),
         "diff": report.diff,
+        "test_runs": report.test_runs,
+        "winner": report.winner,
+        "candidates": [candidate_entry(candidate) for candidate in report.candidates],
     }
+
+
+def candidate_entry(candidate: CandidateReport) -> Entry:
+    """One candidate, as plain values."""
+    return {**asdict(candidate), "status": str(candidate.status)}
 
 
 class JsonRenderer(TextProgress):
@@ -94,6 +103,8 @@ class StreamJsonRenderer:
                 self._tool_result(event)
             case events.TestsRan(before, facts, _):
                 self._system("tests", when="before" if before else "after", facts=dict(facts))
+            case events.CandidateEnded(report):
+                self._system("candidate", candidate=candidate_entry(report))
             case events.Notice(text):
                 self._system("notice", text=text)
             case events.ContextRebuilt(tokens_before, tokens_after, _):

@@ -95,7 +95,8 @@ def test_no_box_is_5(fix, monkeypatch):
 
 
 @pytest.mark.parametrize("model", [None, "/nowhere", "script:/nowhere.jsonl"])
-def test_no_model_is_4_and_one_line_that_says_how_to_give_one(kodkod, project, model):
+def test_no_model_is_4_and_one_line_that_says_how_to_give_one(kodkod, project, model, monkeypatch):
+    monkeypatch.setattr("kodkod_app.bootstrap.bundled_model", lambda: None)
     given = ("-m", model) if model else ()
     found = kodkod("fix", "-C", project, "--issue", "x", *given)
     assert (found.code, found.out) == (4, "")

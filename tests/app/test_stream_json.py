@@ -16,7 +16,7 @@ from .conftest import FINISH, LOOK, MEND
 PLAIN = ("--sandbox", "none", "--issue", "add subtracts")
 RESULT_KEYS = {
     "type", "subtype", "is_error", "session_id", "result", "status", "reason", "exit_code", "num_turns", "duration_ms",
-    "usage", "tests_before", "tests_after", "diff",
+    "usage", "tests_before", "tests_after", "diff", "test_runs", "winner", "candidates",
 }  # fmt: skip
 
 

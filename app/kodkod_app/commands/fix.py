@@ -11,16 +11,14 @@ from typing import Any, TypeVar
 
 import click
 
-from kodkod_agent.policy import PermissionMode
-from kodkod_agent.session_folder import SessionFolder, list_sessions
 from kodkod_app import paths
-from kodkod_app.bootstrap import absolute_name, require_model
-from kodkod_app.settings import load_settings, merge_layers, said_layer
-from kodkod_sandbox.choose import SandboxKind
+from kodkod_app.repair_prompt import failing_prompt, issue_prompt
+from kodkod_sandbox.base import SandboxKind
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
-_ISSUE = "Solve this issue in the project:\n\n{issue}"
-_FAILING = "These tests fail. Mend the code, not the tests, so that they pass:\n\n{tests}"
+
+PERMISSION_MODES = ("default", "plan", "acceptEdits", "auto", "dontAsk", "bypassPermissions")
+"""The names of `PermissionMode`, which help would wait for the policy to read."""
 
 MODEL_HELP = (
     "Folder of a checkpoint; or script:FILE, a recorded model: a file with one JSON object a line, each a turn as "
@@ -43,11 +41,15 @@ _SESSION_OPTIONS = (
         "--output-format", type=click.Choice(["text", "json", "stream-json"]), default="text", show_default=True,
         help="The answer, on standard output; progress goes to standard error.",
     ),
+    click.option(
+        "--candidates", type=int, metavar="K",
+        help="Ways to go on that are tried where the first does not pass, itself among them. [default: 1]",
+    ),
     click.option("--max-turns", type=int, help="Turns of the model."),
     click.option("--max-tokens", type=int, help="Tokens the model may write."),
     click.option("--timeout", type=float, metavar="SECONDS", help="Time for the whole run."),
     click.option(
-        "--permission-mode", type=click.Choice([mode.value for mode in PermissionMode]),
+        "--permission-mode", type=click.Choice(PERMISSION_MODES),
         help="How much is done without asking; what would be asked is refused here. [default: acceptEdits]",
     ),
     click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the project's latest session."),
@@ -92,8 +94,8 @@ def command(issue: str | None, issue_file: Any, failing_tests: tuple[str, ...], 
 def _prompt(issue: str | None, failing_tests: tuple[str, ...]) -> str | None:
     if issue is not None and not issue.strip():
         raise click.UsageError("the issue is empty; say what is wrong")
-    parts = [_ISSUE.format(issue=issue.strip())] if issue else []
-    parts += [_FAILING.format(tests="\n".join(failing_tests))] if failing_tests else []
+    parts = [issue_prompt(issue)] if issue else []
+    parts += [failing_prompt(failing_tests)] if failing_tests else []
     return "\n\n".join(parts) or None
 
 
@@ -110,7 +112,9 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         raise click.UsageError(
             "nothing to do; say what is wrong with --issue TEXT, --issue-file FILE or --failing-test ID"
         )
+    from kodkod_app.bootstrap import require_model
     from kodkod_app.headless import RunOptions, run_headless, what_was_asked
+    from kodkod_app.settings import load_settings, merge_layers, said_layer
 
     before = what_was_asked(place.session_id) if place.session_id is not None else {}
     asked = merge_layers(before, said_layer(_said(flags, agent)))
@@ -152,6 +156,8 @@ def _place(flags: dict[str, Any]) -> _Place:
     work_tree = _folder(flags["folder"] or Path.cwd())
     if not goes_on:
         return _Place(work_tree, None)
+    from kodkod_agent.session_folder import list_sessions
+
     sessions = list_sessions(paths.sessions_folder(), work_tree)
     if not sessions:
         raise click.UsageError(f"no session has worked on {work_tree}; begin one without -c")
@@ -160,6 +166,8 @@ def _place(flags: dict[str, Any]) -> _Place:
 
 def _tree_of_session(session_id: str, flags: dict[str, Any]) -> Path:
     """Its own, unless a fork is to work elsewhere."""
+    from kodkod_agent.session_folder import SessionFolder
+
     own = SessionFolder.find(paths.sessions_folder(), session_id).info.work_tree
     if flags["folder"] is None:
         return _folder(own)
@@ -178,11 +186,14 @@ def _folder(path: Path) -> Path:
 
 def _said(flags: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:
     """The flags as a layer of settings."""
+    from kodkod_app.bootstrap import absolute_name
+
     return {
         "model": flags["model"] and absolute_name(flags["model"]),
         "sandbox": flags["sandbox"],
         "env": flags["env"] and str(flags["env"].expanduser().absolute()),
         "permission_mode": flags["permission_mode"],
+        "candidates": {"count": flags["candidates"]},
         "agent": {
             "max_turns": flags["max_turns"],
             "max_tokens": flags["max_tokens"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numba
 import torch
 
 from kodkod_engine.backends.looped import LoopedEngine, num_blocks_for
@@ -43,7 +42,6 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-        numba.set_num_threads(min(config.threads, numba.get_num_threads()))
     loaded = load_model(
         checkpoint_dir,
         dtype=getattr(torch, config.dtype) if config.dtype else None,

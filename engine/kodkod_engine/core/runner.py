@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.loading import LoadedModel
 
 Int64s: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+SMALL_LAYER_BYTES = 8 << 20
+"""A layer of this size is read from the cache in a tenth of a millisecond."""
 
 MAX_GROUPED_TOKENS = 16
 """Runs up to this length attend together with runs of the same length; longer ones alone."""
@@ -48,6 +52,7 @@ class ModelRunner:
             num_blocks=num_blocks,
             block_size=block_size,
         )
+        self._kernel_threads = kernel_threads(loaded)
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
 
     @property
@@ -81,12 +86,19 @@ class ModelRunner:
 
     @contextmanager
     def _threads(self, num_tokens: int) -> Iterator[None]:
-        """Steps that run in our own kernels keep torch to one thread: two spinning thread pools would fight."""
-        if not is_slow_bf16(self.loaded.model.norm.weight) or num_tokens > MAX_THIN_ROWS:
+        """Steps that run in our own kernels keep torch to one thread: two spinning thread pools would fight.
+
+        So do all steps of a small model: its threads would wait for one another longer than they work, above all while
+        the tests it asked for run beside it.
+        """
+        is_small = self._kernel_threads == 1
+        in_kernels = is_slow_bf16(self.loaded.model.dual_layers[0].experts.down) and num_tokens <= MAX_THIN_ROWS
+        if not (in_kernels or (is_small and self.loaded.device.type == "cpu")):
             yield
             return
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
+        numba.set_num_threads(self._kernel_threads)  # counts for the calling thread alone
         try:
             yield
         finally:
@@ -104,6 +116,13 @@ class ModelRunner:
         """fp32 [run length, vocab] per run: for tests, scoring and verification of drafts."""
         with torch.inference_mode():
             return [self.loaded.model.logits(hidden) for hidden in self.forward(runs).hidden]
+
+
+def kernel_threads(loaded: LoadedModel) -> int:
+    """Threads of our own kernels: one for a model so small that waking others costs more than they do."""
+    layer = loaded.model.dual_layers[0]
+    layer_bytes = sum(parameter.nbytes for parameter in layer.parameters())
+    return 1 if layer_bytes < SMALL_LAYER_BYTES else min(torch.get_num_threads(), numba.get_num_threads())
 
 
 def build_batch(runs: Sequence[TokenRun], runner: ModelRunner) -> StepBatch:

@@ -1,0 +1,106 @@
+"""`kodkod eval`: how well a model does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kodkod_app.commands.fix import MODEL_HELP
+from kodkod_sandbox.base import SandboxKind
+
+if TYPE_CHECKING:
+    from kodkod_app.repair_eval.evaluation import EvaluationOptions
+    from kodkod_app.settings import Settings
+
+
+@click.group(name="eval")
+def command() -> None:
+    """Measure how well a model does. Results are published as they are."""
+
+
+@command.command()
+@click.option(
+    "--package",
+    "packages",
+    metavar="NAME==VERSION",
+    multiple=True,
+    help="A release to break; repeatable. [default: those that nothing was learnt from]",
+)
+@click.option("--faults", type=click.IntRange(1), default=200, show_default=True, help="In all packages together.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the faults and of the blind search.")
+@click.option("--candidates", type=click.IntRange(1), default=8, show_default=True, help="Edits tried for each fault.")
+@click.option("--workers", type=click.IntRange(1), help="Faults at a time. [default: one for each processor]")
+@click.option("-m", "--model", metavar="DIR", help=MODEL_HELP)
+@click.option("--sandbox", type=click.Choice([kind.value for kind in SandboxKind]), help="[default: auto]")
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), required=True,
+    help="For records, trajectories, report and plots. A folder with records is gone on with.",
+)  # fmt: skip
+def repair(packages: tuple[str, ...], faults: int, output: Path, **flags: Any) -> int:
+    """Break published packages by seeded faults, have each repaired, and count.
+
+    Packages and an environment for their tests are fetched from the package index at the first use. Beside the agent
+    two controls work on the same faults: nothing is changed, and inverse edits are tried blindly.
+    """
+    from kodkod_app.repair_eval.evaluation import EvaluationOptions, chosen_packages
+    from kodkod_app.repair_eval.packages import known_packages
+
+    output.mkdir(parents=True, exist_ok=True)
+    options = EvaluationOptions(
+        packages=chosen_packages(packages, known_packages()),
+        faults=faults,
+        seed=flags["seed"],
+        workers=flags["workers"] or os.cpu_count() or 1,
+        settings=_settings(output, flags),
+        folder=output.resolve(),
+    )
+    _evaluate(options)
+    return 0
+
+
+def _settings(folder: Path, flags: dict[str, Any]) -> Settings:
+    from kodkod_app.bootstrap import absolute_name, require_model
+    from kodkod_app.settings import load_settings
+
+    said = {
+        "model": flags["model"] and absolute_name(flags["model"]),
+        "sandbox": flags["sandbox"],
+        "candidates": {"count": flags["candidates"], "at_once": 1},
+    }
+    settings = load_settings(folder, trusted=False, environment=os.environ, flags=said)
+    return settings.model_copy(update={"model": require_model(settings.model)})
+
+
+def _evaluate(options: EvaluationOptions) -> None:
+    from kodkod_app.bootstrap import open_model
+    from kodkod_app.repair_eval.evaluation import Evaluation
+    from kodkod_app.repair_eval.plots import write_plots
+    from kodkod_app.repair_eval.records import Records
+    from kodkod_app.repair_eval.report import told, write_reports
+
+    records = Records(options.folder / "records.jsonl")
+    model = open_model(options.settings.model, options.settings.engine)
+    try:
+        asyncio.run(Evaluation(options, model, records, lambda text: click.echo(text, err=True)).run())
+    finally:
+        model.engine.close()
+        if len(records):
+            found = write_reports(records, _setting(options), options.folder)
+            if not write_plots(found, options.folder):
+                click.echo("no plots: matplotlib is not installed", err=True)
+            click.echo(told(found))
+
+
+def _setting(options: EvaluationOptions) -> dict[str, Any]:
+    return {
+        "model": Path(options.settings.model or "").name,
+        "candidates": options.settings.candidates.count,
+        "faults wanted": options.faults,
+        "seed": options.seed,
+        "sandbox": str(options.sandbox),
+        "workers": options.workers,
+    }

@@ -1,0 +1,1 @@
+"""The making of nano: faults, packages, transcripts and shards it learns from."""

@@ -1,0 +1,114 @@
+"""Make what nano learns from: `python -m kodkod_app.nano corpus | tokenizer | simulated | transcripts`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kodkod_app.nano import corpus
+from kodkod_app.nano.packages import Role, known_packages
+
+if TYPE_CHECKING:
+    from kodkod_app.nano.shards import Summary
+
+_folder = click.Path(file_okay=False, path_type=Path)
+_file = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Corpus, tokenizer and training data of the small model that comes with kodkod."""
+
+
+@main.command(name="corpus")
+@click.option("-o", "--manifest", type=_file, help="Write the manifest with the licences here.")
+def fetch_corpus(manifest: Path | None) -> None:
+    """Fetch the packages of the corpus, with their digests checked."""
+    wheels = corpus.fetch(corpus.corpus_packages(), corpus.wheels_folder())
+    if manifest is not None:
+        corpus.write_manifest(wheels, manifest)
+    click.echo(f"{len(wheels)} packages in {corpus.wheels_folder()}")
+
+
+@main.command(name="tokenizer")
+@click.option("-o", "--output", type=_folder, required=True, help="The checkpoint's folder.")
+def train_tokenizer(output: Path) -> None:
+    """Learn the vocabulary from the corpus."""
+    from kodkod_app.nano.tokenizer_training import code_texts, train, write
+
+    packages = _packages(validation=False)
+    wheels = corpus.fetch(packages, corpus.wheels_folder())
+    write(train(code_texts(corpus.all_modules(packages, wheels))), output)
+    click.echo(f"wrote {output / 'tokenizer.json'}")
+
+
+@main.command(name="simulated")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--validation", is_flag=True, help="From the packages kept aside for validation.")
+@click.option("--part", metavar="K/N", default="1/1", show_default=True, help="Every N-th package, from the K-th.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--processes", type=int, default=2, show_default=True)
+def simulate(tokenizer: Path, output: Path, validation: bool, part: str, seed: int, processes: int) -> None:
+    """Simulate dialogues from the corpus and pack them into a shard."""
+    from kodkod_app.nano.shards import simulated_batches, write_shard
+    from kodkod_engine.chat.tokenizer import Tokenizer
+
+    started = time.monotonic()
+    packages = _part(_packages(validation=validation), part)
+    wheels = corpus.fetch(packages, corpus.wheels_folder())
+    batches = simulated_batches(corpus.all_modules(packages, wheels), tokenizer, seed, processes)
+    summary = write_shard(batches, output, seed, Tokenizer.from_folder(tokenizer))
+    _tell(summary, output, time.monotonic() - started)
+
+
+@main.command(name="transcripts")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--validation", is_flag=True, help="From the packages kept aside for validation.")
+@click.option("--package", "names", multiple=True, help="Only this one; repeatable.")
+@click.option("--faults", type=int, default=500, show_default=True, help="Of each package, at most.")
+@click.option("--seconds", type=float, default=300.0, show_default=True, help="For each package, at most.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--processes", type=int, default=2, show_default=True)
+def play(tokenizer: Path, output: Path, *, validation: bool, names: tuple[str, ...], **limits: Any) -> None:
+    """Break packages, run their own tests, and pack the dialogues into a shard."""
+    from kodkod_app.nano.shards import real_batches, write_shard
+    from kodkod_app.nano.transcripts import specs
+    from kodkod_engine.chat.tokenizer import Tokenizer
+
+    started = time.monotonic()
+    chosen = [spec for spec in specs(validation=validation) if not names or spec.name in names]
+    batches = real_batches(chosen, tokenizer, **limits)
+    summary = write_shard(batches, output, limits["seed"], Tokenizer.from_folder(tokenizer))
+    _tell(summary, output, time.monotonic() - started)
+
+
+def _packages(*, validation: bool) -> tuple[corpus.CorpusPackage, ...]:
+    held_out = {spec.name for spec in known_packages(Role.HELD_OUT)}
+    packages = corpus.without(corpus.corpus_packages(), held_out)
+    return tuple(package for package in packages if package.validation == validation)
+
+
+def _part(packages: tuple[corpus.CorpusPackage, ...], part: str) -> tuple[corpus.CorpusPackage, ...]:
+    first, _, number = part.partition("/")
+    if not (first.isdecimal() and number.isdecimal() and 1 <= int(first) <= int(number) <= len(packages)):
+        raise click.UsageError(f"--part {part} is not K/N with K from 1 to N, and N at most {len(packages)}")
+    return packages[int(first) - 1 :: int(number)]
+
+
+def _tell(summary: Summary, path: Path, seconds: float) -> None:
+    mean = summary.tokens / summary.documents
+    click.echo(
+        f"{summary.documents:,} documents, {summary.tokens:,} tokens (mean {mean:.0f}, {summary.too_long:,} too long) "
+        f"in {path}, {summary.documents / seconds:.0f} documents/s"
+    )
+    for kind, count in summary.kinds.items():
+        click.echo(f"  {kind} {count:,} ({count / summary.documents:.1%})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How well a model repairs: faults planted in published packages, the whole agent on each, two controls beside it."""
