@@ -5,6 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
+# Where `make nano` works, how long its first stage trains, and on what (cpu or cuda).
+NANO ?= .nano
+MINUTES ?= 60
+DEVICE ?= cpu
+
+# A file whose making was cut off is no file.
+.DELETE_ON_ERROR:
+
 .PHONY: help setup run nano test check test-slow test-gpu test-docker bench format clean
 
 help:           ## list the targets
@@ -21,6 +29,47 @@ setup: $(READY) ## create .venv with everything in it (quick the second time)
 
 run: $(READY)   ## mend a failing test with the model that comes along; PACKAGE=name==version breaks one first
 	@$(BIN)/kodkod demo $(if $(PACKAGE),--package $(PACKAGE)) $(if $(SEED),--seed $(SEED))
+
+# Each file is made once and begun training goes on; to begin anew, remove $(NANO) or what should be made again.
+BUNDLED := engine/kodkod_engine/nano
+WEIGHTS := model-00001-of-00001.safetensors
+DATA := $(BIN)/python -m kodkod_app.nano
+TRAINING := $(BIN)/python -m kodkod_engine.training
+SIMULATED := $(foreach part,1 2 3,$(NANO)/simulated-$(part).safetensors)
+
+nano: $(BUNDLED)/$(WEIGHTS) ## make the model that comes along from nothing; MINUTES=60 DEVICE=cpu, work in NANO=.nano
+
+$(NANO)/tokenizer/tokenizer.json: | $(READY)
+	@$(DATA) tokenizer --output $(@D)
+
+$(SIMULATED): $(NANO)/simulated-%.safetensors: $(NANO)/tokenizer/tokenizer.json
+	@$(DATA) simulated --tokenizer $(<D) --output $@ --part $*/12 --seed 1
+
+$(NANO)/transcripts.safetensors: $(NANO)/tokenizer/tokenizer.json
+	@$(DATA) transcripts --tokenizer $(<D) --output $@ --seed 1
+
+$(NANO)/abridged.safetensors $(NANO)/selected.safetensors: $(NANO)/%.safetensors: $(SIMULATED)
+	@$(DATA) $* --tokenizer $(NANO)/tokenizer --output $@ $^
+
+$(NANO)/stage-1/trained: $(NANO)/abridged.safetensors
+	@$(TRAINING) train --data $< --output $(@D) --minutes $(MINUTES) --device $(DEVICE)
+	@touch $@
+
+$(NANO)/stage-1/checkpoint/$(WEIGHTS): $(NANO)/stage-1/trained
+	@$(TRAINING) export $(<D) $(@D)
+
+$(NANO)/stage-2/trained: $(NANO)/stage-1/checkpoint/$(WEIGHTS) \
+		$(NANO)/selected.safetensors $(NANO)/abridged.safetensors $(NANO)/transcripts.safetensors
+	@$(TRAINING) train --init $(<D) --output $(@D) --device $(DEVICE) \
+		--data $(NANO)/selected.safetensors:2 --data $(NANO)/abridged.safetensors:1 \
+		--data $(NANO)/transcripts.safetensors:1 \
+		--minutes $$(awk 'BEGIN { print $(MINUTES) / 4 }') \
+		--learning-rate 2e-3 --table-learning-rate 1e-2 --warmup-steps 10
+	@touch $@
+
+$(BUNDLED)/$(WEIGHTS): $(NANO)/stage-2/trained
+	@cp $(NANO)/tokenizer/tokenizer.json $(@D)/
+	@$(TRAINING) export $(<D) $(@D)
 
 check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }

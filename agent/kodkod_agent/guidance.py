@@ -11,6 +11,7 @@ with which of the offered values, is the model's choice; where one alone is left
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from kodkod_engine.constraints.patterns import Argument, CallPattern, call, rows
 from kodkod_engine.constraints.spans import SpanOfLine
 from kodkod_engine.messages import Message
 from kodkod_tools.base import ToolContext, ToolError
-from kodkod_tools.files import read_text
+from kodkod_tools.files import parse_python, read_text
 from kodkod_tools.paths import resolve_writable
 
 PASSED = "The failing tests pass now."
@@ -150,8 +151,19 @@ def _open_lines(progress: Progress, path: str, text: str) -> list[int]:
     Not only those that the tests ran: a wrong default is in a header, and what is missing is beside what ran.
     """
     now = dict(enumerate(map(_without_end, text.split("\n")), 1))
-    shown = progress.shown[path].items()
-    return [number for number, line in shown if _is_code(line) and now.get(number) == line]
+    shown, silent = progress.shown[path].items(), _silent_lines(text) if path.endswith((".py", ".pyi")) else frozenset()
+    return [number for number, line in shown if _is_code(line) and number not in silent and now.get(number) == line]
+
+
+def _silent_lines(text: str) -> frozenset[int]:
+    """Lines of docstrings: nothing that runs is on them."""
+    try:
+        tree = parse_python(text)
+    except SyntaxError:
+        return frozenset()
+    alone = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    strings = (node for node in alone if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return frozenset(line for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def _is_code(line: str) -> bool:

@@ -69,14 +69,14 @@ async def run_turn(
     return Turn(ledger.end_turn(), last.usage, last.finish_reason, stream.id)
 
 
-def take_turn(ledger: TokenLedger, token_ids: Sequence[int], emit: Emit) -> Turn:
+def take_turn(ledger: TokenLedger, token_ids: Sequence[int], emit: Emit, usage: Usage | None = None) -> Turn:
     """Put a turn that was thought of elsewhere into the ledger, as if the model had just written it."""
     ledger.begin_turn()
     parser = ledger.parser()
     ledger.append_generated(token_ids)
     _tell(parser.push(token_ids), emit)
     _tell(parser.finish(), emit)
-    return Turn(ledger.end_turn(), Usage(), FinishReason.STOP, stream_id=None)
+    return Turn(ledger.end_turn(), usage or Usage(), FinishReason.STOP, stream_id=None)
 
 
 def _tell(found: list[parsed.ParserEvent], emit: Emit) -> None:

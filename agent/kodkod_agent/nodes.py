@@ -21,6 +21,7 @@ from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import remaining, require_more
 from kodkod_agent.model_turn import Turn, run_turn, take_turn
 from kodkod_agent.policy import Verdict
+from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
 from kodkod_engine.api import SamplingParams
@@ -117,12 +118,7 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
         seed=res.config.seed + step,
         max_tokens=res.budget.turn_tokens(res.ledger, left.tokens),
     )
-    if res.given_turns:
-        turn = take_turn(res.ledger, res.given_turns.pop(0), res.emit)
-    else:
-        turn = await run_turn(
-            res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=await res.constraint()
-        )
+    turn = await _next_turn(sampling, res)
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
     res.record(_told(turn, res.ledger), step)
@@ -130,6 +126,18 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
     update["prompt_tokens"] = state["prompt_tokens"] + turn.usage.prompt_tokens
     update["reused_tokens"] = state["reused_tokens"] + turn.usage.reused_tokens
     return turn.message
+
+
+async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
+    """One that was given, the most probable as a whole, or as the model writes it token by token."""
+    if res.given_turns:
+        return take_turn(res.ledger, res.given_turns.pop(0), res.emit)
+    constraint = await res.constraint()
+    if constraint is not None and res.searched and sampling.temperature == 0:
+        found = await next_turns(res.engine, res.ledger, constraint, 1, parent_id=res.stream_id)
+        if found:
+            return take_turn(res.ledger, found[0].token_ids, res.emit, found[0].usage)
+    return await run_turn(res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=constraint)
 
 
 def _told(turn: Turn, ledger: TokenLedger) -> trajectory.AssistantTurn:

@@ -32,6 +32,8 @@ class Profile(BaseModel):
     """Then comes the system text."""
     guided: bool = False
     """Each turn is one call among those that make sense (`guidance.py`)."""
+    searched: bool = False
+    """A guided turn at temperature 0 is the most probable as a whole (`proposals.py`), not token by token."""
 
     @field_validator("tools")
     @classmethod

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
-from kodkod_engine.api import Engine, FinishReason, GenerationRequest, SamplingParams, collect
+from kodkod_engine.api import Engine, FinishReason, GenerationRequest, SamplingParams, Usage, collect
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_engine.errors import EngineError
@@ -32,6 +32,8 @@ class ScoredTurn:
     """From the first id after the assistant tag to EOS."""
     logprob: float
     """Natural; of the choices the constraint left, each renormalised over what was allowed."""
+    usage: Usage = field(default=Usage(), compare=False)
+    """What reading the prompt cost, and the tokens of this turn; not those of the others that were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class _Search:
         self._queue: list[_Node] = []
         self._numbers = count()
         self._left = limits.expansions
+        self._prompt_usage: Usage | None = None
         room = engine.max_context_tokens - len(prompt_ids) - 1
         self._most_tokens = min(limits.turn_tokens, room)
 
@@ -140,7 +143,8 @@ class _Search:
         while self._queue and len(found) < num_turns:
             if self._queue[0].is_complete:
                 best = heapq.heappop(self._queue)
-                found.append(ScoredTurn(best.ids, -best.cost))
+                read = replace(self._prompt_usage or Usage(), generated_tokens=len(best.ids))
+                found.append(ScoredTurn(best.ids, -best.cost, read))
             elif not (opened := self._take_open()):
                 self._queue = sorted(node for node in self._queue if node.is_complete)
             else:
@@ -168,6 +172,7 @@ class _Search:
         answer = await collect(self._engine.generate(request))
         if answer.finish_reason in (FinishReason.ERROR, FinishReason.CANCELLED):
             raise EngineError(answer.error or "the engine was closed in the middle of a search; load it again")
+        self._prompt_usage = self._prompt_usage or answer.usage
         for token_id, logprob in answer.logprobs[0].top:
             self._add((*node.ids, token_id), node.cost - logprob)
 

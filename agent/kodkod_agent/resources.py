@@ -62,6 +62,8 @@ class Resources:
     emit: Emit
     guide: Guide | None = None
     """Says which calls make sense, to a model that cannot tell by itself."""
+    searched: bool = False
+    """See `Profile.searched`."""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None

@@ -533,5 +533,6 @@ def _resources(
         permissions=Permissions(setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed),
         emit=lambda _: None,
         guide=_guide(setup, tools),
+        searched=setup.profile.searched,
         is_stale=True,
     )

@@ -1,8 +1,9 @@
-"""Make what nano learns from: `python -m kodkod_app.nano corpus | tokenizer | simulated | transcripts`."""
+"""Make what nano learns from: `python -m kodkod_app.nano corpus | tokenizer | simulated | transcripts | ...`."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ import click
 
 from kodkod_app.nano import corpus
 from kodkod_app.nano.packages import Role, known_packages
+from kodkod_engine.errors import EngineError
 
 if TYPE_CHECKING:
+    from kodkod_app.nano.abridged import Document
     from kodkod_app.nano.shards import Summary
 
 _folder = click.Path(file_okay=False, path_type=Path)
 _file = click.Path(dir_okay=False, path_type=Path)
+_count = click.IntRange(min=1)
 
 
 @click.group()
@@ -85,6 +89,54 @@ def play(tokenizer: Path, output: Path, *, validation: bool, names: tuple[str, .
     batches = real_batches(chosen, tokenizer, **limits)
     summary = write_shard(batches, output, limits["seed"], Tokenizer.from_folder(tokenizer))
     _tell(summary, output, time.monotonic() - started)
+
+
+@main.command(name="abridged")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--max-tokens", type=_count, help="Of a document that was cut. [default: 420]")
+@click.option("--max-decisions", type=_count, help="Tokens of the full weight in it. [default: 14]")
+@click.argument("shards", metavar="SHARD...", type=_file, nargs=-1, required=True)
+def abridge(tokenizer: Path, output: Path, shards: tuple[Path, ...], **limits: int | None) -> None:
+    """Cut the documents of SHARDs to suspects, view and edit."""
+    from kodkod_app.nano.abridged import abridged
+
+    _derive(abridged, tokenizer, output, shards, limits)
+
+
+@main.command(name="selected")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--max-tokens", type=_count, help="Of a document. [default: 560]")
+@click.option("--max-decisions", type=_count, help="Tokens of the full weight in it. [default: 40]")
+@click.argument("shards", metavar="SHARD...", type=_file, nargs=-1, required=True)
+def select(tokenizer: Path, output: Path, shards: tuple[Path, ...], **limits: int | None) -> None:
+    """Take the short documents of SHARDs whole."""
+    from kodkod_app.nano.abridged import selected
+
+    _derive(selected, tokenizer, output, shards, limits)
+
+
+def _derive(
+    cut: Callable[..., Iterator[Document]],
+    tokenizer: Path,
+    output: Path,
+    shards: Sequence[Path],
+    limits: Mapping[str, int | None],
+) -> None:
+    """Make one shard of others, or end with the fault in one line."""
+    from kodkod_app.nano.abridged import read_whole, write_derived
+    from kodkod_engine.chat.tokenizer import Tokenizer
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    try:
+        vocabulary = Tokenizer.from_folder(tokenizer)
+        whole = (read_whole(path, vocabulary) for path in shards)
+        cuts = (document for shard in whole for document in cut(shard, vocabulary, **given))
+        documents, tokens = write_derived(cuts, output, vocabulary)
+    except (EngineError, ValueError) as fault:
+        raise click.ClickException(str(fault)) from fault
+    click.echo(f"{documents:,} documents, {tokens:,} tokens (mean {tokens / documents:.0f}) in {output}")
 
 
 def _packages(*, validation: bool) -> tuple[corpus.CorpusPackage, ...]:
