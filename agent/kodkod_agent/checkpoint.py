@@ -1,16 +1,21 @@
-"""The graph's memory on disk: LangGraph's SQLite saver in the session's folder, kept small."""
+"""The graph's memory on disk: LangGraph's SQLite saver in the session's folder, kept small.
+
+Its asynchronous saver sends every statement to another thread and back, some sixty times a step, which costs more than
+the statements. Here they run where they are asked for: none takes a millisecond, for nothing waits for the disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
-import aiosqlite
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 
 _OLDEST_KEPT = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?"
 _PRUNE = (
@@ -19,14 +24,18 @@ _PRUNE = (
 )
 
 
-class PrunedSaver(AsyncSqliteSaver):
+class PrunedSaver(SqliteSaver):
     """A saver for one session that keeps the last checkpoints alone. A checkpoint's id grows with time."""
 
-    def __init__(self, connection: aiosqlite.Connection, keep: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, keep: int) -> None:
         # No class is ever loaded from a checkpoint: the state is plain values.
         super().__init__(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=()))
         self._keep = keep
         self._puts = 0
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See `BaseCheckpointSaver`."""
+        return self.get_tuple(config)
 
     async def aput(
         self,
@@ -36,29 +45,33 @@ class PrunedSaver(AsyncSqliteSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Save one, and now and then let go of the oldest; their room in the file is used again."""
-        saved = await super().aput(config, checkpoint, metadata, new_versions)
+        saved = self.put(config, checkpoint, metadata, new_versions)
         self._puts += 1
         if self._puts % self._keep == 0:
-            await self._prune(saved["configurable"]["thread_id"])
+            self._prune(saved["configurable"]["thread_id"])
         return saved
 
-    async def _prune(self, thread_id: str) -> None:
-        async with self.lock, self.conn.execute(_OLDEST_KEPT, (thread_id, self._keep - 1)) as cursor:
-            row = await cursor.fetchone()
-            if row is None:
-                return
-            for statement in _PRUNE:
-                await self.conn.execute(statement, (thread_id, row[0]))
-            await self.conn.commit()
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """See `BaseCheckpointSaver`."""
+        self.put_writes(config, writes, task_id, task_path)
+
+    def _prune(self, thread_id: str) -> None:
+        with self.cursor() as cursor:
+            row = cursor.execute(_OLDEST_KEPT, (thread_id, self._keep - 1)).fetchone()
+            for statement in _PRUNE if row else ():
+                cursor.execute(statement, (thread_id, row[0]))
 
 
 @asynccontextmanager
 async def open_saver(path: Path, keep: int) -> AsyncIterator[PrunedSaver]:
     """Open or create a session's checkpoint file; it is closed on the way out."""
-    async with aiosqlite.connect(path) as connection:
+    # LangGraph may save from another thread than the loop's; the saver has a lock of its own.
+    with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
         saver = PrunedSaver(connection, keep)
-        await saver.setup()
+        saver.setup()
         # Write-ahead log without a flush per commit: whole after a kill; a power cut may lose the last steps, never
         # the file.
-        await connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
         yield saver
