@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ class Victim:
         child = self.start()
         ended, _, _ = select.select([self.server.stdout], [], [], kill_after_s)
         if not ended:
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may end in this very moment
+                os.kill(child, signal.SIGKILL)
         return int(self.line())
 
     def check(self) -> None:

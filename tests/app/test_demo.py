@@ -32,7 +32,7 @@ def test_the_example_is_mended_in_a_copy(kodkod, record, tmp_path):
     assert found.code == 0, found.out + found.err
     assert "failing: tests/test_sheet.py::test_one_thing_follows_the_other" in found.err
     assert f"-        {WRONG}\n+        {RIGHT}\n" in found.out
-    assert "tests before  1 failed\ntests after   1 passed" in found.out
+    assert "tests before  1 failed, 4 passed\ntests after   5 passed" in found.out
     assert (example_folder() / SPANS).read_text() == before
     assert list((tmp_path / "temporary").glob("kodkod-copies-*/*")) == []
 
