@@ -49,7 +49,7 @@ def test_from_failing_to_passing(repository, record, box, monkeypatch):
     *entries, result = [json.loads(line) for line in found.stdout.splitlines()]
     assert entries[0]["sandbox"] == box
     assert (result["tests_before"]["failed"], result["tests_after"]["failed"]) == (2, 0)
-    assert result["tests_after"]["passed"] == 2
+    assert result["tests_after"]["passed"] > 2, "the neighbours were run as well"
     outcomes = [block for entry in entries if entry["type"] == "user" for block in entry["message"]["content"]]
     assert [block["is_error"] for block in outcomes] == [False] * 5, outcomes
     assert "[1, 2, 0]" in outcomes[2]["content"]
@@ -111,7 +111,7 @@ def test_killed_in_the_middle_and_resumed(repository, record):
     assert found.returncode == 0, found.stdout + found.stderr
     result = json.loads(found.stdout)
     assert (result["session_id"], result["status"]) == (session_id, "done")
-    assert result["tests_after"]["passed"] == 2
+    assert result["tests_after"]["passed"] > 2, "the neighbours were run as well"
     assert (repository / "counted.txt").read_text() == "once\n"
     assert result["diff"].count(f"+{SOUND}") == 1
     assert users_git(repository) == of_git
