@@ -51,8 +51,8 @@ CONFIG: dict[str, Any] = {
 }
 CONTEXT_TOKENS = 256
 DECODE_TOKENS = 6
-DECODE_REPEATS = {1: 5, 4: 5, 16: 3}
-PREFILL_REPEATS = {512: 3, 4096: 1}
+DECODE_REPEATS = {1: 5, 4: 3, 16: 2}
+PREFILL_REPEATS = {512: 2, 4096: 1}
 """By batch, by prompt length; transformers takes minutes for the last ones on a processor without bf16 arithmetic: it
 rebuilds keys and values of the whole context in every step."""
 

@@ -22,6 +22,7 @@ atexit.register(print, "the handlers have run", flush=True)  # the first to regi
 from kodkod_engine import load_engine
 from kodkod_engine.api import GenerationRequest, SamplingParams
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 engine = load_engine({folder!r}, threads=1)
 sampling = SamplingParams(max_tokens=30_000, ignore_eos=True)
 
