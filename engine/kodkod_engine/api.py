@@ -26,10 +26,14 @@ class FinishReason(StrEnum):
 
 
 class Constraint(Protocol):
-    """What the next token may be. Called on the engine thread, once per generated token."""
+    """What the next token may be. Called on the engine thread, for each token that is generated or drafted."""
 
     def allowed_ids(self, generated_ids: Sequence[int]) -> Collection[int] | None:
-        """Ids that may follow `generated_ids`; None when anything may."""
+        """Ids that may follow `generated_ids`; None when anything may.
+
+        Pure: the same ids always give the same answer, so it can be asked along a draft. Large sets are best given as
+        a `constraints.token_mask.TokenMask`, which is applied in one operation. A set of one id is a *forced* token.
+        """
         ...
 
 
@@ -59,6 +63,8 @@ class SamplingParams:
     """Go on past the end-of-sequence id (benchmarks)."""
     logprobs: int | None = None
     """None: no log-probabilities. n: those of the chosen token and of the n most probable."""
+    doubt_below: float = 0.1
+    """Report a token as a `Doubt` where the model gave all that the constraint allows less than this; 0: never."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -68,6 +74,7 @@ class SamplingParams:
             (0 <= self.min_p <= 1, f"min_p must be in [0, 1], not {self.min_p}"),
             (self.max_tokens >= 1, f"max_tokens must be >= 1, not {self.max_tokens}"),
             (self.logprobs is None or self.logprobs >= 0, f"logprobs must be >= 0, not {self.logprobs}"),
+            (0 <= self.doubt_below <= 1, f"doubt_below must be in [0, 1], not {self.doubt_below}"),
             (all(self.stop_strings), "a stop string must not be empty"),
         )
         for holds, message in checks:
@@ -101,6 +108,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A token at which the model wanted something else than its constraint allows."""
+
+    index: int
+    """Of the token, among those generated."""
+    token_id: int
+    """What was taken."""
+    wanted_id: int
+    """What the model held most probable of all."""
+    allowed_mass: float
+    """The probability it gave to all that was allowed, at temperature 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a request cost. Token counts; seconds on the wall clock."""
 
@@ -111,6 +132,14 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     """Drafted tokens that the model confirmed."""
+    constrained_tokens: int = 0
+    """Generated tokens for which the request's constraint left out something."""
+    forced_tokens: int = 0
+    """Those of them for which it left one id alone."""
+    doubted_tokens: int = 0
+    """Those of them that were reported as a `Doubt`."""
+    lowest_allowed_mass: float = 1.0
+    """The least probability that the model gave, for any token, to all that was allowed."""
     preemptions: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0
@@ -131,6 +160,8 @@ class TokenChunk:
     """What became readable with these tokens; never half a character. Empty when the engine has no tokenizer."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One per token id when the request asked for them."""
+    doubts: tuple[Doubt, ...] = ()
+    """Those of these tokens at which constraint and model disagreed."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
@@ -220,6 +251,7 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     error: str | None = None
+    doubts: tuple[Doubt, ...] = ()
 
 
 async def collect(stream: TokenStream) -> Completion:
@@ -235,4 +267,5 @@ async def collect(stream: TokenStream) -> Completion:
         finish_reason=last.finish_reason,
         usage=last.usage,
         error=last.error,
+        doubts=tuple(doubt for chunk in chunks for doubt in chunk.doubts),
     )

@@ -16,7 +16,7 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.sequence import Sequence as EngineSequence
-from kodkod_engine.core.step import ChosenToken, TokenRun
+from kodkod_engine.core.step import ChosenToken, Restriction, TokenRun
 from kodkod_engine.errors import RequestError
 
 Script: TypeAlias = Callable[[tuple[int, ...]], Sequence[int]]
@@ -66,14 +66,15 @@ class ScriptedRunner:
             return None
         prompt_tokens, answer = self._answers[run.request_id]
         place = run.end - prompt_tokens
-        token_id = answer[place] if place < len(answer) else self._eos_id
-        allowed = run.choice.allowed_ids
-        if allowed is not None and token_id not in allowed:
-            token_id = min(allowed)
+        wanted = token_id = answer[place] if place < len(answer) else self._eos_id
+        allowed, restriction = run.choice.allowed_ids, None
+        if allowed is not None:
+            token_id = wanted if wanted in allowed else min(allowed)
+            restriction = Restriction(len(allowed), float(wanted in allowed), wanted)
         num_top = run.choice.sampling.logprobs
         if num_top is None:
-            return ChosenToken(token_id)
-        return ChosenToken(token_id, TokenLogprob(token_id, 0.0, ((token_id, 0.0),)[:num_top]))
+            return ChosenToken(token_id, None, restriction)
+        return ChosenToken(token_id, TokenLogprob(token_id, 0.0, ((token_id, 0.0),)[:num_top]), restriction)
 
 
 class ScriptedEngine(LoopedEngine):

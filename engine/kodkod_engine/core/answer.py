@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-from kodkod_engine.api import FinishReason, GenerationRequest, TokenChunk, Usage
+from kodkod_engine.api import Doubt, FinishReason, GenerationRequest, TokenChunk, Usage
 from kodkod_engine.chat.stop_strings import StopStrings
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import ChosenToken
 from kodkod_engine.core.stream import ThreadedStream
+
+
+@dataclass(slots=True)
+class Restrictions:
+    """What a request's constraint did to its tokens, counted."""
+
+    doubt_below: float
+    constrained: int = 0
+    forced: int = 0
+    doubted: int = 0
+    lowest_mass: float = 1.0
+
+    def add(self, token: ChosenToken, index: int) -> tuple[Doubt, ...]:
+        """Take in the token of that index; returns the doubt about it, if there is one."""
+        found = token.restriction
+        if found is None:
+            return ()
+        self.constrained += 1
+        self.forced += found.num_allowed == 1
+        self.lowest_mass = min(self.lowest_mass, found.allowed_mass)
+        if found.allowed_mass >= self.doubt_below:
+            return ()
+        self.doubted += 1
+        return (Doubt(index, token.token_id, found.wanted_id, found.allowed_mass),)
 
 
 class Answer:
@@ -24,6 +49,7 @@ class Answer:
         self._text = tokenizer.stream(skip_special=False) if tokenizer else None
         self._stops = StopStrings(request.sampling.stop_strings)
         self._num_generated = 0
+        self._restrictions = Restrictions(request.sampling.doubt_below)
         self._submitted = time.monotonic()
         self._started: float | None = None
         self._first_token: float | None = None
@@ -44,13 +70,14 @@ class Answer:
 
         The token that ends a turn is sent as an id and not as text.
         """
+        doubts = self._restrictions.add(token, self._num_generated)
         self._num_generated += 1
         if self._first_token is None:
             self._first_token = time.monotonic()
         is_stop_id = token.token_id in self._stop_ids
         text, met_stop_string = ("", False) if is_stop_id else self._readable(token.token_id)
         logprobs = (token.logprob,) if token.logprob is not None else ()
-        self._stream.put(TokenChunk(token_ids=(token.token_id,), text=text, logprobs=logprobs))
+        self._stream.put(TokenChunk(token_ids=(token.token_id,), text=text, logprobs=logprobs, doubts=doubts))
         if is_stop_id or met_stop_string:
             return FinishReason.STOP
         if is_full or self._num_generated >= self.request.sampling.max_tokens:
@@ -75,6 +102,10 @@ class Answer:
             prompt_tokens=sequence.num_prompt_tokens,
             reused_tokens=sequence.reused_tokens,
             generated_tokens=self._num_generated,
+            constrained_tokens=self._restrictions.constrained,
+            forced_tokens=self._restrictions.forced,
+            doubted_tokens=self._restrictions.doubted,
+            lowest_allowed_mass=self._restrictions.lowest_mass,
             preemptions=sequence.preemptions,
             queue_s=started - self._submitted,
             prefill_s=first_token - started,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest
+from kodkod_engine.constraints.token_mask import TokenMask
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.prefix_tree import PrefixTree
@@ -202,7 +203,8 @@ class EngineLoop:
             return None
         if len(allowed) == 0:
             raise ValueError("it allows no token")
-        if min(allowed) < 0 or max(allowed) >= self._vocab_size:
+        lowest, highest = (0, allowed.max_id) if isinstance(allowed, TokenMask) else (min(allowed), max(allowed))
+        if lowest < 0 or highest >= self._vocab_size:
             raise ValueError(f"it allows an id outside the vocabulary of {self._vocab_size}")
         return allowed
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.api import SamplingParams, TokenLogprob
-from kodkod_engine.core.step import Choice, ChosenToken
+from kodkod_engine.constraints.token_mask import packed_rows
+from kodkod_engine.core.step import Choice, ChosenToken, Restriction
 
 
 def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
@@ -20,32 +21,55 @@ def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
         logits: fp32 [rows, vocab].
         choices: one per row.
     """
-    allowed = torch.stack([_restrict(row, choice.allowed_ids) for row, choice in zip(logits, choices, strict=True)])
-    ids: list[int] = allowed.argmax(dim=-1).tolist()
-    return [_chosen(restricted, choice, best) for restricted, choice, best in zip(allowed, choices, ids, strict=True)]
+    restricted = restrict(logits, [choice.allowed_ids for choice in choices])
+    ids: list[int] = restricted.argmax(dim=-1).tolist()
+    found = _restrictions(logits, restricted, choices)
+    return [
+        _chosen(restricted[row], choice, ids[row], restriction)
+        for row, (choice, restriction) in enumerate(zip(choices, found, strict=True))
+    ]
 
 
-def _chosen(restricted: Tensor, choice: Choice, best: int) -> ChosenToken:
+def _chosen(restricted: Tensor, choice: Choice, best: int, restriction: Restriction | None) -> ChosenToken:
     sampling = choice.sampling
-    token_id = best if sampling.temperature == 0 else draw(restricted, sampling, choice.position)
-    return ChosenToken(
-        token_id, None if sampling.logprobs is None else _logprob(restricted, token_id, sampling.logprobs)
-    )
+    is_forced = restriction is not None and restriction.num_allowed == 1
+    token_id = best if sampling.temperature == 0 or is_forced else draw(restricted, sampling, choice.position)
+    logprob = None if sampling.logprobs is None else _logprob(restricted, token_id, sampling.logprobs)
+    return ChosenToken(token_id, logprob, restriction)
 
 
-def _restrict(row: Tensor, allowed_ids: Collection[int] | None) -> Tensor:
-    if allowed_ids is None:
-        return row
-    ids = _as_tensor(frozenset(allowed_ids), row.device)
-    restricted = torch.full_like(row, float("-inf"))
-    restricted[ids] = row[ids]
-    return restricted
+def restrict(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tensor:
+    """Minus infinity for what is not allowed: fp32 [rows, vocab] -> the same; new unless nothing is left out.
+
+    One addition for the whole batch. What is added is looked up eight ids at a time, for selecting by single bits costs
+    a processor ten times as much.
+    """
+    if all(ids is None for ids in allowed):
+        return logits
+    rows, vocab_size = logits.shape
+    packed = torch.from_numpy(packed_rows(allowed, vocab_size).view(np.uint8)).to(logits.device)
+    bias = torch.nn.functional.embedding(packed.int(), _byte_biases(logits.device))
+    return logits + bias.view(rows, -1)[:, :vocab_size]
 
 
-@lru_cache(maxsize=64)
-def _as_tensor(ids: frozenset[int], device: torch.device) -> Tensor:
-    # Kept because a constraint on free text allows the same large sets again and again.
-    return torch.from_numpy(np.fromiter(ids, np.int64, len(ids))).to(device)
+@lru_cache(maxsize=4)
+def _byte_biases(device: torch.device) -> Tensor:
+    """What eight packed bits add to eight logits: fp32 [256, 8], 0 for a set bit and minus infinity otherwise."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy(np.where(bits == 1, np.float32(0), np.float32("-inf"))).to(device)
+
+
+def _restrictions(logits: Tensor, restricted: Tensor, choices: Sequence[Choice]) -> list[Restriction | None]:
+    """How much of the model's mass was left, and what it held most probable; None without a constraint."""
+    rows = [row for row, choice in enumerate(choices) if choice.allowed_ids is not None]
+    found: list[Restriction | None] = [None] * len(choices)
+    if rows:
+        free = logits[rows]
+        masses = (restricted[rows].logsumexp(dim=-1) - free.logsumexp(dim=-1)).exp().clamp(max=1)
+        wanted = free.argmax(dim=-1)
+        for row, mass, best in zip(rows, masses.tolist(), wanted.tolist(), strict=True):
+            found[row] = Restriction(len(choices[row].allowed_ids or ()), mass, best)
+    return found
 
 
 def filtered_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:

@@ -21,7 +21,7 @@ class Choice:
     position: int
     """Of the token to be chosen; with the seed it decides the draw."""
     allowed_ids: Collection[int] | None
-    """None allows every id."""
+    """None allows every id; see `api.Constraint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,25 @@ class TokenRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Restriction:
+    """What a constraint did to a choice."""
+
+    num_allowed: int
+    allowed_mass: float
+    """What the model gave to all that was allowed, at temperature 1."""
+    wanted_id: int
+    """What it held most probable of all."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenToken:
     """What follows a run."""
 
     token_id: int
     logprob: TokenLogprob | None = None
     """When the request asked for it."""
+    restriction: Restriction | None = None
+    """When there was a constraint that left something out."""
 
 
 class StepRunner(Protocol):

@@ -24,6 +24,7 @@ from engine.backends.bench import (
     until,
 )
 from kodkod_engine.api import Completion, Engine, FinishReason, TokenStream, collect
+from kodkod_engine.constraints.token_mask import TokenMask
 from kodkod_engine.errors import EngineClosed, PromptTooLong, RequestError, TokenOutOfRange
 
 PROMPT = tuple(range(30, 70))
@@ -419,6 +420,29 @@ async def test_a_constraint_that_allows_all_changes_nothing(bench: Bench):
     free = await answer_to(engine, PROMPT, 8)
     for allowed in (None, range(VOCAB_SIZE)):
         assert (await answer_to(engine, PROMPT, 8, constraint=Recorder(allowed))).token_ids == free.token_ids
+
+
+async def test_what_a_constraint_did_is_counted_and_disagreement_is_told(bench: Bench):
+    engine = bench.make()
+    free = await answer_to(engine, PROMPT, 4)
+    assert (free.usage.constrained_tokens, free.usage.lowest_allowed_mass, free.doubts) == (0, 1.0, ())
+    other = (free.token_ids[0] + 1) % VOCAB_SIZE
+    told = await answer_to(engine, PROMPT, 4, answer=(other,), doubt_below=0.999)
+    assert (told.usage.constrained_tokens, told.usage.forced_tokens, told.usage.doubted_tokens) == (1, 1, 1)
+    [doubt] = told.doubts
+    assert (doubt.index, doubt.token_id, doubt.wanted_id) == (0, other, free.token_ids[0])
+    assert doubt.allowed_mass == told.usage.lowest_allowed_mass < 0.999
+    silent = await answer_to(engine, PROMPT, 4, answer=(other,), doubt_below=0)
+    assert (silent.usage.constrained_tokens, silent.usage.doubted_tokens, silent.doubts) == (1, 0, ())
+
+
+@pytest.mark.parametrize("beyond", [VOCAB_SIZE, VOCAB_SIZE + 40])
+async def test_a_mask_is_obeyed_and_checked(bench: Bench, beyond):
+    mask = TokenMask.of({40, 50, 60}, VOCAB_SIZE)
+    done = await answer_to(bench.make(), PROMPT, 6, constraint=Recorder(mask), temperature=2.0)
+    assert set(done.token_ids) <= mask
+    refused = await answer_to(bench.make(), PROMPT, 6, constraint=Recorder(TokenMask.of({4, beyond}, beyond + 1)))
+    assert refused.finish_reason is FinishReason.ERROR
 
 
 class Broken:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.core.sampler import choose, draw, filtered_probabilities, uniform
+from kodkod_engine.constraints.token_mask import TokenMask
+from kodkod_engine.core.sampler import choose, draw, filtered_probabilities, restrict, uniform
 from kodkod_engine.core.step import Choice
 
 VOCAB = 12
@@ -161,6 +162,33 @@ def test_a_constraint_renormalises_what_is_left():
     )
     assert set(counts) == {1, 3}
     assert counts[1] / 2000 == pytest.approx(0.25 / 0.35, abs=0.04)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.sets(st.integers(0, 99), min_size=1)), min_size=1, max_size=4),
+    st.booleans(),
+    st.integers(0, 9),
+)
+def test_masks_are_applied_as_filling_would(rows, pack, seed):
+    logits = torch.randn(len(rows), 100, generator=torch.Generator().manual_seed(seed))
+    allowed = [TokenMask.of(ids, 100) if pack and ids is not None else ids for ids in rows]
+    wanted = logits.clone()
+    for row, ids in enumerate(rows):
+        left_out = sorted(set(range(100)) - ids) if ids is not None else []
+        wanted[row, left_out] = float("-inf")
+    assert torch.equal(restrict(logits, allowed), wanted)
+
+
+def test_doubt_is_what_the_model_gave_to_all_that_is_allowed():
+    logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]] * 3).log()
+    choices = [Choice(SamplingParams(temperature), 0, ids) for temperature, ids in ((0, {1, 3}), (9, {3}), (0, None))]
+    left, forced, free = choose(logits, choices)
+    assert (left.token_id, left.restriction.num_allowed, left.restriction.wanted_id) == (1, 2, 0)
+    assert left.restriction.allowed_mass == pytest.approx(0.35, abs=1e-6)
+    assert (forced.token_id, forced.restriction.num_allowed) == (3, 1)
+    assert forced.restriction.allowed_mass == pytest.approx(0.1, abs=1e-6)
+    assert free.restriction is None
 
 
 def test_logprobs_are_of_the_whole_unfiltered_distribution():
