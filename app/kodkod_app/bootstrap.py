@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +74,11 @@ def absolute_name(name: str) -> str:
     return f"{prefix}{Path(name.removeprefix(prefix)).expanduser().resolve()}"
 
 
-def open_model(name: str | None, config: EngineConfig) -> Model:
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows long work under a title; hands out what moves it: bytes done and bytes in all."""
+
+
+def open_model(name: str | None, config: EngineConfig, progress: Progress = bytes_progress) -> Model:
     """Load the model an agent works with, with a progress bar.
 
     Raises:
@@ -87,14 +93,14 @@ def open_model(name: str | None, config: EngineConfig) -> Model:
         assert recorded.tokenizer is not None
         return Model(name, recorded, recorded.tokenizer)
     profile = read_profile(path)
-    engine = open_engine(path, **asdict(config))
+    engine = open_engine(path, progress, **asdict(config))
     if engine.tokenizer is None:
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
     return Model(name, engine, engine.tokenizer, profile)
 
 
-def open_engine(model: Path | None, **options: Any) -> NativeEngine:
+def open_engine(model: Path | None, progress: Progress = bytes_progress, **options: Any) -> NativeEngine:
     """Load a checkpoint folder with a progress bar; the demonstration checkpoint when none is given.
 
     Raises:
@@ -102,8 +108,8 @@ def open_engine(model: Path | None, **options: Any) -> NativeEngine:
     """
     from kodkod_engine import load_engine
 
-    with bytes_progress("loading weights") as progress:
-        return load_engine(model or demonstration_checkpoint(), progress=progress, **options)
+    with progress("loading weights") as move:
+        return load_engine(model or demonstration_checkpoint(), progress=move, **options)
 
 
 def demonstration_checkpoint() -> Path:

@@ -6,7 +6,7 @@ made as its own was.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -47,14 +47,24 @@ class BoxPlan:
         )
 
 
+Tell = Callable[[str], None]
+"""Takes a note for the person."""
+
+
+@cache
+def tell(note: str) -> None:
+    """One line for the person, the first time it is said."""
+    click.echo(f"note: {for_terminal(note)}", err=True)
+
+
 @asynccontextmanager
-async def open_box(plan: BoxPlan) -> AsyncIterator[Sandbox]:
+async def open_box(plan: BoxPlan, tell: Tell = tell) -> AsyncIterator[Sandbox]:
     """A started box; closed on the way out. `auto` takes the first kind that starts and can run the tests.
 
     Raises:
         SandboxError: it cannot be had.
     """
-    box = await (_open_first(plan) if plan.kind is SandboxKind.AUTO else _open(plan, plan.kind))
+    box = await (_open_first(plan, tell) if plan.kind is SandboxKind.AUTO else _open(plan, plan.kind, tell))
     if box.note:
         tell(box.note)
     try:
@@ -63,15 +73,15 @@ async def open_box(plan: BoxPlan) -> AsyncIterator[Sandbox]:
         await box.close()
 
 
-async def _open(plan: BoxPlan, kind: SandboxKind) -> Sandbox:
+async def _open(plan: BoxPlan, kind: SandboxKind, tell: Tell) -> Sandbox:
     return await open_sandbox(kind, plan.options(kind), allow_build_network=plan.allow_build_network, tell=tell)
 
 
-async def _open_first(plan: BoxPlan) -> Sandbox:
+async def _open_first(plan: BoxPlan, tell: Tell) -> Sandbox:
     reasons, spare = [], None
     for kind in BEST_FIRST:
         try:
-            box = await _open(plan, kind)
+            box = await _open(plan, kind, tell)
         except SandboxError as fault:
             reasons.append(f"{kind}: {fault}")
             if isinstance(fault, ImageError):  # a daemon is there, and the person may think that it is used
@@ -84,7 +94,7 @@ async def _open_first(plan: BoxPlan) -> Sandbox:
             tell(f"{kind} is passed over: {box.note}")
         spare = spare or kind
     if spare is not None:
-        return await _open(plan, spare)
+        return await _open(plan, spare, tell)
     raise SandboxUnavailable(
         f"no box can be had here ({'; '.join(reasons)}): mend one of these, or accept commands without one by "
         "--sandbox none"
@@ -98,12 +108,6 @@ async def _can_test(box: Sandbox, plan: BoxPlan) -> bool:
     if box.note:
         return False
     return "pytest" not in plan.test_command or (await box.exec([*plan.test_command, "--version"])).exit_code == 0
-
-
-@cache
-def tell(note: str) -> None:
-    """One line for the person, the first time it is said."""
-    click.echo(f"note: {for_terminal(note)}", err=True)
 
 
 def is_closed_box(box: Sandbox) -> bool:

@@ -22,17 +22,28 @@ COMMANDS = {
 PRINT = "-p"
 """The command of `kodkod -p PROMPT`; not in the table, for it is written as an option."""
 _PRINT_FLAGS = (PRINT, "--print")
+CHAT = "-"
+"""The command of `kodkod` alone, the terminal app; not in the table either."""
+_HELP_WORDS = (["-h"], ["--help"], ["--version"])
 INTERRUPTED = 130
+_UNLISTED = {PRINT: "kodkod_app.commands.print_answer", CHAT: "kodkod_app.commands.chat"}
+
+
+def _opens_app(args: list[str]) -> bool:
+    """Whether the words name no command: none at all on a terminal, or options alone."""
+    return args[0].startswith("-") if args else sys.stdin.isatty() and sys.stdout.isatty()
 
 
 class LazyGroup(click.Group):
     """A group that knows its commands' names and help, and imports a command when it is called."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As every group; options with `-p` among them, and no command before it, are a command of their own."""
-        asks = any(word.partition("=")[0] in _PRINT_FLAGS for word in args)
-        if asks and args[0].startswith("-"):
+        """As every group; options with no command before them are a command of their own."""
+        flags = {word.partition("=")[0] for word in args}
+        if flags.intersection(_PRINT_FLAGS) and args[0].startswith("-"):
             args = ["--", PRINT, *args]
+        elif _opens_app(args) and args[:1] not in _HELP_WORDS:
+            args = ["--", CHAT, *args]
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,7 +54,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported; None when there is none of this name."""
         del ctx
-        module = "kodkod_app.commands.print_answer" if cmd_name == PRINT else COMMANDS.get(cmd_name, ("",))[0]
+        module = _UNLISTED.get(cmd_name) or COMMANDS.get(cmd_name, ("",))[0]
         return import_module(module).command if module else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,6 +85,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, is_wanted: b
 )
 def kodkod() -> None:
     """A coding assistant that runs entirely on this machine.
+
+    Without a command it opens the terminal app: -c goes on with the folder's latest session, -r ID with that one,
+    --fork ID in a new one from there; -C, -m, --sandbox and --permission-mode as of `kodkod fix`.
 
     Exit codes: 0 done, 1 fault, 2 usage, 3 finished but not verified, 4 no model, 5 sandbox unavailable,
     124 limit reached, 130 interrupted.

@@ -179,9 +179,9 @@ def box_plan(options: RunOptions) -> BoxPlan:
 async def _work(
     options: RunOptions, model: Model, box: Sandbox, plan: BoxPlan, renderer: Renderer, interrupts: Stop
 ) -> int:
-    setup = _setup(options.settings, model, box)
-    async with await _open_session(options, setup) as session:
-        candidates = _candidates(session, options.settings, plan, box)
+    setup = session_setup(options.settings, model, box)
+    async with await open_session(options, setup) as session:
+        candidates = candidates_for(session, options.settings, plan, box)
         if options.prompt is None and not await session.is_unfinished() and not await candidates.are_due():
             raise NothingToDo(f"session {session.id} has ended; say what to do next with --issue TEXT")
         renderer.begin(Scene(session.id, setup.work_tree, model.name, setup.mode, box.name, _python(plan, box)))
@@ -189,14 +189,16 @@ async def _work(
         return await _follow(session, candidates, stream, renderer, interrupts)
 
 
-def _candidates(session: Session, settings: Settings, plan: BoxPlan, box: Sandbox) -> Candidates:
+def candidates_for(session: Session, settings: Settings, plan: BoxPlan, box: Sandbox) -> Candidates:
+    """The ways to go on that the settings ask for, in a session that works in this box."""
     open_place = place_opener(plan, SandboxKind(box.name))
     if session.setup.profile.guided:
         return Candidates(session, settings.candidates, open_place, begin=most_probable, leaves_before=("view", "edit"))
     return Candidates(session, settings.candidates, open_place)
 
 
-def _setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetup:
+def session_setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetup:
+    """What a session works with, by the settings."""
     return SessionSetup(
         engine=model.engine,
         tokenizer=model.tokenizer,
@@ -225,7 +227,8 @@ def _python(plan: BoxPlan, box: Sandbox) -> str:
     return f"{plan.environment.folder} ({plan.environment.origin})"
 
 
-async def _open_session(options: RunOptions, setup: SessionSetup) -> Session:
+async def open_session(options: RunOptions, setup: SessionSetup) -> Session:
+    """Begin a session, open one again, or fork one at its last step; what was asked for is kept with it."""
     root = options.sessions or paths.sessions_folder()
     if options.session_id is None:
         session = await Session.create(root, setup)

@@ -21,6 +21,11 @@ def sessions_folder() -> Path:
     return _made(_home("sessions") or platformdirs.user_data_path("kodkod") / "sessions")
 
 
+def prompt_history() -> Path:
+    """What was typed in the terminal app; need not be there."""
+    return (_home("history") or platformdirs.user_data_path("kodkod")) / "prompts.jsonl"
+
+
 def user_settings() -> Path:
     """The person's settings; need not be there."""
     return (_home("config") or platformdirs.user_config_path("kodkod")) / "config.toml"

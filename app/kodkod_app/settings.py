@@ -32,6 +32,7 @@ from kodkod_agent.config import AgentConfig, CandidatesConfig
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rules, merge_rules
 from kodkod_app import paths
+from kodkod_app.tui.config import TuiConfig
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.choose import SandboxKind
 from kodkod_tools.config import ToolsConfig
@@ -64,6 +65,7 @@ class Settings(BaseModel):
     candidates: CandidatesConfig = Field(default_factory=CandidatesConfig)
     tools: ToolsConfig = Field(default_factory=ToolsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    tui: TuiConfig = Field(default_factory=TuiConfig)
 
 
 def load_settings(

@@ -107,7 +107,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         flags: of `session_options`.
         agent: further settings of the agent.
     """
-    place = _place(flags)
+    place = find_place(flags)
     if prompt is None and place.session_id is None:
         raise click.UsageError(
             "nothing to do; say what is wrong with --issue TEXT, --issue-file FILE or --failing-test ID"
@@ -138,30 +138,35 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where to work, and which session to open again."""
 
     work_tree: Path
     session_id: str | None
 
 
-def _place(flags: dict[str, Any]) -> _Place:
+def find_place(flags: dict[str, Any]) -> Place:
+    """Where the flags say to work.
+
+    Raises:
+        UsageError: they contradict each other, or name what is not there.
+    """
     resume, goes_on = flags["resume"], flags["goes_on"]
     if resume is not None and goes_on:
         raise click.UsageError("-c and -r exclude each other; give one")
     if flags["fork"] and resume is None and not goes_on:
         raise click.UsageError("--fork goes with -c or -r ID; say what to fork")
     if resume is not None:
-        return _Place(_tree_of_session(resume, flags), resume)
+        return Place(_tree_of_session(resume, flags), resume)
     work_tree = _folder(flags["folder"] or Path.cwd())
     if not goes_on:
-        return _Place(work_tree, None)
+        return Place(work_tree, None)
     from kodkod_agent.session_folder import list_sessions
 
     sessions = list_sessions(paths.sessions_folder(), work_tree)
     if not sessions:
         raise click.UsageError(f"no session has worked on {work_tree}; begin one without -c")
-    return _Place(work_tree, sessions[0].id)
+    return Place(work_tree, sessions[0].id)
 
 
 def _tree_of_session(session_id: str, flags: dict[str, Any]) -> Path:

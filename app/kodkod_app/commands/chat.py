@@ -1,0 +1,88 @@
+"""`kodkod` alone: the terminal app."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kodkod_app.commands.fix import MODEL_HELP, PERMISSION_MODES, find_place
+from kodkod_app.tui.wish import Wish
+from kodkod_sandbox.base import SandboxKind
+
+
+@click.command(name="kodkod")
+@click.option(
+    "-C", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The project. [default: the current folder]"
+)
+@click.option("-m", "--model", metavar="DIR", help=MODEL_HELP)
+@click.option("--sandbox", type=click.Choice([kind.value for kind in SandboxKind]), help="[default: auto]")
+@click.option("--env", metavar="DIR", type=click.Path(path_type=Path), help="Python environment the tests run in.")
+@click.option(
+    "--permission-mode", type=click.Choice(PERMISSION_MODES), help="How much is done without asking. [default: default]"
+)
+@click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the project's latest session.")
+@click.option("-r", "--resume", metavar="ID", help="Go on with this session.")
+@click.option(
+    "--fork", metavar="[ID[:STEP]]", is_flag=False, flag_value="", help="Go on in a new session, from ID, -c or -r ID."
+)
+@click.option("--allow-build-network", is_flag=True, help="A missing Docker image may be built over the network.")
+def command(fork: str | None, **flags: Any) -> int:
+    """Open the terminal app. The same options as `kodkod fix`; `kodkod --help` lists the commands."""
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        raise click.UsageError("the terminal app needs a terminal; ask with kodkod -p PROMPT, or see kodkod --help")
+    return open_app(_wish(fork, flags))
+
+
+def _wish(fork: str | None, flags: Mapping[str, Any]) -> Wish:
+    parent, step = _fork_point(fork)
+    if parent and flags["resume"] not in (None, parent):
+        raise click.UsageError("-r and --fork name two sessions; give one")
+    place = find_place({**flags, "resume": parent or flags["resume"], "fork": fork is not None})
+    return Wish(
+        place.work_tree,
+        _said(flags),
+        place.session_id,
+        fork=fork is not None,
+        fork_step=step,
+        allow_build_network=flags["allow_build_network"],
+    )
+
+
+def _fork_point(fork: str | None) -> tuple[str | None, int | None]:
+    session_id, _, step = (fork or "").partition(":")
+    if step and not step.isdecimal():
+        raise click.UsageError(f"--fork {fork}: the step must be a number, as in --fork ID:4")
+    return session_id or None, int(step) if step else None
+
+
+def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
+    model = flags["model"]
+    if model is not None:
+        from kodkod_app.bootstrap import absolute_name
+
+        model = absolute_name(model)
+    said = {
+        "model": model,
+        "sandbox": flags["sandbox"],
+        "env": flags["env"] and str(flags["env"].expanduser().absolute()),
+        "permission_mode": flags["permission_mode"],
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def open_app(wish: Wish) -> int:
+    """Run the app to its end; returns the exit code."""
+    from kodkod_app.tui.app import KodkodApp
+
+    app = KodkodApp(wish)
+    app.run()
+    if not app.workbench.close():
+        # It is still loading, and a thread that the interpreter stops inside a kernel aborts the process.
+        sys.stdout.flush()
+        os._exit(app.return_code or 0)
+    return app.return_code or 0

@@ -1,0 +1,199 @@
+"""The app: what the chat screen is made of, what keys do, and the one consumer that brings the session's events to it.
+
+Wiring alone. What is shown is in `widgets/`, what is known in `store`, `telling` and `meter`, what works in
+`workbench`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from kodkod_app import paths
+from kodkod_app.tui import store as s
+from kodkod_app.tui.actions import Actions
+from kodkod_app.tui.commands import find_command
+from kodkod_app.tui.feed import Feed
+from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.meter import Meter
+from kodkod_app.tui.prompt_history import PromptHistory
+from kodkod_app.tui.themes import THEMES, full_name, wanted_theme
+from kodkod_app.tui.widgets.completion import Completion
+from kodkod_app.tui.widgets.plan import PlanList
+from kodkod_app.tui.widgets.prompt import Prompt
+from kodkod_app.tui.widgets.queue import Queue
+from kodkod_app.tui.widgets.status import StatusLine
+from kodkod_app.tui.widgets.transcript import Transcript
+from kodkod_app.tui.wish import Wish
+from kodkod_app.tui.workbench import Workbench
+
+FRAME_S = 1 / 30
+"""What happened is brought to the screen this often at most."""
+_TWICE_S = 0.8
+"""Two presses of a key within this time are one gesture."""
+
+
+class KodkodApp(Actions):
+    """The terminal app."""
+
+    TITLE = "kodkod"
+    CSS_PATH = "style.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Interrupt; twice: rewind", show=False),
+        Binding("ctrl+c", "copy_or_stop", "Copy, interrupt, clear or leave", show=False, priority=True),
+        Binding("ctrl+d", "leave_or_delete", "Leave, when nothing is written", show=False),
+        Binding("ctrl+q", "leave", "Leave", show=False, priority=True),
+        Binding("shift+tab", "cycle_mode", "Next permission mode", show=False),
+        Binding("pageup", "scroll_page(-1)", "Scroll up", show=False),
+        Binding("pagedown", "scroll_page(1)", "Scroll down", show=False),
+        Binding("ctrl+end", "scroll_end", "To the last message", show=False),
+        Binding("ctrl+o", "unfold_all", "Unfold or fold all calls", show=False),
+        Binding("f1", "show_help", "Help", show=False),
+        Binding("f2", "sessions", "Sessions", show=False),
+        Binding("f3", "branches", "Branches", show=False),
+        Binding("f4", "settings", "Settings", show=False),
+    ]
+
+    def __init__(self, wish: Wish) -> None:
+        super().__init__()
+        self.wish = wish
+        self.feed = Feed()
+        self.workbench = Workbench(wish, self.feed)
+        self.store = s.Store()
+        self.meter = Meter()
+        self._fed = asyncio.Event()
+        self._stop_pressed_s = 0.0
+        self._leave_pressed_s = 0.0
+        self.animation_level = "none"
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = full_name(wanted_theme(paths.user_settings()))
+
+    def compose(self) -> ComposeResult:
+        """The chat screen, from top to bottom."""
+        completion = Completion()
+        yield Transcript(self.store, id="transcript")
+        yield PlanList()
+        yield Queue()
+        yield completion
+        yield Prompt(PromptHistory(paths.prompt_history()), completion, id="prompt")
+        yield StatusLine()
+
+    def on_mount(self) -> None:
+        """Paint first; everything else begins behind the first frame."""
+        self.prompt.take_back = self.queue.take_last
+        self.prompt.focus()
+        self.store.reset([self.welcome()])
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.feed.wake = lambda: loop.call_soon_threadsafe(self._fed.set)
+        self._fed.set()
+        self.run_worker(self._consume(), group="consumer", exit_on_error=True)
+        self.set_interval(0.25, self.look_at_meter)
+        self.workbench.start()
+
+    async def _consume(self) -> None:
+        """The one reader of the feed: a frame's worth at a time, however fast it is filled."""
+        while True:
+            await self._fed.wait()
+            self._fed.clear()
+            items = self.feed.take()
+            await self.take_updates(items)
+            await asyncio.sleep(FRAME_S)
+
+    def welcome(self, title: str = "") -> s.Welcome:
+        """The head of the transcript."""
+        return s.Welcome(inert_line(self.shown_folder()), version("kodkod"), inert_line(title))
+
+    def shown_folder(self) -> str:
+        """The project, with the home folder in short."""
+        from pathlib import Path
+
+        folder = self.wish.work_tree
+        return f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else str(folder)
+
+    # What is written
+
+    async def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
+        """A command, a shell command, or something to say."""
+        text = event.text
+        if text.startswith("/") and (found := find_command(text)):
+            command, argument = found
+            await self.run_action(f"{command.action}({argument!r})" if command.argument else command.action)
+        elif text.startswith("/") and "/" not in text[1:].partition(" ")[0]:
+            self.notify(
+                f"there is no command {inert_line(text, 40)}; /help lists them", markup=False, severity="warning"
+            )
+        elif self.is_busy or not self.is_open:
+            self.queue.add(text)
+        else:
+            await self.say(text)
+
+    async def on_prompt_paths_wanted(self, event: Prompt.PathsWanted) -> None:
+        """Look for paths in a thread; a later question takes the place of an earlier one."""
+        self.run_worker(self._find_paths(event.fragment), group="paths", exclusive=True)
+
+    async def _find_paths(self, fragment: str) -> None:
+        found = await asyncio.to_thread(self.path_search.find, fragment)
+        self.prompt.offer_paths(fragment, [inert_line(path) for path in found])
+
+    # Keys
+
+    def action_stop(self) -> None:
+        """Interrupt what runs; when nothing does, two presses go back in the session."""
+        now_s = time.monotonic()
+        if self.is_busy:
+            self.show_activity("stopping")
+            self.workbench.interrupt()
+        elif now_s - self._stop_pressed_s < _TWICE_S:
+            self._stop_pressed_s = 0.0
+            self.run_worker(self.run_action("rewind('')"))
+        else:
+            self._stop_pressed_s = now_s
+
+    async def action_copy_or_stop(self) -> None:
+        """Copy what is selected; else interrupt, or clear the prompt; twice in a row leaves."""
+        selected = self.prompt.selected_text or self.screen.get_selected_text()
+        now_s = time.monotonic()
+        if selected:
+            self.copy_to_clipboard(selected)
+            self.notify("copied")
+        elif self.is_busy:
+            self.action_stop()
+        elif self.prompt.text:
+            self.prompt.put("")
+        elif now_s - self._leave_pressed_s < 2 * _TWICE_S:
+            await self.action_leave()
+        else:
+            self._leave_pressed_s = now_s
+            self.notify("Ctrl+C again leaves; the session is kept", timeout=2)
+
+    async def action_leave_or_delete(self) -> None:
+        """Leave, unless something is written."""
+        if self.prompt.text:
+            self.prompt.action_delete_right()
+        else:
+            await self.action_leave()
+
+    async def action_leave(self) -> None:
+        """Close the session in order, and leave."""
+        self.show_activity("closing")
+        await asyncio.to_thread(self.workbench.close)
+        self.exit(self.exit_code)
+
+    def action_scroll_page(self, direction: int) -> None:
+        """Scroll the conversation, wherever the focus is."""
+        transcript = self.transcript
+        transcript.scroll_relative(y=direction * max(1, transcript.size.height - 2), animate=False)
+
+    def action_scroll_end(self) -> None:
+        """To the last message."""
+        self.transcript.action_follow()

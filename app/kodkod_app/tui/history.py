@@ -1,0 +1,53 @@
+"""What was said in a session before, as entries of the transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.trajectory import AssistantTurn, CallFinished
+from kodkod_app.session_story import StoryStep, read_story
+from kodkod_app.tui import store as s
+from kodkod_app.tui.inert import inert, inert_line
+from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
+from kodkod_engine.messages import ToolCall
+
+
+def past_entries(folder: SessionFolder) -> list[s.Entry]:
+    """The steps of a session that count, those thrown away by a rewind left out.
+
+    Raises:
+        SessionDamaged: one of its files cannot be read.
+    """
+    return [entry for step in read_story(folder).steps for entry in _told(step)]
+
+
+def _told(step: StoryStep) -> Iterator[s.Entry]:
+    for text in step.said:
+        yield s.Said(inert(text))
+    yield from _prose(step.turn)
+    for call in step.turn.calls:
+        yield _call(call, step.outcomes.get(call.id))
+
+
+def _prose(turn: AssistantTurn) -> Iterator[s.Entry]:
+    if turn.text.strip() or turn.reasoning.strip():
+        yield s.Answer(inert(turn.text).strip("\n"), inert(turn.reasoning))
+
+
+def _call(call: ToolCall, finished: CallFinished | None) -> s.Call:
+    entry = s.Call(call.id, inert_line(call.name, 80), told_arguments(call), s.CallState.CUT)
+    if finished is None:
+        return entry
+    entry.state = _state(finished)
+    entry.duration_s = finished.duration_s
+    finish(entry, finished.for_model, finished.facts)
+    if entry.state is s.CallState.DONE and (diff := quoted_diff(call)) is not None:
+        entry.diff, entry.outcome = diff, f"+{diff.added} -{diff.removed}"
+    return entry
+
+
+def _state(finished: CallFinished) -> s.CallState:
+    if finished.refused:
+        return s.CallState.REFUSED
+    return s.CallState.FAILED if finished.error or finished.facts.get("exit_code") else s.CallState.DONE

@@ -1,0 +1,51 @@
+"""Text that models, tools and files wrote, made safe to show: nothing in it is a command to the terminal.
+
+Control characters become their pictures (`␛`), directions and other invisible marks become `�`, lone surrogates too;
+markup stays as it stands, for whoever shows it takes it as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_LINE_CHARS = 2_000
+"""Longest line that is shown; the rest of it is counted."""
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls; line feeds and tabs stay
+    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # directions, zero width, annotations
+    "\u2028\u2029\u0085"  # line ends that terminals do not know
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates, tags
+)
+_LINE_END = re.compile("\r\n")
+_TAB = "    "
+
+
+def inert(text: str) -> str:
+    """Lines of text that can be shown."""
+    return _UNSEEN.sub(_picture, _LINE_END.sub("\n", text)).replace("\t", _TAB)
+
+
+def inert_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
+    """One line that can be shown: line feeds too become pictures, and what is longer is cut."""
+    line = inert(text).replace("\n", "\N{SYMBOL FOR NEWLINE}")
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
+
+
+def cut_lines(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
+    """Text whose overlong lines are cut, with the number of characters left out."""
+    if len(text) <= max_chars:
+        return text
+    return "\n".join(_cut(line, max_chars) for line in text.split("\n"))
+
+
+def _cut(line: str, max_chars: int) -> str:
+    more = len(line) - max_chars
+    return line if more <= 0 else f"{line[:max_chars]}… [{more:,} more characters]"
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"

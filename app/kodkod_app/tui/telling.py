@@ -1,0 +1,253 @@
+"""Agent events into the store and the meter: the screen's memory of a session. Knows no widgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from difflib import unified_diff
+from typing import Any
+
+from kodkod_agent import events
+from kodkod_agent.report import RunReport
+from kodkod_app.report_text import diff_stat, told_tests
+from kodkod_app.tui import store as s
+from kodkod_app.tui.inert import inert, inert_line
+from kodkod_app.tui.meter import Counters, Meter
+from kodkod_app.tui.plan import read_plan
+from kodkod_engine.messages import ToolCall
+from kodkod_tools.base import FileDiff
+
+_MAX_OUTCOME_CHARS = 200
+
+
+def coalesced(items: Iterable[object]) -> list[object]:
+    """The same, with neighbouring pieces of one text joined: a burst of tokens is one change of the screen."""
+    joined: list[object] = []
+    for item in items:
+        both = _both(joined[-1], item) if joined else None
+        if both is None:
+            joined.append(item)
+        else:
+            joined[-1] = both
+    return joined
+
+
+def _both(before: object, after: object) -> object | None:
+    match before, after:
+        case events.TextDelta(first), events.TextDelta(second):
+            return events.TextDelta(first + second)
+        case events.ReasoningDelta(first), events.ReasoningDelta(second):
+            return events.ReasoningDelta(first + second)
+        case events.ArgumentDelta(call_id, key, first), events.ArgumentDelta(other, same, second):
+            return events.ArgumentDelta(call_id, key, first + second) if (call_id, key) == (other, same) else None
+        case events.CallOutput(call_id, first, channel), events.CallOutput(other, second, _):
+            return events.CallOutput(call_id, first + second, channel) if call_id == other else None
+        case _:
+            return None
+
+
+class Teller:
+    """Takes in a session's events, one after another."""
+
+    def __init__(self, store: s.Store, meter: Meter) -> None:
+        self._store = store
+        self._meter = meter
+        self._answer: s.Answer | None = None
+        self._calls: dict[str, s.Call] = {}
+
+    def tell(self, event: events.Event, counters: Counters) -> None:
+        """One event; `counters` are the engine's of this moment."""
+        match event:
+            case events.TextDelta() | events.ReasoningDelta():
+                self._prose(event)
+            case events.CallStarted() | events.ArgumentDelta() | events.CallWritten():
+                self._written(event)
+            case events.CallOutput(call_id, text, _) if call := self._calls.get(call_id):
+                call.state = s.CallState.RUNNING
+                call.say(text)
+                self._store.touch(call)
+            case events.CallFinished():
+                self._finished(event)
+            case events.TurnStarted() | events.UsageReported():
+                self._counted(event, counters)
+            case events.RunEnded(report):
+                self._ended(report)
+            case events.TurnEnded():
+                self._close_answer()
+            case _:
+                self._noted(event)
+
+    def asked(self, call_ids: Iterable[str]) -> None:
+        """These calls wait for the person."""
+        self._state(call_ids, s.CallState.ASKED)
+
+    def answered(self, call_ids: Iterable[str]) -> None:
+        """They no longer do."""
+        self._state(call_ids, s.CallState.RUNNING)
+
+    def _state(self, call_ids: Iterable[str], state: s.CallState) -> None:
+        for call_id in call_ids:
+            if call := self._calls.get(call_id):
+                call.state = state
+                self._store.touch(call)
+
+    def _prose(self, event: events.TextDelta | events.ReasoningDelta) -> None:
+        text = inert(event.text)
+        if self._answer is None:
+            if not text.strip():
+                return
+            self._answer = s.Answer(is_open=True)
+            self._store.add(self._answer)
+            text = text.lstrip("\n")
+        if isinstance(event, events.TextDelta):
+            self._answer.text += text
+        else:
+            self._answer.reasoning += text
+        self._store.touch(self._answer)
+
+    def _close_answer(self) -> None:
+        if self._answer is None:
+            return
+        self._answer.is_open = False
+        self._store.plan = read_plan(self._answer.text) or self._store.plan
+        self._store.touch(self._answer)
+        self._answer = None
+
+    def _written(self, event: events.CallStarted | events.ArgumentDelta | events.CallWritten) -> None:
+        self._close_answer()
+        match event:
+            case events.CallStarted(call_id, name):
+                self._call(call_id, name)
+            case events.ArgumentDelta(call_id, key, text) if call := self._calls.get(call_id):
+                call.arguments[key] = call.arguments.get(key, "") + inert(text)
+                self._store.touch(call)
+            case events.CallWritten(written):
+                call = self._calls.get(written.id) or self._call(written.id, written.name)
+                call.arguments = told_arguments(written)
+                call.state = s.CallState.RUNNING
+                self._store.touch(call)
+            case _:
+                pass
+
+    def _call(self, call_id: str, name: str) -> s.Call:
+        call = s.Call(call_id, inert_line(name, 80))
+        self._calls[call_id] = call
+        self._store.add(call)
+        return call
+
+    def _finished(self, event: events.CallFinished) -> None:
+        call = self._calls.get(event.call_id) or self._call(event.call_id, event.name)
+        call.state = _state_of(event)
+        call.duration_s = event.duration_s
+        finish(call, event.for_model, event.facts)
+        if isinstance(event.for_person, FileDiff):
+            call.diff = told_diff(event.for_person)
+            call.outcome = f"+{call.diff.added} -{call.diff.removed}"
+        elif event.for_person and call.state is s.CallState.DONE:
+            call.outcome = inert_line(event.for_person, _MAX_OUTCOME_CHARS)
+        self._store.touch(call)
+
+    def _counted(self, event: events.TurnStarted | events.UsageReported, counters: Counters) -> None:
+        now_s = time.monotonic()
+        if isinstance(event, events.TurnStarted):
+            self._meter.max_context_tokens = event.max_context_tokens
+            self._meter.begin_turn(event.context_tokens, now_s, counters)
+            return
+        u = event.usage
+        self._meter.end_turn(
+            u.prompt_tokens, u.reused_tokens, u.generated_tokens, u.decode_s, u.drafted_tokens, u.accepted_tokens
+        )
+
+    def _noted(self, event: events.Event) -> None:
+        match event:
+            case events.Notice(text):
+                self._store.add(s.Note(inert(text)))
+            case events.ContextRebuilt(before, after, _):
+                self._store.add(s.Note(f"the conversation was shortened from {before:,} to {after:,} tokens"))
+            case events.TestsRan(before, facts, text):
+                self._close_answer()
+                passed = not (facts.get("failed") or facts.get("errors") or facts.get("exit_code"))
+                self._store.add(s.Checks(before, told_tests(facts), passed, inert(text)))
+            case events.CandidateEnded(report):
+                told = f"candidate {report.number}: {report.change}  {report.status}"
+                self._store.add(s.Note(inert_line(told)))
+            case events.RunStarted(_, True):
+                self._store.add(s.Note("it goes on where it was cut short"))
+            case _:
+                pass
+
+    def _ended(self, report: RunReport) -> None:
+        self._close_answer()
+        for call in self._calls.values():
+            if not call.state.is_over:
+                call.state = s.CallState.CUT
+                self._store.touch(call)
+        self._calls.clear()
+        self._meter.stop()
+        if (ending := told_ending(report)) is not None:
+            self._store.add(ending)
+
+
+def _state_of(event: events.CallFinished) -> s.CallState:
+    if event.refused:
+        return s.CallState.REFUSED
+    return s.CallState.DONE if event.error is None and not event.facts.get("exit_code") else s.CallState.FAILED
+
+
+def told_arguments(call: ToolCall) -> dict[str, str]:
+    """A call's arguments as text that can be shown; those of one that cannot be read, as it was written."""
+    if call.fault is not None:
+        return {"call": inert(call.raw), "fault": inert(call.fault)}
+    return {inert_line(key, 80): _as_text(value) for key, value in call.arguments.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return inert(" ".join(map(str, value)))
+    return inert(value if isinstance(value, str) else str(value))
+
+
+def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
+    """What came of a call, where no diff and no word for the person says more."""
+    if not call.output:
+        call.say(for_model)
+    if call.state is s.CallState.DONE or "exit_code" in facts:
+        call.outcome = f"exit {facts['exit_code']}" if facts.get("exit_code") else _size(call)
+    else:
+        call.outcome = inert_line(for_model.partition("\n")[0].removeprefix("error: "), _MAX_OUTCOME_CHARS)
+
+
+def _size(call: s.Call) -> str:
+    lines = call.output.count("\n") + (not call.output.endswith("\n"))
+    return f"{lines} lines" if lines > 1 and not call.diff else ""
+
+
+def told_diff(diff: FileDiff) -> s.Diff:
+    """A change, made safe to show."""
+    return s.Diff(inert_line(diff.path), inert(diff.unified), diff.added, diff.removed, diff.created)
+
+
+def quoted_diff(call: ToolCall) -> s.Diff | None:
+    """What an edit asked for, from its own words: where the change itself was not kept."""
+    path, old, new = (call.arguments.get(name) for name in ("path", "old", "new"))
+    if call.name != "edit" or not isinstance(path, str) or not isinstance(old, str) or not isinstance(new, str):
+        return None
+    lines = list(unified_diff(old.splitlines(), new.splitlines(), lineterm=""))[2:]
+    added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    return s.Diff(inert_line(path), inert("\n".join(lines)), added, removed)
+
+
+def told_ending(report: RunReport) -> s.Ending | None:
+    """The end of a run; None for a plain answer that changed nothing, which speaks for itself."""
+    files = tuple((inert_line(stat.path), stat.added, stat.removed) for stat in diff_stat(report.diff))
+    if not files and report.status == "done":
+        return None
+    return s.Ending(
+        status=str(report.status),
+        reason=inert_line(report.reason),
+        summary=inert(report.summary) if report.tests_after else "",
+        files=files,
+        tests=told_tests(report.tests_after) if report.tests_after else "",
+        cost=f"{report.turns} turns · {report.generated_tokens:,} written · {report.reused_tokens:,} reused · "
+        f"{report.new_tokens - report.generated_tokens:,} new · {report.seconds:.1f} s",
+    )

@@ -1,0 +1,245 @@
+"""How what happens behind the screen reaches it: updates of the workbench into store, meter and widgets."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from textual.app import App
+
+from kodkod_app.tui import store as s
+from kodkod_app.tui import updates as u
+from kodkod_app.tui.inert import inert, inert_line
+from kodkod_app.tui.widgets.plan import PlanList
+from kodkod_app.tui.widgets.prompt import Prompt
+from kodkod_app.tui.widgets.queue import Queue
+from kodkod_app.tui.widgets.status import StatusLine, facts_of
+from kodkod_app.tui.widgets.transcript import Transcript
+
+if TYPE_CHECKING:
+    from kodkod_app.tui.feed import Feed
+    from kodkod_app.tui.meter import Meter
+    from kodkod_app.tui.telling import Teller
+    from kodkod_app.tui.workbench import Workbench
+
+
+class Updating(App[int]):
+    """The part of the app that takes updates in."""
+
+    workbench: Workbench
+    feed: Feed
+    store: s.Store
+    meter: Meter
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+        """A session is there, and something may be said."""
+        self.is_busy = False
+        """A run, or a command of the person's, goes on."""
+        self.exit_code = 0
+        self.session_id = ""
+        self._teller: Teller | None = None
+        self._shell: s.ShellRun | None = None
+        self._scene = {"model": "", "mode": "default", "box": "", "branch": ""}
+        self._activity = ""
+        self._began_s = 0.0
+        self._was_interrupted = False
+
+    @property
+    def transcript(self) -> Transcript:
+        """The conversation."""
+        return self.screen_stack[0].query_one(Transcript)
+
+    @property
+    def prompt(self) -> Prompt:
+        """Where the person writes."""
+        return self.screen_stack[0].query_one(Prompt)
+
+    @property
+    def queue(self) -> Queue:
+        """What waits to be said."""
+        return self.screen_stack[0].query_one(Queue)
+
+    @property
+    def plan_list(self) -> PlanList:
+        """The model's plan."""
+        return self.screen_stack[0].query_one(PlanList)
+
+    @property
+    def status(self) -> StatusLine:
+        """The last line."""
+        return self.screen_stack[0].query_one(StatusLine)
+
+    async def take_updates(self, items: list[object]) -> None:
+        """Everything that happened since the last frame, then one look of the widgets."""
+        if self._teller is not None:
+            from kodkod_app.tui.telling import coalesced
+
+            items = coalesced(items)
+        for item in items:
+            await self._take(item)
+        await self.transcript.refresh_store()
+        self.plan_list.steps = self.store.plan
+        self._show_status()
+
+    async def _take(self, item: object) -> None:
+        match item:
+            case u.Loading():
+                self._loading(item)
+            case u.Opened():
+                await self._opened(item)
+            case u.Asked():
+                self._asked(item)
+            case u.Idle():
+                await self._idle()
+            case u.Told(text):
+                self.store.add(s.Note(inert(text)))
+            case u.Fault():
+                self._failed(item)
+            case u.ModeSet(mode):
+                self._scene["mode"] = mode
+                self.prompt.set_class(mode == "plan", "plan")
+            case u.BranchSeen(branch):
+                self._scene["branch"] = inert_line(branch, 40)
+            case u.ShellBegan() | u.ShellSaid() | u.ShellEnded():
+                self._shell_told(item)
+            case _:
+                self._told(item)
+
+    def _told(self, event: Any) -> None:
+        """An event of the agent's."""
+        from kodkod_agent.events import RunEnded
+
+        counters = self.workbench.stats
+        if self._teller is None or counters is None:
+            return
+        self._teller.tell(event, counters)
+        if isinstance(event, RunEnded):
+            self._was_interrupted = event.report.status == "interrupted"
+
+    def _loading(self, loading: u.Loading) -> None:
+        share = f" {loading.done / loading.total:.0%}" if loading.total else ""
+        self._activity = f"{loading.what}{share}"
+
+    async def _opened(self, opened: u.Opened) -> None:
+        from kodkod_app.tui.telling import Teller
+
+        self.is_open, self.session_id = True, opened.session_id
+        self._activity = ""
+        self._scene |= {"model": opened.model, "mode": opened.mode, "box": opened.box, "branch": opened.branch}
+        notes = [entry for entry in self.store.entries if isinstance(entry, s.Note)] if not self._teller else []
+        self.store.reset([self.welcome(opened.title), *opened.entries, *notes])
+        self.meter.max_context_tokens = opened.max_context_tokens
+        self.meter.max_step_tokens = opened.max_step_tokens
+        self.meter.context_tokens = opened.context_tokens
+        self._teller = Teller(self.store, self.meter)
+        if opened.is_unfinished:
+            self.store.add(s.Note("a run was cut short here; /continue goes on with it", s.NoteKind.WARNING))
+        if not self.is_busy:
+            await self._send_next()
+
+    def welcome(self, title: str = "") -> s.Welcome:
+        """See `KodkodApp`."""
+        raise NotImplementedError
+
+    def _asked(self, asked: u.Asked) -> None:
+        if self._teller is not None:
+            self._teller.asked(request.call.id for request in asked.requests)
+        self.open_approval(asked)
+
+    def open_approval(self, asked: u.Asked) -> None:
+        """See `Actions`."""
+        raise NotImplementedError
+
+    def was_answered(self, asked: u.Asked) -> None:
+        """The person has answered."""
+        if self._teller is not None:
+            self._teller.answered(request.call.id for request in asked.requests)
+        self.run_worker(self.transcript.refresh_store(), group="window")
+
+    async def _idle(self) -> None:
+        self.is_busy = False
+        self._activity = ""
+        self.meter.stop()
+        if self._was_interrupted:
+            self._give_back()
+        else:
+            await self._send_next()
+
+    def _give_back(self) -> None:
+        """After an interrupt nothing is said by itself: what waited is the person's again."""
+        self._was_interrupted = False
+        if waiting := self.queue.take_all():
+            draft = self.prompt.text
+            self.prompt.put(f"{waiting}\n\n{draft}" if draft else waiting)
+
+    async def _send_next(self) -> None:
+        if self.is_open and (text := self.queue.take_first()) is not None:
+            await self.say(text)
+
+    async def say(self, text: str) -> None:
+        """Say something, or run it where it begins with `!`."""
+        self.begin_work()
+        if text.startswith("!"):
+            self.workbench.run_shell(text[1:].strip())
+            return
+        self.store.add(s.Said(inert(text)))
+        self.workbench.send(self.plain_paths(text))
+        self.transcript.follows = True
+        await self.transcript.refresh_store()
+
+    def plain_paths(self, text: str) -> str:
+        """See `Actions`."""
+        raise NotImplementedError
+
+    def begin_work(self) -> None:
+        """Something goes on from now."""
+        self.is_busy, self._began_s = True, time.monotonic()
+        self._was_interrupted = False
+        self._show_status()
+
+    def _failed(self, fault: u.Fault) -> None:
+        self.store.add(s.Note(inert(fault.text), s.NoteKind.FAULT))
+        if fault.is_fatal:
+            self.exit_code = fault.exit_code
+            self._activity = ""
+            self.store.add(
+                s.Note("no session is open; /doctor tells what is missing, /quit leaves", s.NoteKind.WARNING)
+            )
+
+    def _shell_told(self, item: u.ShellBegan | u.ShellSaid | u.ShellEnded) -> None:
+        match item:
+            case u.ShellBegan(command):
+                self._shell = s.ShellRun(inert_line(command))
+                self.store.add(self._shell)
+            case u.ShellSaid(text) if self._shell is not None:
+                self._shell.say(text)
+                self.store.touch(self._shell)
+            case u.ShellEnded(exit_code, duration_s) if self._shell is not None:
+                self._shell.exit_code, self._shell.duration_s = exit_code, duration_s
+                self.store.touch(self._shell)
+                self._shell = None
+            case _:
+                pass
+
+    # The status line
+
+    def show_activity(self, activity: str) -> None:
+        """Say what goes on."""
+        self._activity = activity
+        self._show_status()
+
+    def look_at_meter(self) -> None:
+        """A few times a second while something runs."""
+        if not self.is_busy:
+            return
+        if (counters := self.workbench.stats) is not None:
+            self.meter.look(time.monotonic(), counters)
+        self._show_status()
+
+    def _show_status(self) -> None:
+        activity = self._activity
+        if not activity and self.is_busy:
+            activity = f"working {time.monotonic() - self._began_s:.0f} s · esc stops"
+        self.status.facts = facts_of(self.meter, **self._scene, activity=activity)

@@ -1,0 +1,71 @@
+"""What could be meant: a short list over the prompt, walked with the arrows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.app import RenderResult
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from kodkod_app.tui.inert import inert_line
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One line."""
+
+    text: str
+    """What it stands for."""
+    shown: str
+    hint: str = ""
+
+
+class Completion(Widget):
+    """Shows choices; the prompt, which has the focus, moves in it."""
+
+    DEFAULT_CSS = """
+    Completion {
+        height: auto;
+        max-height: 10;
+        margin: 0 2;
+        padding: 0 1;
+        background: $panel;
+        display: none;
+    }
+    """
+    choices: reactive[tuple[Choice, ...]] = reactive((), layout=True)
+    place: reactive[int] = reactive(0)
+
+    @property
+    def is_open(self) -> bool:
+        """Something is offered."""
+        return bool(self.choices)
+
+    @property
+    def chosen(self) -> Choice | None:
+        """The one that is marked."""
+        return self.choices[self.place] if self.choices else None
+
+    def watch_choices(self) -> None:
+        """It is there while there is something to choose."""
+        self.place = 0
+        self.display = self.is_open
+
+    def move(self, by: int) -> None:
+        """Mark another, round and round."""
+        if self.choices:
+            self.place = (self.place + by) % len(self.choices)
+
+    def render(self) -> RenderResult:
+        """A line each; the marked one stands out without colour too."""
+        width = max((len(choice.shown) for choice in self.choices), default=0)
+        return Content("\n").join([self._line(index, choice, width) for index, choice in enumerate(self.choices)])
+
+    def _line(self, index: int, choice: Choice, width: int) -> Content:
+        is_marked = index == self.place
+        mark = ("› ", "$primary") if is_marked else ("  ", "")
+        shown = inert_line(choice.shown)
+        gap = " " * (width - len(shown) + 2)
+        return Content.assemble(mark, (shown, "bold $primary" if is_marked else ""), gap, (choice.hint, "$text-muted"))

@@ -1,0 +1,176 @@
+"""A change to a file, line by line, the changed words marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from textual.content import Content
+from textual.widgets import Static
+
+from kodkod_app.tui.inert import inert_line
+
+MAX_LINES = 400
+"""Shown of one change; the rest is counted."""
+_HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
+_WORD = re.compile(r"\w+|\s+|.")
+_MIN_LIKENESS = 0.4
+"""Lines that are less alike are two lines, not one that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLine:
+    """One line of a change."""
+
+    kind: str
+    """`+`, `-`, a space, or `@` between two stretches."""
+    number: int | None
+    """In the file after the change; before it for a line that goes."""
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    """Changed words, from and to."""
+
+
+def read_unified(unified: str) -> list[DiffLine]:
+    """The lines of one file's unified diff, with line numbers and changed words."""
+    return list(_paired(_numbered(unified)))
+
+
+def _numbered(unified: str) -> Iterator[DiffLine]:
+    old = new = 0
+    is_inside = False
+    for line in unified.split("\n"):
+        if hunk := _HUNK.match(line):
+            if is_inside:
+                yield DiffLine("@", None, "")
+            old, new, is_inside = int(hunk[1]), int(hunk[2]), True
+        elif not is_inside or line.startswith("\\"):
+            continue
+        elif line.startswith("-"):
+            yield DiffLine("-", old or None, line[1:])
+            old += 1
+        elif line.startswith("+"):
+            yield DiffLine("+", new or None, line[1:])
+            new += 1
+        elif line:
+            yield DiffLine(" ", new or None, line[1:])
+            old, new = old + 1, new + 1
+
+
+def _paired(lines: Iterator[DiffLine]) -> Iterator[DiffLine]:
+    """A run of lines that go, then of lines that come: the n-th of each are compared."""
+    going: list[DiffLine] = []
+    coming: list[DiffLine] = []
+    for line in lines:
+        if line.kind == "-" and not coming:
+            going.append(line)
+        elif line.kind == "+":
+            coming.append(line)
+        else:
+            yield from _compared(going, coming)
+            going, coming = ([line], []) if line.kind == "-" else ([], [])
+            if line.kind != "-":
+                yield line
+    yield from _compared(going, coming)
+
+
+def _compared(going: list[DiffLine], coming: list[DiffLine]) -> Iterator[DiffLine]:
+    marked = [_changed_words(old.text, new.text) for old, new in zip(going, coming, strict=False)]
+    for index, line in enumerate(going):
+        yield DiffLine("-", line.number, line.text, marked[index][0] if index < len(marked) else ())
+    for index, line in enumerate(coming):
+        yield DiffLine("+", line.number, line.text, marked[index][1] if index < len(marked) else ())
+
+
+_Spans = tuple[tuple[int, int], ...]
+
+
+def _changed_words(old: str, new: str) -> tuple[_Spans, _Spans]:
+    old_words, new_words = _WORD.findall(old), _WORD.findall(new)
+    matcher = SequenceMatcher(None, old_words, new_words, autojunk=False)
+    if matcher.ratio() < _MIN_LIKENESS:
+        return (), ()
+    changes = [op for op in matcher.get_opcodes() if op[0] != "equal"]
+    return (
+        _spans(old_words, [(first, last) for _, first, last, _, _ in changes]),
+        _spans(new_words, [(first, last) for _, _, _, first, last in changes]),
+    )
+
+
+def _spans(words: Sequence[str], ranges: list[tuple[int, int]]) -> _Spans:
+    starts = [0]
+    for word in words:
+        starts.append(starts[-1] + len(word))
+    return tuple((starts[first], starts[last]) for first, last in ranges if last > first)
+
+
+class DiffView(Static):
+    """Shows a unified diff of one file. Its text is taken as it stands: pass it through `inert` first."""
+
+    DEFAULT_CSS = """
+    DiffView {
+        height: auto;
+        width: 1fr;
+    }
+    """
+
+    def __init__(self, unified: str, path: str = "", *, max_lines: int = MAX_LINES) -> None:
+        """`path` chooses how the code is coloured."""
+        super().__init__(markup=False)
+        self._unified = unified
+        self._path = path
+        self._max_lines = max_lines
+
+    def on_mount(self) -> None:
+        """Colours are the theme's: known from here on."""
+        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._show())
+        self._show()
+
+    def on_resize(self) -> None:
+        """Backgrounds reach to the edge."""
+        self._show()
+
+    def _show(self) -> None:
+        lines = read_unified(self._unified)
+        shown = lines[: self._max_lines]
+        contents = [_line(line, code, self._number_width(shown), self.size.width) for line, code in self._coded(shown)]
+        if more := len(lines) - len(shown):
+            contents.append(Content.styled(f"… {more:,} more lines", "$text-muted"))
+        self.update(Content("\n").join(contents))
+
+    @staticmethod
+    def _number_width(lines: Sequence[DiffLine]) -> int:
+        return max((len(str(line.number)) for line in lines if line.number is not None), default=1)
+
+    def _coded(self, lines: Sequence[DiffLine]) -> Iterator[tuple[DiffLine, Content]]:
+        """Each line with its code coloured; the lines are coloured together, for a string may span several."""
+        from textual.highlight import highlight
+
+        text = "\n".join(inert_line(line.text) for line in lines)
+        coloured = highlight(text, path=self._path or "plain.txt").split("\n", allow_blank=True)
+        plain = text.split("\n")
+        fits = [content.plain for content in coloured[: len(plain)]] == plain
+        yield from zip(lines, coloured if fits else map(Content, plain), strict=False)
+
+
+_BACKGROUNDS = {"+": ("$diff-add", "$diff-add-word"), "-": ("$diff-remove", "$diff-remove-word")}
+_SIGN_COLOURS = {"+": "$text-success", "-": "$text-error"}
+
+
+def _line(line: DiffLine, code: Content, number_width: int, width: int) -> Content:
+    if line.kind == "@":
+        return Content.styled(" " * number_width + "  ⋮", "$text-muted")
+    number = "" if line.number is None else str(line.number)
+    head = Content.assemble(
+        (f"{number:>{number_width}} ", "$text-muted"), (f"{line.kind} ", _SIGN_COLOURS.get(line.kind, ""))
+    )
+    if line.kind == " ":
+        return head + code
+    whole, word = _BACKGROUNDS[line.kind]
+    for first, last in line.spans:
+        code = code.stylize(f"on {word}", first, last)
+    body = (head + code).stylize_before(f"on {whole}")
+    missing = width - body.cell_length
+    return body + Content.styled(" " * missing, f"on {whole}") if missing > 0 else body

@@ -1,0 +1,206 @@
+"""Where the person writes: several lines, history, completion, folded pastes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+from kodkod_app.tui.commands import matching
+from kodkod_app.tui.inert import inert
+from kodkod_app.tui.prompt_history import PromptHistory
+from kodkod_app.tui.widgets.completion import Choice, Completion
+
+FOLD_LINES = 8
+"""A paste of more lines is shown as one mark."""
+FOLD_CHARS = 1_000
+_AT_WORD = re.compile(r"(?:^|(?<=\s))@([^\s@]*)$")
+_FOLDED = re.compile(r"\[pasted #(\d+): [\d,]+ lines?, [\d,]+ characters\]")
+_MAX_CHOICES = 8
+
+
+class Prompt(TextArea):
+    """Enter submits; Shift+Enter, Ctrl+J or a backslash before Enter begin a line."""
+
+    DEFAULT_CSS = """
+    Prompt {
+        height: auto;
+        min-height: 3;
+        max-height: 14;
+        margin: 0 1;
+        padding: 0 1;
+        border: round $rule;
+        background: $background;
+        scrollbar-size-vertical: 1;
+        &:focus { border: round $primary; background: $background; }
+        &.shell, &.shell:focus { border: round $secondary; }
+        &.plan:focus { border: round $success; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("shift+enter,ctrl+j,alt+enter", "new_line", "New line", show=False),
+    ]
+
+    @dataclass
+    class Submitted(Message):
+        """The person is done writing."""
+
+        text: str
+        """Pastes unfolded."""
+
+    @dataclass
+    class PathsWanted(Message):
+        """Paths are to be offered for what stands behind an `@`."""
+
+        fragment: str
+
+    class Emptied(Message):
+        """Up was pressed in an empty prompt: the last queued message may be taken back."""
+
+    def __init__(self, history: PromptHistory, completion: Completion, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(
+            id=id, soft_wrap=True, tab_behavior="focus", show_line_numbers=False, highlight_cursor_line=False
+        )
+        self._history = history
+        self._completion = completion
+        self._pastes: dict[int, str] = {}
+        self.take_back: Callable[[], str | None] = lambda: None
+        """The last queued message, which is not queued any more; None where there is none."""
+
+    @property
+    def whole_text(self) -> str:
+        """What was written, pastes unfolded."""
+        return _FOLDED.sub(lambda found: self._pastes.get(int(found[1]), found[0]), self.text)
+
+    def put(self, text: str) -> None:
+        """Replace what is written; the cursor goes to its end."""
+        self.text = text
+        self.move_cursor(self.document.end)
+
+    def action_new_line(self) -> None:
+        """Begin a line."""
+        self.insert("\n")
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys that mean something else here than in a plain text area."""
+        action = self._meaning(event.key)
+        if action is not None:
+            event.stop()
+            event.prevent_default()
+            action()
+
+    def _meaning(self, key: str) -> Callable[[], object] | None:
+        if self._completion.is_open and (moved := self._in_completion(key)):
+            return moved
+        if key == "enter":
+            return self._submit
+        if key == "up" and self.cursor_location[0] == 0:
+            return self._back
+        if key == "down" and self.cursor_location[0] == self.document.line_count - 1:
+            return self._forth
+        return None
+
+    def _in_completion(self, key: str) -> Callable[[], object] | None:
+        return {
+            "up": lambda: self._completion.move(-1),
+            "down": lambda: self._completion.move(1),
+            "tab": self._complete,
+            "enter": self._complete_or_submit,
+            "escape": self.close_completion,
+        }.get(key)
+
+    def close_completion(self) -> None:
+        """Offer nothing."""
+        self._completion.choices = ()
+
+    def _submit(self) -> None:
+        if self.text.endswith("\\"):
+            self.put(f"{self.text[:-1]}\n")
+            return
+        text = self.whole_text.strip()
+        if not text:
+            return
+        self._history.add(text)
+        self._pastes.clear()
+        self.put("")
+        self.close_completion()
+        self.post_message(self.Submitted(text))
+
+    # History
+
+    def _back(self) -> None:
+        if not self.text and (queued := self.take_back()) is not None:
+            self.put(queued)
+            return
+        if (text := self._history.back(self.whole_text)) is not None:
+            self.put(text)
+            self.move_cursor((0, 0))
+
+    def _forth(self) -> None:
+        if (text := self._history.forth()) is not None:
+            self.put(text)
+
+    # Completion
+
+    def on_text_area_changed(self) -> None:
+        """Offer what could be meant."""
+        self.set_class(self.text.startswith("!"), "shell")
+        if self.text.startswith("/") and "\n" not in self.text and " " not in self.text:
+            self._completion.choices = tuple(
+                Choice(f"/{command.name}", f"/{command.name} {command.argument}".rstrip(), command.help)
+                for command in matching(self.text[1:])[:_MAX_CHOICES]
+            )
+        elif (found := self._at_word()) is not None:
+            self.post_message(self.PathsWanted(found))
+        else:
+            self.close_completion()
+
+    def _at_word(self) -> str | None:
+        row, column = self.cursor_location
+        found = _AT_WORD.search(self.document.get_line(row)[:column])
+        return None if found is None else found[1]
+
+    def offer_paths(self, fragment: str, paths: list[str]) -> None:
+        """What was found for a fragment; passed over when something else stands there by now."""
+        if self._at_word() == fragment:
+            self._completion.choices = tuple(Choice(f"@{path}", path) for path in paths)
+
+    def _complete(self) -> None:
+        chosen = self._completion.chosen
+        if chosen is None:
+            return
+        self.close_completion()
+        row, column = self.cursor_location
+        if chosen.text.startswith("/"):
+            self.put(f"{chosen.text} ")
+            return
+        start = column - len(self._at_word() or "") - 1
+        self.replace(f"{chosen.text} ", (row, start), (row, column))
+
+    def _complete_or_submit(self) -> None:
+        chosen = self._completion.chosen
+        is_whole_command = chosen is not None and chosen.text.startswith("/")
+        self._complete()
+        if is_whole_command:
+            self.put(self.text.strip())
+            self._submit()
+
+    # Paste
+
+    def on_paste(self, event: events.Paste) -> None:
+        """A long one becomes a mark; what it stands for is sent."""
+        text = inert(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        lines = text.count("\n") + 1
+        event.stop()
+        event.prevent_default()
+        if lines > FOLD_LINES or len(text) > FOLD_CHARS:
+            number = len(self._pastes) + 1
+            self._pastes[number] = text
+            text = f"[pasted #{number}: {lines:,} line{'s' if lines > 1 else ''}, {len(text):,} characters]"
+        self.replace(text, *self.selection)

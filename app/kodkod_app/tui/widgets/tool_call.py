@@ -1,0 +1,196 @@
+"""A call of a tool as a block: one line that tells what and how, and what came of it below, when unfolded."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+
+from kodkod_app.tui.store import Call, CallState, ShellRun
+from kodkod_app.tui.widgets.diff import DiffView
+from kodkod_app.tui.widgets.entry import EntryView, PlainText
+
+_LIVE_LINES = 8
+"""Shown of the output while it comes."""
+_MAX_LINES = 500
+"""Shown of an unfolded output: its end."""
+_MAX_SUBJECT_CHARS = 300
+_MARKS = {
+    CallState.WRITING: ("…", "$text-muted"),
+    CallState.ASKED: ("?", "$text-warning"),
+    CallState.RUNNING: ("●", "$text-primary"),
+    CallState.DONE: ("✓", "$text-success"),
+    CallState.FAILED: ("✗", "$text-error"),
+    CallState.REFUSED: ("⊘", "$text-warning"),
+    CallState.CUT: ("■", "$text-warning"),
+}
+
+
+class Block(EntryView, can_focus=True):
+    """A line that unfolds."""
+
+    DEFAULT_CSS = """
+    Block {
+        margin: 0 0 1 0;
+        padding: 0 1 0 2;
+        & > .head { height: 1; text-overflow: ellipsis; text-wrap: nowrap; }
+        & > .body { margin: 0 0 0 2; color: $muted; border-left: solid $rule; padding: 0 0 0 1; }
+        & > DiffView { margin: 0 0 0 2; }
+        &:focus > .head { background: $panel; }
+        &.folded > .body, &.folded > DiffView { display: none; }
+        & > .body.empty { display: none; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,space", "fold", "Fold or unfold", show=False),
+        Binding("y", "copy", "Copy its text", show=False),
+    ]
+
+    class Folded(Message):
+        """Its height changes by the reader's wish."""
+
+    def __init__(self, entry: Call | ShellRun) -> None:
+        super().__init__(entry)
+        self.is_unfolded: bool | None = None
+        """None leaves it to what there is to see."""
+
+    def on_click(self, event: events.Click) -> None:
+        """The line is a button."""
+        if event.widget is not None and event.widget.has_class("head"):
+            self.action_fold()
+
+    def action_fold(self) -> None:
+        """Fold or unfold."""
+        self.set_unfolded(self.has_class("folded"))
+
+    def set_unfolded(self, is_unfolded: bool) -> None:
+        """As the reader wishes."""
+        self.is_unfolded = is_unfolded
+        self._refold()
+        self.post_message(self.Folded())
+
+    def action_copy(self) -> None:
+        """Put what it says on the clipboard."""
+        self.app.copy_to_clipboard(self._whole_text())
+        self.notify("copied")
+
+    def _whole_text(self) -> str:
+        raise NotImplementedError
+
+    def _refold(self) -> None:
+        raise NotImplementedError
+
+
+def tail(text: str, lines: int) -> str:
+    """The last lines of a text, and how many are before them."""
+    parts = text.rstrip("\n").split("\n")
+    more = len(parts) - lines
+    return "\n".join(parts) if more <= 0 else "\n".join([f"… {more:,} lines before", *parts[-lines:]])
+
+
+class ToolCallView(Block):
+    """One call of the model."""
+
+    def __init__(self, entry: Call) -> None:
+        super().__init__(entry)
+        self.call = entry
+
+    def compose(self) -> ComposeResult:
+        """Head and body."""
+        yield PlainText(self._head(), classes="head")
+        yield PlainText(classes="body")
+
+    def on_mount(self) -> None:
+        """Show what there is already."""
+        self._show_body()
+
+    async def look_again(self) -> None:
+        """It was written further, said something, or ended."""
+        self.query_one(".head", PlainText).show(self._head())
+        if self.call.diff is not None and not self.query(DiffView):
+            await self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
+        self._show_body()
+
+    def _head(self) -> Content:
+        call = self.call
+        mark, color = _MARKS[call.state]
+        subject = call.subject.replace("\n", " ⏎ ")[:_MAX_SUBJECT_CHARS]
+        parts = [(f"{mark} ", color), (call.name, "bold"), (f" {subject}", "$foreground")]
+        told = call.outcome if call.state.is_over else "waits for you" if call.state is CallState.ASKED else ""
+        if told:
+            parts.append((f"  {told}", "$text-muted"))
+        if call.duration_s >= 1:
+            parts.append((f"  {call.duration_s:.0f} s", "$text-muted"))
+        return Content.assemble(*parts)
+
+    def _show_body(self) -> None:
+        if self.call.diff is not None and self.is_mounted and not self.query(DiffView):
+            self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
+        body = self.query_one(".body", PlainText)
+        text = "" if self.call.diff is not None else self._body()
+        body.show(text)
+        body.set_class(not text, "empty")
+        self._refold()
+
+    def _body(self) -> str:
+        call = self.call
+        if call.state is CallState.WRITING:
+            return tail(self._written(), _LIVE_LINES)
+        lines = _MAX_LINES if call.state.is_over or self.is_unfolded else _LIVE_LINES
+        return tail(call.output, lines) if call.output else ""
+
+    def _written(self) -> str:
+        return "\n".join(f"{key}: {value}" for key, value in self.call.arguments.items() if value != self.call.subject)
+
+    def _whole_text(self) -> str:
+        return self.call.diff.unified if self.call.diff is not None else self.call.output
+
+    def _refold(self) -> None:
+        is_over = self.call.state.is_over
+        shows = not is_over or self.call.diff is not None or self.call.state is CallState.FAILED
+        self.set_class(not (shows if self.is_unfolded is None else self.is_unfolded), "folded")
+
+
+class ShellRunView(Block):
+    """A command of the person's own."""
+
+    def __init__(self, entry: ShellRun) -> None:
+        super().__init__(entry)
+        self.run = entry
+
+    def compose(self) -> ComposeResult:
+        """Head and body."""
+        yield PlainText(self._head(), classes="head")
+        yield PlainText(self._body(), classes="body")
+
+    async def look_again(self) -> None:
+        """It said something, or ended."""
+        self.query_one(".head", PlainText).show(self._head())
+        self.query_one(".body", PlainText).show(self._body())
+
+    def _head(self) -> Content:
+        code = self.run.exit_code
+        mark, color = (
+            ("●", "$text-primary") if code is None else ("✓", "$text-success") if not code else ("✗", "$text-error")
+        )
+        told = "" if not code else f"  exit {code}"
+        return Content.assemble((f"{mark} ", color), ("! ", "bold $secondary"), self.run.command, (told, "$text-muted"))
+
+    def _body(self) -> str:
+        return (
+            tail(self.run.output, _MAX_LINES)
+            if self.run.output
+            else "(no output)"
+            if self.run.exit_code is not None
+            else ""
+        )
+
+    def _whole_text(self) -> str:
+        return self.run.output
+
+    def _refold(self) -> None:
+        self.set_class(self.is_unfolded is False, "folded")

@@ -1,0 +1,79 @@
+"""From what is written to what is seen: the real app, agent and tools, with a recorded model."""
+
+from __future__ import annotations
+
+from kodkod_app.tui import store as s
+from kodkod_app.tui.widgets.diff import DiffView
+from kodkod_app.tui.widgets.tool_call import ToolCallView
+
+from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, shell, turn
+
+BYPASS = {"permission_mode": "bypassPermissions"}
+
+
+async def test_from_prompt_to_approved_edit_to_green_tests(open_app, record, project):
+    async with open_app(record(LOOK, MEND, FINISH)) as driver:
+        await driver.opened()
+        await driver.say("add subtracts; mend it")
+        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
+        assert "return a + b" in driver.screen_text()
+        assert (project / "calc.py").read_text() == FAULTY
+        await driver.pilot.press("y")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == MENDED
+        calls = driver.entries(s.Call)
+        assert [(call.name, call.state) for call in calls] == [
+            ("view", s.CallState.DONE),
+            ("edit", s.CallState.DONE),
+            ("finish", s.CallState.DONE),
+        ]
+        [ending] = driver.entries(s.Ending)
+        assert ending.status == "done"
+        assert ending.files == (("calc.py", 1, 1),)
+        assert driver.app.query_one(DiffView)
+        assert "calc.py  +1 -1" in driver.screen_text()
+
+
+async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, project):
+    async with open_app(record(MEND, turn("Then not."))) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
+        await driver.pilot.press("n")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == FAULTY
+        [call] = driver.entries(s.Call)
+        assert call.state is s.CallState.REFUSED
+        assert driver.entries(s.Answer)[-1].text == "Then not."
+
+
+async def test_what_is_said_before_the_model_is_there_waits_for_it(open_app, record):
+    async with open_app(record(turn("Hello.")), is_held=True) as driver:
+        await driver.say("hi")
+        assert driver.app.queue.messages == ("hi",)
+        assert "hi" in driver.screen_text()
+        driver.begin()
+        await driver.idle()
+        assert [said.text for said in driver.entries(s.Said)] == ["hi"]
+        assert driver.entries(s.Answer)[-1].text == "Hello."
+
+
+async def test_output_comes_while_a_command_runs_and_esc_ends_it(open_app, record):
+    async with open_app(
+        record(shell("echo begun; sleep 60"), turn("Stopped?")), permission_mode="acceptEdits"
+    ) as driver:
+        driver.app.workbench.set_mode("bypassPermissions")
+        await driver.opened()
+        await driver.say("run it")
+        await driver.until(lambda: any("begun" in call.output for call in driver.entries(s.Call)), "the output")
+        [view] = driver.app.query(ToolCallView)
+        assert not view.has_class("folded")
+        assert driver.app.is_busy
+        await driver.pilot.press("escape")
+        await driver.idle()
+        [call] = driver.entries(s.Call)
+        assert call.state is s.CallState.CUT
+        assert driver.entries(s.Ending)[-1].status == "interrupted"
+        await driver.say("go on")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "Stopped?"
