@@ -1,4 +1,4 @@
-"""The line below the prompt: mode, model, box, branch, tokens, speed, context. On narrow screens the least goes first."""
+"""The line below the prompt: mode, model, box, branch, tokens, speed, context. Where it is narrow the least goes."""
 
 from __future__ import annotations
 
