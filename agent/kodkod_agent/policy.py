@@ -20,7 +20,6 @@ Nothing is run here; the file system is only looked at to see where symbolic lin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,10 +27,10 @@ from pathlib import Path
 
 from kodkod_agent import deeds
 from kodkod_agent.deeds import Deed
+from kodkod_agent.generalise import suggest_rules
 from kodkod_agent.places import Places
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.shell_reach import Reach
-from kodkod_agent.shell_syntax import names
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import ToolError
 from kodkod_tools.registry import parse_call
@@ -85,16 +84,6 @@ _FREE_REACH: Mapping[PermissionMode, Reach] = {
     PermissionMode.DONT_ASK: Reach.READS,
     PermissionMode.BYPASS_PERMISSIONS: Reach.UNSURE,
 }
-_SUBCOMMANDED = names("git npm pnpm yarn cargo go uv pip pip3 make docker poetry dotnet gradle mvn bundle")
-_NEVER_GENERAL = names("rm sudo doas su dd sh bash zsh python python3 node perl ruby curl wget ssh eval xargs")
-"""Programs that do anything: `always` saves the very command, not the program."""
-_NAMES_PROGRAMS = re.compile(
-    r"(?:LD_|DYLD_|GIT_|BASH_|PYTHON|PERL|RUBY|NODE_).*|(?:ENV|IFS|SHELLOPTS|.*(?:PATH|OPTIONS|OPTS|COMMAND|PAGER|EDITOR|SHELL))="
-)
-"""Variables that make other programs run something: setting them is asked each time."""
-_ASSIGNMENT = re.compile(r"\w+=")
-_PLAIN_NAME = re.compile(r"[\w./+][\w./+:-]*")
-_MAX_RULE_CHARS = 200
 _MAX_SHOWN_CHARS = 80
 
 
@@ -176,7 +165,7 @@ def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
         return Decision(Verdict.ALLOW, f"{shown}: allowed by the rule {rule}", rule)
     if _is_free(deed, scene):
         return Decision(Verdict.ALLOW, f"{shown} {finding.why}")
-    return _asked(Decision(Verdict.ASK, f"{shown} {finding.why}", None, _suggest(deed)), scene)
+    return _asked(Decision(Verdict.ASK, f"{shown} {finding.why}", None, suggest_rules(deed)), scene)
 
 
 def _is_free(deed: Deed, scene: _Scene) -> bool:
@@ -205,29 +194,3 @@ def _first_match(rules: Iterable[Rule], tools: tuple[str, ...], subjects: tuple[
 def _shown(subject: str) -> str:
     line = " ".join(subject.split())
     return line if len(line) <= _MAX_SHOWN_CHARS else f"{line[: _MAX_SHOWN_CHARS - 1]}…"
-
-
-def _suggest(deed: Deed) -> tuple[Rule, ...]:
-    """What would allow such calls: the program and its subcommand, or the very command when that is too much."""
-    if deed.finding.reach >= Reach.OUTSIDE:
-        return ()
-    tool = deed.tools[0]
-    if tool == "shell":
-        pattern = _general(deed.subject)
-        return (Rule(tool=tool, pattern=pattern),) if pattern else ()
-    folder = deed.subject.rpartition("/")[0]
-    if tool == "git":
-        return (Rule(tool=tool, pattern=deed.subject),)
-    if deed.subject == ".":
-        return (Rule(tool=tool),)
-    return (Rule(tool=tool, pattern=f"{folder}/**" if folder else f"/{deed.subject}"),)
-
-
-def _general(command: str) -> str | None:
-    words = command.split(" ")
-    if _ASSIGNMENT.fullmatch(command):
-        return None if _NAMES_PROGRAMS.fullmatch(command) else command
-    if not _PLAIN_NAME.fullmatch(words[0]) or words[0] in _NEVER_GENERAL:
-        return None if "*" in command or len(command) > _MAX_RULE_CHARS else command
-    subcommand = words[0] in _SUBCOMMANDED and len(words) > 1 and _PLAIN_NAME.fullmatch(words[1])
-    return f"{' '.join(words[: 2 if subcommand else 1])} *"

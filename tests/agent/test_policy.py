@@ -203,7 +203,7 @@ class TestRules:
         [
             ("pytest -q", ["shell(pytest *)"]),
             ("git commit -m x", ["shell(git commit *)"]),
-            ("npm run test", ["shell(npm run *)"]),
+            ("npm run test", ["shell(npm run test *)"]),
             ("python x.py", ["shell(python x.py)"]),
             ("rm x", ["shell(rm x)"]),
             ("pytest && make x", ["shell(pytest *)", "shell(make x *)"]),
