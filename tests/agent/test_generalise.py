@@ -16,10 +16,45 @@ from kodkod_engine.messages import ToolCall
 
 HERE = Path("/nonexistent/project")
 
-DANGEROUS = (
-    "rm sudo doas dd mv cp chmod bash sh zsh fish python python3 python3.11 /usr/bin/python3 node perl ruby eval xargs "
-    "env awk sed find tar ssh curl wget docker npx tee install busybox kill /bin/rm ./rm watch"
-).split()  # noqa: SIM905
+DANGEROUS = [
+    "rm",
+    "sudo",
+    "doas",
+    "dd",
+    "mv",
+    "cp",
+    "chmod",
+    "bash",
+    "sh",
+    "zsh",
+    "fish",
+    "python",
+    "python3",
+    "python3.11",
+    "/usr/bin/python3",
+    "node",
+    "perl",
+    "ruby",
+    "eval",
+    "xargs",
+    "env",
+    "awk",
+    "sed",
+    "find",
+    "tar",
+    "ssh",
+    "curl",
+    "wget",
+    "docker",
+    "npx",
+    "tee",
+    "install",
+    "busybox",
+    "kill",
+    "/bin/rm",
+    "./rm",
+    "watch",
+]
 WORDS = st.lists(
     st.sampled_from(
         ["-x", "-rf", "a.py", "tests/a.py", "--flag=1", "-c", "import os", "-", "run", "test", "-m", "x;y"]
