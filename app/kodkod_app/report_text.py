@@ -192,7 +192,9 @@ def diff_stat(diff: str) -> list[FileStat]:
             stats[-1].added += kind == "+"
             stats[-1].removed += kind == "-"
         elif line.startswith("diff --git "):
-            stats.append(FileStat(line.rpartition(" b/")[2]))
+            # Both sides name the same file: `a/NAME b/NAME`, or both in quotes where git had to.
+            head = line.removeprefix("diff --git ")
+            stats.append(FileStat(head[: len(head) // 2].strip('"').removeprefix("a/")))
         elif line.startswith("GIT binary patch") and stats:
             stats[-1].is_binary = True
         elif (hunk := _HUNK.match(line)) and stats:

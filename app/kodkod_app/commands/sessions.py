@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
-from kodkod_agent.journal import Journal
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
-from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app import paths
-from kodkod_app.render import for_terminal
+from kodkod_app.render import for_terminal, one_line
+from kodkod_app.report_text import diff_stat
 from kodkod_app.session_export import as_atif, as_jsonl, as_markdown
-from kodkod_app.session_story import Ending, Story, StoryStep, ending_of, read_story, sessions_in
+from kodkod_app.session_shelf import delete_session, ending_or_damage, patch_back
+from kodkod_app.session_story import Ending, Story, StoryStep, read_story, sessions_in
 from kodkod_engine.api import Usage
-from kodkod_engine.chat.surrogates import without_lone_surrogates
 from kodkod_engine.messages import ToolCall
 
 _MAX_LINE_CHARS = 120
@@ -61,7 +59,7 @@ def list_command(is_all: bool, work_tree: Path, output_format: str) -> None:
         try:
             info = folder.info
             if wanted is None or info.work_tree == wanted:
-                rows.append((info, _ending(folder)))
+                rows.append((info, ending_or_damage(folder)))
         except SessionDamaged as fault:
             click.echo(
                 for_terminal(f"kodkod: {fault}; remove it with `kodkod sessions delete {folder.path.name}`"), err=True
@@ -72,13 +70,6 @@ def list_command(is_all: bool, work_tree: Path, output_format: str) -> None:
         Console().print(_table(rows, with_work_tree=is_all))
     else:
         click.echo("no sessions" if is_all else for_terminal(f"no sessions of {wanted}; --all lists those of others"))
-
-
-def _ending(folder: SessionFolder) -> Ending:
-    try:
-        return ending_of(folder)
-    except SessionDamaged as fault:
-        return Ending(0, "damaged", str(fault))
 
 
 def _listed(info: SessionInfo, ending: Ending) -> dict[str, Any]:
@@ -229,22 +220,12 @@ def _tell_rewind(folder: SessionFolder, step: int, work_tree: Path, steps: list[
         raise SessionNotFound(f"session {folder.path.name} has no step {step}; it has {known}")
     dropped = [one for one in steps if one > step]
     click.echo(f"conversation: {f'steps {dropped[0]} to {dropped[-1]} are dropped' if dropped else 'nothing changes'}")
-    target = Journal(folder.journal).snapshot_after(step)
-    snapshots = WorkTreeSnapshots(work_tree, folder.path.name, folder=folder.path)
-    patch = "" if target is None else snapshots.diff(snapshots.take(steps[-1]), target)
-    files = _files_in(patch)
+    files = diff_stat(patch_back(folder, step, work_tree))
     click.echo(for_terminal(f"files in {work_tree}: {f'{len(files)} change' if files else 'nothing changes'}"))
-    for name in files[:_MAX_FILES_NAMED]:
-        click.echo(f"  {_line(name)}")
+    for file in files[:_MAX_FILES_NAMED]:
+        click.echo(f"  {_line(file.path)}")
     if len(files) > _MAX_FILES_NAMED:
         click.echo(f"  ... and {len(files) - _MAX_FILES_NAMED} more")
-
-
-def _files_in(patch: str) -> list[str]:
-    """The files a patch of `WorkTreeSnapshots.diff` changes, names git had to quote as it quoted them."""
-    heads = [line.removeprefix("diff --git ") for line in patch.split("\n") if line.startswith("diff --git ")]
-    # Both sides name the same file: `a/NAME b/NAME`, or both in quotes.
-    return [head[: len(head) // 2].strip('"').removeprefix("a/") for head in heads]
 
 
 @command.command()
@@ -286,27 +267,13 @@ def delete(session_id: str, yes: bool) -> None:
     folder = SessionFolder.find(paths.sessions_folder(), session_id)
     if not yes:
         click.confirm(f"delete session {session_id} for good?", abort=True)
-    with folder.locked():
-        work_tree = _known_work_tree(folder)
-        if work_tree is not None and work_tree.is_dir():
-            WorkTreeSnapshots(work_tree, session_id, folder=folder.path).drop_session()
-        else:
-            click.echo(f"kodkod: the work tree is gone; refs/kodkod/{session_id}/ stays in its repository", err=True)
-        shutil.rmtree(folder.path)
+    if not delete_session(folder):
+        click.echo(f"kodkod: the work tree is gone; refs/kodkod/{session_id}/ stays in its repository", err=True)
     click.echo(f"session {session_id} is deleted")
 
 
-def _known_work_tree(folder: SessionFolder) -> Path | None:
-    try:
-        return folder.info.work_tree
-    except SessionDamaged:
-        return None
-
-
 def _line(text: str, max_chars: int = _MAX_LINE_CHARS) -> str:
-    """Text of any origin on one line of bounded length, without control characters."""
-    text = for_terminal(without_lone_surrogates(text.replace("\n", " ").replace("\t", " ")))
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return one_line(text, max_chars)
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,84 @@
+"""What several screens are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Static
+
+from kodkod_app.render import for_terminal, one_line
+from kodkod_app.report_text import FileStat
+
+_MAX_FILES = 12
+STATUS_COLOURS = {
+    "done": "$text-success",
+    "fault": "$text-error",
+    "damaged": "$text-error",
+    "unfinished": "$text-warning",
+    "unverified": "$text-warning",
+    "limit": "$text-warning",
+}
+
+
+class Heading(Static):
+    """A screen's name, and a word about what it shows."""
+
+    DEFAULT_CSS = "Heading { height: 1; margin: 0 1 1 1; }"
+
+    def __init__(self, title: str, note: str = "", *, id: str | None = None) -> None:  # noqa: A002 - Textual's own
+        super().__init__(id=id)
+        self._title = title
+        self.say(note)
+
+    def say(self, note: str) -> None:
+        """Another word."""
+        self.update(Content.assemble((self._title, "bold $text-primary"), "  ", (one_line(note, 200), "dim")))
+
+
+class ConfirmScreen(ModalScreen[bool]):
+    """A question with yes and no; no is where the cursor would be."""
+
+    DEFAULT_CSS = """
+    ConfirmScreen { align: center middle; background: $background 40%; }
+    ConfirmScreen Vertical {
+        width: 60; max-width: 90%; height: auto; padding: 1 2; background: $surface; border: round $warning;
+    }
+    """
+    BINDINGS: list[BindingType] = [  # noqa: RUF012 - as Textual declares it
+        Binding("y", "answer(True)", "Yes"),
+        Binding("n,escape,enter", "answer(False)", "No", key_display="n"),
+    ]
+
+    def __init__(self, question: str, detail: str = "") -> None:
+        super().__init__()
+        self._question, self._detail = question, detail
+
+    def compose(self) -> ComposeResult:
+        """The question over the keys."""
+        with Vertical():
+            yield Static(Content.styled(one_line(self._question, 200), "bold"))
+            if self._detail:
+                yield Static(Content.styled(one_line(self._detail, 300), "dim"))
+        yield Footer(show_command_palette=False)
+
+    def action_answer(self, answer: bool) -> None:
+        """Done."""
+        self.dismiss(answer)
+
+
+def files_content(files: Sequence[FileStat]) -> Content:
+    """The files a change touches, each with its lines."""
+    if not files:
+        return Content.styled("no file changes", "dim")
+    lines = [Content.styled(f"{len(files)} {'file changes' if len(files) == 1 else 'files change'}", "bold")]
+    for file in files[:_MAX_FILES]:
+        counts = "binary" if file.is_binary else f"+{file.added} −{file.removed}"
+        lines.append(Content.assemble("  ", for_terminal(file.path[:200]), "  ", (counts, "dim")))
+    if len(files) > _MAX_FILES:
+        lines.append(Content.styled(f"  and {len(files) - _MAX_FILES} more", "dim"))
+    return Content("\n").join(lines)

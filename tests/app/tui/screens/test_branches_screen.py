@@ -1,0 +1,106 @@
+"""The tree of steps and the way back, by keyboard alone."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import OptionList, Static, Tree
+
+from kodkod_agent.errors import SessionDamaged
+from kodkod_app.tui.screens.branches import BranchesScreen, Jump, JumpKind
+from kodkod_app.tui.screens.rewind import RewindScreen
+
+from .examples import CHANGED, TREE
+from .host import Host
+
+
+def tree_app(current: str = "two") -> Host:
+    return Host(lambda: BranchesScreen(lambda: TREE, current, changed_files=lambda _id, step: CHANGED[:step]))
+
+
+async def jump(*keys: str, current: str = "two") -> Jump | str | None:
+    app = tree_app(current)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause(0.1)
+        await pilot.press(*keys)
+        await pilot.pause()
+        return app.result  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (("enter",), "open"),
+        (("r",), "open"),
+        (("up", "up", "enter"), Jump("two", 5, JumpKind.REWIND)),
+        (("up", "up", "r"), Jump("two", 5, JumpKind.REWIND)),
+        (("up", "up", "f"), Jump("two", 5, JumpKind.FORK)),
+        (("up", "enter"), Jump("three", 5, JumpKind.RESUME)),
+        (("down", "enter"), Jump("one", 4, JumpKind.FORK)),
+        (("down", "r"), "open"),
+        (("end", "enter"), Jump("one", 7, JumpKind.RESUME)),
+        (("home", "enter"), Jump("one", 0, JumpKind.FORK)),
+        (("escape",), None),
+    ],
+)
+async def test_a_jump_leads_where_it_says(keys: tuple[str, ...], expected: Jump | str | None) -> None:
+    assert await jump(*keys) == expected
+
+
+async def test_the_cursor_begins_where_the_session_stands() -> None:
+    for current, line in (("two", "6  shell pytest -x  refused"), ("three", "Try it with a property"), ("one", "7")):
+        app = tree_app(current)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await pilot.pause(0.1)
+            node = app.screen.query_one(Tree).cursor_node
+            assert node is not None
+            assert str(node.label).startswith("●")
+            assert line in str(node.label)
+
+
+async def test_a_step_is_told_with_the_files_that_would_change() -> None:
+    app = tree_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause(0.1)
+        await pilot.press("home", "down", "down", "down", "down")
+        await pilot.pause(0.1)
+        told = str(app.screen.query_one("#detail", Static).render())
+        assert "begins a new session at step 3" in told
+        assert "The end of a span is part of it." in told
+        assert "96 new tokens, 2,620 reused" in told
+        assert "3 files change" in str(app.screen.query_one("#files", Static).render())
+
+
+async def test_a_tree_that_cannot_be_read_says_so() -> None:
+    def load() -> None:
+        raise SessionDamaged("journal.jsonl cannot be read")
+
+    app = Host(lambda: BranchesScreen(load, "two"))  # type: ignore[arg-type,return-value]
+    async with app.run_test() as pilot:
+        await pilot.pause(0.1)
+        assert "cannot be read" in str(app.screen.query_one("#heading", Static).render())
+        await pilot.press("enter", "f", "r", "escape")
+        assert app.result is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [(("enter",), 6), (("up", "enter"), 5), (("home", "enter"), 0), (("escape",), None)],
+)
+async def test_rewind(keys: tuple[str, ...], expected: int | None) -> None:
+    app = Host(lambda: RewindScreen(TREE.steps, changed_files=lambda step: CHANGED[: 7 - step]))
+    async with app.run_test() as pilot:
+        await pilot.pause(0.1)
+        cost = str(app.screen.query_one("#cost", Static).render())
+        assert "step 7 is dropped" in cost
+        assert "1 file changes" in cost
+        await pilot.press(*keys)
+        assert app.result == expected
+
+
+async def test_a_session_without_steps_can_go_to_its_beginning() -> None:
+    app = Host(lambda: RewindScreen((), changed_files=lambda _step: ()))
+    async with app.run_test() as pilot:
+        await pilot.pause(0.1)
+        assert app.screen.query_one(OptionList).option_count == 1
+        await pilot.press("enter")
+        assert app.result == 0
