@@ -75,7 +75,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         Binding("escape", "back", "Back"),
         Binding("escape", "leave", "Refuse"),
     ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-low"), (32, "-high")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
 
     def __init__(
         self,

@@ -77,10 +77,10 @@ class BranchesScreen(Screen[Jump | None]):
         Binding("enter", "jump", "Go there", priority=True),
         Binding("r", "rewind", "Rewind"),
         Binding("f", "fork", "Fork"),
-        Binding("space", "toggle", "Fold"),
+        Binding("space", "fold", "Fold"),
         Binding("escape,q", "close", "Close", key_display="esc"),
     ]
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - no class variable to Textual
 
     def __init__(
         self, load: Callable[[], Branch], current: str, *, changed_files: ChangedFiles = lambda _id, _step: ()
@@ -234,7 +234,7 @@ class BranchesScreen(Screen[Jump | None]):
         if (place := self._place) is not None:
             self.dismiss(Jump(place.branch.session_id, place.step, JumpKind.FORK))
 
-    def action_toggle(self) -> None:
+    def action_fold(self) -> None:
         """Fold or unfold."""
         node = self._tree.cursor_node
         if node is not None and node.allow_expand:

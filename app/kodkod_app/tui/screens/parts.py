@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -49,7 +50,7 @@ class ConfirmScreen(ModalScreen[bool]):
         width: 60; max-width: 90%; height: auto; padding: 1 2; background: $surface; border: round $warning;
     }
     """
-    BINDINGS: list[BindingType] = [  # noqa: RUF012 - as Textual declares it
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),
         Binding("n,escape,enter", "answer(False)", "No", key_display="n"),
     ]

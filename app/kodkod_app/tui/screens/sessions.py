@@ -75,7 +75,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
         Binding("pagedown", "move(10)", show=False),
         Binding("escape", "close", "Close"),
     ]
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - no class variable to Textual
 
     def __init__(self, shelf: Shelf, work_tree: Path, *, current: str = "") -> None:
         """List them.
