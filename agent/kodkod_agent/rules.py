@@ -78,8 +78,11 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allow: tuple[Rule, ...] = ()
+    """Calls that go ahead unasked, as `shell(pytest *)` or `edit(src/**)`."""
     ask: tuple[Rule, ...] = ()
+    """Calls that are asked about whatever the mode."""
     deny: tuple[Rule, ...] = ()
+    """Calls that are never done."""
 
     def with_allowed(self, *rules: Rule) -> Self:
         """These and more allowed ones: what `always` saves."""

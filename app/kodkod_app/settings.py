@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Settings(BaseModel):
     model: str | None = None
     """Folder of a checkpoint, or `script:FILE` for a recorded model."""
     sandbox: SandboxKind = SandboxKind.AUTO
+    """What commands run in; `auto` takes the first that is there and can run the tests."""
     env: Path | None = None
     """Python environment the project's tests run in; None looks for it."""
     permission_mode: PermissionMode | None = None
@@ -68,10 +70,28 @@ class Settings(BaseModel):
     tui: TuiConfig = Field(default_factory=TuiConfig)
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What each source says, the weakest first."""
+
+    user: Layer = field(default_factory=dict)
+    project: Layer = field(default_factory=dict)
+    environment: Layer = field(default_factory=dict)
+    said: Layer = field(default_factory=dict)
+    """On the command line."""
+
+
 def load_settings(
     work_tree: Path, *, trusted: bool, environment: Mapping[str, str], flags: Mapping[str, Any] | None = None
 ) -> Settings:
-    """All sources put together.
+    """All sources put together. See `read_layers`."""
+    return merge_sources(read_layers(work_tree, trusted=trusted, environment=environment, flags=flags), trusted=trusted)
+
+
+def read_layers(
+    work_tree: Path, *, trusted: bool, environment: Mapping[str, str], flags: Mapping[str, Any] | None = None
+) -> Layers:
+    """What each source says.
 
     Args:
         work_tree: where the project's file is looked for.
@@ -82,13 +102,20 @@ def load_settings(
     Raises:
         SettingsFault: a source cannot be read, or says what cannot be.
     """
-    user = _read(paths.user_settings())
-    project = _read_project(paths.project_settings(work_tree), trusted=trusted)
-    variables = _checked(_from_environment(environment), "the environment")
-    said = _checked(said_layer(flags or {}), "the command line")
-    whole = merge_layers(merge_layers(merge_layers(user, project), variables), said)
-    rules = merge_rules(_rules(user), _rules(project), trusted)
-    strongest = _rules(variables)
+    return Layers(
+        user=_read(paths.user_settings()),
+        project=_read_project(paths.project_settings(work_tree), trusted=trusted),
+        environment=checked(_from_environment(environment), "the environment"),
+        said=checked(said_layer(flags or {}), "the command line"),
+    )
+
+
+def merge_sources(layers: Layers, *, trusted: bool) -> Settings:
+    """The strongest word on everything; rules are collected instead."""
+    whole = merge_layers(layers.user, layers.project)
+    whole = merge_layers(merge_layers(whole, layers.environment), layers.said)
+    rules = merge_rules(_rules(layers.user), _rules(layers.project), trusted)
+    strongest = _rules(layers.environment)
     whole["permissions"] = merge_rules(strongest, rules, trusted=True).model_dump(mode="json")
     return Settings.model_validate(whole)
 
@@ -100,7 +127,7 @@ def _read(path: Path) -> Layer:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise SettingsFault(f"{path} cannot be read ({_one_line(fault)}); mend or remove it") from fault
-    return _checked(layer, str(path))
+    return checked(layer, str(path))
 
 
 def _read_project(path: Path, *, trusted: bool) -> Layer:
@@ -140,7 +167,7 @@ def _read_value(name: str, value: str) -> Any:
         raise SettingsFault(f"the environment: {name}: not a JSON list ({fault})") from fault
 
 
-def _checked(layer: Layer, source: str) -> Layer:
+def checked(layer: Layer, source: str) -> Layer:
     """A layer that can stand alone, unchanged.
 
     Raises:

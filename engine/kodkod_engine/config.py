@@ -13,6 +13,7 @@ class EngineConfig:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of weights and activations; None takes what the checkpoint stores."""
     device: str = "cpu"
+    """Where the weights are and the steps are computed, as torch names it."""
     threads: int | None = None
     """Processor threads of a step; None leaves torch's choice."""
     max_cached_tokens: int = 32_768

@@ -108,8 +108,8 @@ def test_doctor_has_a_line_on_the_projects_image(kodkod, monkeypatch, image, is_
     async def no_boxes():
         return []
 
-    monkeypatch.setattr("kodkod_app.commands.doctor.find_image", find)
-    monkeypatch.setattr("kodkod_app.commands.doctor.sandbox_facts", no_boxes)
+    monkeypatch.setattr("kodkod_app.machine_facts.find_image", find)
+    monkeypatch.setattr("kodkod_app.machine_facts.sandbox_facts", no_boxes)
     facts = {fact["name"]: fact for fact in json.loads(kodkod("doctor", "--output-format", "json").out)}
     found = facts.get("docker image")
     assert (found and (found["is_good"], found["detail"])) == (None if is_good is None else (is_good, detail))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from kodkod_app.machine_facts import Fact, hardware_facts, model_fact, program_facts, sandbox_facts
-from kodkod_sandbox.choose import find_image
-from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
+from kodkod_app.machine_facts import Fact, look_around
 
 
 @click.command(name="doctor")
@@ -22,25 +19,15 @@ from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(model: Path | None, output_format: str) -> None:
     """Look at this machine: programs, hardware, sandboxes, model. Changes nothing."""
-    here = Path.cwd()
-    facts = [*program_facts(), *hardware_facts(here), *asyncio.run(sandbox_facts()), *_image_facts(here)]
-    facts.append(model_fact(model))
+    facts = asyncio.run(_all(model))
     if output_format == "json":
         click.echo(json.dumps([asdict(fact) for fact in facts], indent=2))
     else:
         Console().print(_table(facts))
 
 
-def _image_facts(work_tree: Path) -> Iterator[Fact]:
-    """The image a Docker box would start from for the project here; nothing where there is no Docker."""
-    try:
-        image = find_image(work_tree)
-    except SandboxUnavailable:
-        return
-    except SandboxError as fault:
-        yield Fact("docker image", False, str(fault))
-    else:
-        yield Fact("docker image", not image.note, image.note or image.tag)
+async def _all(model: Path | None) -> list[Fact]:
+    return [fact async for fact in look_around(Path.cwd(), model)]
 
 
 def _table(facts: list[Fact]) -> Table:
