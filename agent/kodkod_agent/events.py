@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from kodkod_agent.report import CandidateReport, RunReport
-from kodkod_agent.rules import Rule
 from kodkod_engine.api import Usage
 from kodkod_engine.messages import ToolCall
 from kodkod_sandbox.base import Channel
@@ -102,8 +101,6 @@ class ApprovalRequest:
 
     call: ToolCall
     reason: str
-    suggested_rules: tuple[Rule, ...] = ()
-    """What would allow it and its like for good; empty when that is not offered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,6 @@ from kodkod_agent.state import AgentState, Node, Status, new_run, new_session, p
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.messages import ToolCall
 from kodkod_sandbox.base import Sandbox
 from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
@@ -369,7 +368,7 @@ class Session:
     async def _ask(self, asked: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Put calls before the person; one answer for each, in order."""
         calls = {call.id: call for call in self._res.ledger.pending_calls}
-        requests = tuple(self._request(calls[one["call_id"]], one["reason"]) for one in asked)
+        requests = tuple(events.ApprovalRequest(calls[one["call_id"]], one["reason"]) for one in asked)
         counted_s = self._res.stopwatch.stop()
         self._answers = asyncio.get_running_loop().create_future()
         self._emit(events.ApprovalAsked(requests))
@@ -380,9 +379,6 @@ class Session:
         self._res.stopwatch.start(counted_s)
         refused = (given.get(one.call.id) or Approval(call_id=one.call.id, allowed=False) for one in requests)
         return [approval.model_dump(mode="json") for approval in refused]
-
-    def _request(self, call: ToolCall, reason: str) -> events.ApprovalRequest:
-        return events.ApprovalRequest(call, reason, self.permissions.judge(call).suggested_rules)
 
     async def _end_cancelled(self) -> None:
         """Close the conversation where it was stopped, and let the graph finish."""

@@ -77,6 +77,15 @@ def read_branches(root: Path, session_id: str) -> Branch:
     return _branch(root, top, children, frozenset())
 
 
+def read_steps(root: Path, session_id: str) -> tuple[Step, ...]:
+    """A session's own steps.
+
+    Raises:
+        SessionNotFound: there is no such session.
+    """
+    return _steps(SessionFolder.find(root, session_id))[1]
+
+
 def _branch(root: Path, info: SessionInfo, children: dict[str, list[SessionInfo]], above: frozenset[str]) -> Branch:
     status, steps = _steps(SessionFolder(root / info.id))
     inside = above | {info.id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from kodkod_agent import atif
 from kodkod_agent import trajectory as t
@@ -53,6 +54,23 @@ def as_atif(folder: SessionFolder, name: str) -> dict[str, str]:
         raise NothingToExport(f"session {folder.path.name} cannot be exported: {_one_line(str(fault))}") from fault
     names = atif.file_names(name, len(documents))
     return {place: document.to_json() for place, document in zip(names, documents, strict=True)}
+
+
+def write_export(folder: SessionFolder, form: str, path: Path) -> list[Path]:
+    """Write a session as `markdown`, `jsonl` or `atif`; the files, those after a compaction beside the first.
+
+    Raises:
+        SessionDamaged, NothingToExport: there is nothing to be written.
+        OSError: a file cannot be written.
+    """
+    if form == "atif":
+        texts = list(as_atif(folder, path.stem).items())
+    else:
+        texts = [(path.name, as_markdown(folder) if form == "markdown" else as_jsonl(folder))]
+    files = [path, *(path.with_name(name) for name, _ in texts[1:])]
+    for file, (_, text) in zip(files, texts, strict=True):
+        file.write_text(text, encoding="utf-8")
+    return files
 
 
 def _markdown(story: Story) -> Iterator[str]:

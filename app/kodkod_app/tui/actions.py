@@ -1,20 +1,14 @@
-"""What commands and keys do beyond the chat: screens over it, modes, sessions. Screens are imported when opened."""
+"""What commands and keys do beyond the chat: modes, looks, sessions. The screens are opened by `opening`."""
 
 from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from kodkod_app.tui import store as s
-from kodkod_app.tui import updates as u
+from kodkod_app.tui.opening import Opening
 from kodkod_app.tui.path_search import PathSearch
 from kodkod_app.tui.themes import NAMES, full_name
-from kodkod_app.tui.updating import Updating
-
-if TYPE_CHECKING:
-    from kodkod_agent.approval import Approval
-    from kodkod_app.tui.wish import Wish
 
 _MODES = ("default", "acceptEdits", "plan", "auto")
 """Those that Shift+Tab goes through; any other is set by /mode, and joins them while it is set."""
@@ -22,10 +16,8 @@ _EVERY_MODE = (*_MODES, "dontAsk", "bypassPermissions")
 _AT_PATH = re.compile(r"(?:^|(?<=\s))@(\S+)")
 
 
-class Actions(Updating):
-    """The part of the app that opens things."""
-
-    wish: Wish
+class Actions(Opening):
+    """The part of the app that does what is asked of it."""
 
     @cached_property
     def path_search(self) -> PathSearch:
@@ -41,21 +33,6 @@ class Actions(Updating):
             return (self.wish.work_tree / path).exists()
         except (OSError, ValueError):
             return False
-
-    # Approval
-
-    def open_approval(self, asked: u.Asked) -> None:
-        """Ask the person about calls; leaving without a word interrupts the run."""
-        from kodkod_app.tui.screens.approval import ApprovalScreen
-
-        def answer(approvals: tuple[Approval, ...] | None) -> None:
-            if approvals is None:
-                self.workbench.interrupt()
-                return
-            self.was_answered(asked)
-            self.workbench.answer(approvals)
-
-        self.push_screen(ApprovalScreen(asked.requests, asked.facts), answer)
 
     # Modes and looks
 
@@ -86,37 +63,21 @@ class Actions(Updating):
 
     # Sessions
 
-    def _is_free(self) -> bool:
-        if self.is_busy or not self.is_open:
-            self.notify("not while something runs; Esc stops it" if self.is_busy else "no session is open yet")
-            return False
-        return True
-
     def action_new_session(self) -> None:
         """Begin a session."""
-        if self._is_free():
+        if self.is_free():
             self.begin_work()
             self.workbench.new()
 
     def action_proceed(self) -> None:
         """Go on with a run that was cut short."""
-        if self._is_free():
+        if self.is_free():
             self.begin_work()
             self.workbench.proceed()
 
-    def action_rewind(self, step: str = "") -> None:
-        """Back to a step; without its number a screen shows them."""
-        if not self._is_free():
-            return
-        if step.isdecimal():
-            self.begin_work()
-            self.workbench.rewind(int(step))
-        else:
-            self.action_branches()
-
     def action_fork(self, step: str = "") -> None:
         """A new session from a step of this one; without its number from the last."""
-        if not self._is_free():
+        if not self.is_free():
             return
         session = self.workbench.session
         steps = session.steps if session is not None else []
@@ -125,33 +86,6 @@ class Actions(Updating):
             return
         self.begin_work()
         self.workbench.fork(self.session_id, int(step) if step.isdecimal() else steps[-1])
-
-    def action_sessions(self) -> None:
-        """Earlier sessions of this folder."""
-        self._missing("sessions")
-
-    def action_branches(self) -> None:
-        """The tree of steps."""
-        self._missing("branches")
-
-    def action_settings(self) -> None:
-        """Everything that can be set."""
-        self._missing("settings")
-
-    def action_doctor(self) -> None:
-        """What this machine has and misses."""
-        self._missing("doctor")
-
-    def action_export(self) -> None:
-        """This session as a file."""
-        self._missing("export")
-
-    def action_show_help(self) -> None:
-        """Keys and commands."""
-        self._missing("help")
-
-    def _missing(self, screen: str) -> None:
-        self.notify(f"the {screen} screen is not part of this build", severity="warning")
 
     # The conversation
 

@@ -39,7 +39,7 @@ async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, proj
         await driver.opened()
         await driver.say("mend it")
         await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
-        await driver.pilot.press("n")
+        await driver.pilot.press("n", "enter")
         await driver.idle()
         assert (project / "calc.py").read_text() == FAULTY
         [call] = driver.entries(s.Call)

@@ -1,7 +1,6 @@
 """The agent asks: what would be done, where, why it is asked; and the person's answer.
 
-    approvals = await app.push_screen_wait(ApprovalScreen(asked.requests, place="...", judge=judge_of(permissions)))
-    session.answer(*approvals)
+    app.push_screen(ApprovalScreen(asked.requests, asked.facts, judge=judge_of(session.permissions)), answer)
 
 Several calls may wait at once: they are answered one by one or together, and the screen goes when all are.
 """
@@ -17,25 +16,28 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import ContentSwitcher, Footer, OptionList, Static
+from textual.widgets import ContentSwitcher, Footer, OptionList
 from textual.widgets.option_list import Option
 
 from kodkod_agent.approval import Approval
 from kodkod_agent.events import ApprovalRequest
 from kodkod_agent.policy import Verdict
 from kodkod_agent.rules import Rule
-from kodkod_app.render import one_line
+from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.approval_forms import ArgumentsForm, RefusalForm, RuleForm
+from kodkod_app.tui.screens.call_text import call_content, deed_of, subject_of
 from kodkod_app.tui.screens.judging import Judge
-from kodkod_app.tui.screens.preview import ReadFile, deed_of, preview, subject_of
+from kodkod_app.tui.updates import CallFacts
+from kodkod_app.tui.widgets.diff import DiffView
+from kodkod_app.tui.widgets.entry import PlainText
 
 SaveRules = Callable[[tuple[Rule, ...]], None]
 """Keeps rules for later sessions."""
 _CHOICES, _RULE, _REFUSAL, _ARGUMENTS = "choices", "rule-form", "refusal-form", "arguments-form"
 
 
-class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
-    """See the module. Dismisses one answer per request, in their order; what is not answered is refused."""
+class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
+    """See the module. Dismisses one answer per request, in their order; None interrupts the run."""
 
     DEFAULT_CSS = """
     ApprovalScreen { align: center bottom; background: $background 40%; }
@@ -73,45 +75,41 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         Binding("pageup", "scroll(-1)", "Scroll", show=False),
         Binding("pagedown", "scroll(1)", "Scroll", show=False),
         Binding("escape", "back", "Back"),
-        Binding("escape", "leave", "Refuse"),
+        Binding("escape", "leave", "Interrupt"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
 
     def __init__(
         self,
         requests: Sequence[ApprovalRequest],
+        facts: Sequence[CallFacts],
         *,
-        place: str = "",
         judge: Judge | None = None,
-        read_file: ReadFile = lambda _path: None,
         save_rules: SaveRules | None = None,
     ) -> None:
         """Ask.
 
         Args:
             requests: at least one.
-            place: where it would be done, for the person: the folder and the box.
+            facts: one per request.
             judge: checks rules and changed arguments before they are taken.
-            read_file: for a change to be shown in its file.
             save_rules: offered when given.
         """
         super().__init__()
         self._requests = tuple(requests)
+        self._facts = tuple(facts)
         self._answers: dict[int, Approval] = {}
         self._at = 0
-        self._place = place
         self._judge = judge
-        self._read_file = read_file
         self._save_rules = save_rules
 
     def compose(self) -> ComposeResult:
         """One sheet at the foot of the screen, and the keys under it."""
         with Vertical(id="sheet"):
-            yield Static(id="pending")
-            yield Static(id="what")
-            with VerticalScroll(id="call"):
-                yield Static(id="preview")
-            yield Static(id="why")
+            yield PlainText(id="pending")
+            yield PlainText(id="what")
+            yield VerticalScroll(id="call")
+            yield PlainText(id="why")
             with ContentSwitcher(initial=_CHOICES, id="answer"):
                 yield OptionList(id=_CHOICES)
                 yield RuleForm(can_save=self._save_rules is not None, id=_RULE)
@@ -119,28 +117,43 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
                 yield ArgumentsForm(id=_ARGUMENTS)
         yield Footer(show_command_palette=False)
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         """Show the first."""
-        self._show()
+        await self._show()
 
     @property
     def _request(self) -> ApprovalRequest:
         return self._requests[self._at]
 
-    def _show(self) -> None:
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        return self._facts[self._at].rules
+
+    async def _show(self) -> None:
         """Put the current request before the person."""
         request, count = self._request, len(self._requests)
         sheet = self.query_one("#sheet")
         sheet.border_title = f"May it {deed_of(request.call)}?" if count == 1 else f"{count} calls wait for your word"
-        pending = self.query_one("#pending", Static)
-        pending.update(self._pending())
+        pending = self.query_one("#pending", PlainText)
+        pending.show(self._pending())
         pending.display = count > 1
-        where = Content.styled(f"in {one_line(self._place, 200)}" if self._place else "", "dim")
-        self.query_one("#what", Static).update(Content.assemble((one_line(request.call.name, 40), "bold"), "  ", where))
-        self.query_one("#preview", Static).update(preview(request.call, self._read_file))
-        self.query_one("#call").scroll_home(animate=False)
-        self.query_one("#why", Static).update(Content.assemble("asked because ", one_line(request.reason, 300)))
+        where = inert_line(self._facts[self._at].where, 200)
+        name = (inert_line(request.call.name, 40), "bold")
+        self.query_one("#what", PlainText).show(Content.assemble(name, (f"  in {where}" if where else "", "dim")))
+        self.query_one("#why", PlainText).show(f"asked because {inert_line(request.reason, 300)}")
+        await self._show_call()
         self._show_choices()
+
+    async def _show_call(self) -> None:
+        place, diff = self.query_one("#call", VerticalScroll), self._facts[self._at].diff
+        await place.remove_children()
+        if diff is None:
+            await place.mount(PlainText(call_content(self._request.call)))
+        else:
+            signs = f"new, {diff.added} lines" if diff.created else f"+{diff.added} −{diff.removed}"
+            head = Content.assemble((inert_line(diff.path, 200), "bold"), (f"  {signs}", "dim"))
+            await place.mount(PlainText(head), DiffView(inert(diff.unified), diff.path))
+        place.scroll_home(animate=False)
 
     def _pending(self) -> Content:
         parts = []
@@ -149,7 +162,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
             sign, colour = _sign(answer)
             name = f" {sign} {request.call.name[:12]} {subject_of(request.call)}"
             style = f"bold reverse {colour}" if at == self._at else colour
-            parts.append(Content.styled(f"{one_line(name, 26)} ", style))
+            parts.append(Content.styled(f"{inert_line(name, 26)} ", style))
         return Content(" ").join(parts)
 
     def _show_choices(self) -> None:
@@ -162,10 +175,10 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         self.refresh_bindings()
 
     def _options(self) -> list[Option]:
-        rules = " | ".join(map(str, self._request.suggested_rules))
+        rules = " | ".join(map(str, self._rules))
         options = [_option("y", "Allow once", "", "once")]
         if rules:
-            options.append(_option("a", "Always allow", one_line(rules, 60), "always"))
+            options.append(_option("a", "Always allow", inert_line(rules, 60), "always"))
         options += [
             _option("e", "Edit it first", "", "edit"),
             _option("n", "Refuse", "and say why", "refuse"),
@@ -180,7 +193,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         if action in ("all_once", "none", "go"):
             return choosing and several
         if action == "always":
-            return choosing and bool(self._request.suggested_rules)
+            return choosing and bool(self._rules)
         if action == "edit":
             return choosing and bool(self._request.call.arguments)
         if action == "back":
@@ -194,14 +207,14 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         event.stop()
         await self.run_action(str(event.option.id))
 
-    def action_once(self) -> None:
+    async def action_once(self) -> None:
         """This call, this time."""
-        self._answer(Approval(call_id=self._request.call.id, allowed=True))
+        await self._answer(Approval(call_id=self._request.call.id, allowed=True))
 
     def action_always(self) -> None:
         """Show the rules first."""
         self._open(_RULE)
-        self.query_one(RuleForm).ask(self._request.call, self._request.suggested_rules, self._judge)
+        self.query_one(RuleForm).ask(self._request.call, self._rules, self._judge)
 
     async def action_edit(self) -> None:
         """Change what is called."""
@@ -213,26 +226,26 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         self._open(_REFUSAL)
         self.query_one(RefusalForm).ask()
 
-    def action_all_once(self) -> None:
+    async def action_all_once(self) -> None:
         """Every call that is still open."""
-        self._answer_rest(allowed=True)
+        await self._answer_rest(allowed=True)
 
-    def action_none(self) -> None:
+    async def action_none(self) -> None:
         """Refuse every call that is still open."""
-        self._answer_rest(allowed=False)
+        await self._answer_rest(allowed=False)
 
     def action_back(self) -> None:
         """Out of a form."""
         self._show_choices()
 
     def action_leave(self) -> None:
-        """Refuse what is open, without a word."""
-        self._answer_rest(allowed=False)
+        """Stop the run."""
+        self.dismiss(None)
 
-    def action_go(self, by: int) -> None:
+    async def action_go(self, by: int) -> None:
         """Another of the calls that wait."""
         self._at = (self._at + by) % len(self._requests)
-        self._show()
+        await self._show()
 
     def action_scroll(self, by: int) -> None:
         """The call, when it is long."""
@@ -240,7 +253,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
         call.scroll_page_down(animate=False) if by > 0 else call.scroll_page_up(animate=False)
 
     @on(RuleForm.Agreed)
-    def _always(self, event: RuleForm.Agreed) -> None:
+    async def _always(self, event: RuleForm.Agreed) -> None:
         if event.for_good and self._save_rules is not None:
             self._save_rules(event.rules)
         self._answers[self._at] = Approval(call_id=self._request.call.id, allowed=True, always=event.rules)
@@ -248,40 +261,40 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...]]):
             # What the new rules allow need not be asked again.
             if at not in self._answers and self._is_allowed(request, event.rules):
                 self._answers[at] = Approval(call_id=request.call.id, allowed=True)
-        self._go_on()
+        await self._go_on()
 
     def _is_allowed(self, request: ApprovalRequest, rules: tuple[Rule, ...]) -> bool:
         return self._judge is not None and self._judge(request.call, rules).verdict is Verdict.ALLOW
 
     @on(RefusalForm.Refused)
-    def _refused(self, event: RefusalForm.Refused) -> None:
-        self._answer(Approval(call_id=self._request.call.id, allowed=False, message=event.reason))
+    async def _refused(self, event: RefusalForm.Refused) -> None:
+        await self._answer(Approval(call_id=self._request.call.id, allowed=False, message=event.reason))
 
     @on(ArgumentsForm.Changed)
-    def _changed(self, event: ArgumentsForm.Changed) -> None:
-        self._answer(Approval(call_id=self._request.call.id, allowed=True, arguments=event.arguments))
+    async def _changed(self, event: ArgumentsForm.Changed) -> None:
+        await self._answer(Approval(call_id=self._request.call.id, allowed=True, arguments=event.arguments))
 
     def _open(self, form: str) -> None:
         self.query_one("#answer", ContentSwitcher).current = form
         self.refresh_bindings()
 
-    def _answer(self, approval: Approval) -> None:
+    async def _answer(self, approval: Approval) -> None:
         self._answers[self._at] = approval
-        self._go_on()
+        await self._go_on()
 
-    def _answer_rest(self, *, allowed: bool) -> None:
+    async def _answer_rest(self, *, allowed: bool) -> None:
         for at, request in enumerate(self._requests):
             self._answers.setdefault(at, Approval(call_id=request.call.id, allowed=allowed))
-        self._go_on()
+        await self._go_on()
 
-    def _go_on(self) -> None:
+    async def _go_on(self) -> None:
         """The next open call, or the end."""
         still_open = [at for at in range(len(self._requests)) if at not in self._answers]
         if not still_open:
             self.dismiss(tuple(self._answers[at] for at in range(len(self._requests))))
             return
         self._at = next((at for at in still_open if at > self._at), still_open[0])
-        self._show()
+        await self._show()
 
 
 def _sign(answer: Approval | None) -> tuple[str, str]:

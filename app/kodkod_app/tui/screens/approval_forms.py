@@ -17,7 +17,7 @@ from textual.widgets import Checkbox, Input, Label, Static, TextArea
 
 from kodkod_agent.policy import Verdict
 from kodkod_agent.rules import Rule
-from kodkod_app.render import for_terminal, one_line
+from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.judging import Judge
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import ToolError
@@ -35,7 +35,7 @@ class Note(Static):
 
     def say(self, text: str) -> None:
         """Show it; nothing when empty."""
-        self.update(one_line(text, _MAX_NOTE_CHARS))
+        self.update(inert_line(text, _MAX_NOTE_CHARS))
         self.display = bool(text)
 
 
@@ -75,7 +75,7 @@ class RuleForm(Vertical):
         """Show the rules of one call."""
         self._call, self._judge = call, judge
         entry = self.query_one("#rules", Input)
-        entry.value = for_terminal(" | ".join(map(str, rules)))
+        entry.value = inert(" | ".join(map(str, rules)))
         entry.focus()
         self.query_one("#rule-note", Note).say("")
 
@@ -165,8 +165,8 @@ class ArgumentsForm(Vertical):
         await fields.remove_children()
         for number, (key, value) in enumerate(call.arguments.items()):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            area = TextArea(for_terminal(text), id=f"argument-{number}", compact=True, soft_wrap=True)
-            await fields.mount(Label(one_line(key, 60), classes="key", markup=False), area)
+            area = TextArea(inert(text), id=f"argument-{number}", compact=True, soft_wrap=True)
+            await fields.mount(Label(inert_line(key, 60), classes="key", markup=False), area)
         areas = list(fields.query(TextArea))
         likely = [area for key, area in zip(call.arguments, areas, strict=True) if key in _LIKELY]
         for area in (likely or areas)[:1]:
@@ -198,7 +198,7 @@ class ArgumentsForm(Vertical):
 def _value(key: str, before: JsonValue, text: str) -> JsonValue:
     if isinstance(before, str):
         # What could not be shown as it is stays as it was, unless the person wrote something else.
-        return before if text == for_terminal(before) else text
+        return before if text == inert(before) else text
     try:
         value: JsonValue = json.loads(text)
     except ValueError as fault:

@@ -19,9 +19,9 @@ from textual.widgets import Footer, Static, Tree
 from textual.widgets.tree import TreeNode
 
 from kodkod_agent.errors import AgentError
-from kodkod_app.render import for_terminal, one_line
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
+from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.parts import Heading, files_content
 
 _MAX_LABEL_CHARS = 100
@@ -68,10 +68,10 @@ class BranchesScreen(Screen[Jump | None]):
     BranchesScreen Tree {
         width: 3fr; padding: 0 1; background: transparent; overflow-x: hidden; scrollbar-size-vertical: 1;
     }
-    BranchesScreen #detail-pane { width: 2fr; padding: 0 2; scrollbar-size-vertical: 1; border-left: solid $panel; }
+    BranchesScreen #detail-pane { width: 2fr; padding: 0 2; scrollbar-size-vertical: 1; border-left: solid $rule; }
     BranchesScreen.-narrow Horizontal { layout: vertical; }
     BranchesScreen.-narrow Tree { width: 1fr; height: 3fr; }
-    BranchesScreen.-narrow #detail-pane { width: 1fr; height: 2fr; border-left: none; border-top: solid $panel; }
+    BranchesScreen.-narrow #detail-pane { width: 1fr; height: 2fr; border-left: none; border-top: solid $rule; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "jump", "Go there", priority=True),
@@ -160,14 +160,14 @@ class BranchesScreen(Screen[Jump | None]):
         stands_here = branch.session_id == self._current and not branch.steps
         sign = "● " if stands_here else "↳ " if branch.forked_at is not None else "◆ "
         label = _label(sign, branch.title or branch.session_id, "bold")
-        label.append(f"  {one_line(branch.status, 20)}", "dim")
+        label.append(f"  {inert_line(branch.status, 20)}", "dim")
         return label
 
     def _step_label(self, branch: Branch, step: Step) -> Text:
         is_here = branch.session_id == self._current and step.number == branch.last_step
         label = Text(f"{'●' if is_here else '○'} {step.number:>2}  ", "bold" if is_here else "")
         words = "; ".join(step.calls) or step.text or "nothing"
-        label.append(one_line(words, _MAX_LABEL_CHARS), "" if step.can_return else "dim")
+        label.append(inert_line(words, _MAX_LABEL_CHARS), "" if step.can_return else "dim")
         return label
 
     @on(Tree.NodeHighlighted)
@@ -187,7 +187,7 @@ class BranchesScreen(Screen[Jump | None]):
             files = await asyncio.to_thread(self._changed_files, place.branch.session_id, place.step)
             told = files_content(files)
         except (AgentError, OSError) as fault:
-            told = Content.styled(one_line(str(fault), 300), "$text-error")
+            told = Content.styled(inert_line(str(fault), 300), "$text-error")
         self.query_one("#files", Static).update(told)
 
     def _detail(self, place: _Place) -> Content:
@@ -195,8 +195,8 @@ class BranchesScreen(Screen[Jump | None]):
         jump = self._jump(place)
         lines = [Content.styled(f"enter  {_told(jump)}" if jump else "the session stands here", "$text-accent")]
         if step is not None:
-            lines += [Content(), Content(for_terminal(step.text)) if step.text else Content.styled("no words", "dim")]
-            lines += [Content.assemble("· ", one_line(call, 200)) for call in step.calls]
+            lines += [Content(), Content(inert(step.text)) if step.text else Content.styled("no words", "dim")]
+            lines += [Content.assemble("· ", inert_line(call, 200)) for call in step.calls]
             lines.append(Content.styled(f"{step.new_tokens:,} new tokens, {step.reused_tokens:,} reused", "dim"))
         return Content("\n").join([*lines, Content()])
 
@@ -256,7 +256,7 @@ class BranchesScreen(Screen[Jump | None]):
 
 
 def _label(sign: str, text: str, style: str) -> Text:
-    return Text(f"{sign}{one_line(text, _MAX_LABEL_CHARS)}", style)
+    return Text(f"{sign}{inert_line(text, _MAX_LABEL_CHARS)}", style)
 
 
 def _nodes(node: TreeNode[_Place]) -> list[TreeNode[_Place]]:

@@ -17,7 +17,7 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
-from kodkod_app.render import one_line
+from kodkod_app.tui.inert import inert_line
 
 FORMATS = {"markdown": ("Markdown, to read", ".md"), "atif": ("ATIF, to work with", ".json")}
 """Name -> words for it, ending of its files."""
@@ -116,7 +116,7 @@ class ExportScreen(ModalScreen[tuple[Path, ...]]):
             self._say(str(fault))
 
     def _say(self, text: str) -> None:
-        self.query_one("#note", Static).update(Content.styled(one_line(text, 300), "$text-warning"))
+        self.query_one("#note", Static).update(Content.styled(inert_line(text, 300), "$text-warning"))
 
     def action_leave(self) -> None:
         """Write nothing."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.keys import format_key
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
@@ -36,15 +35,17 @@ class HelpSection:
     entries: tuple[HelpEntry, ...]
 
 
-def key_entries(app: App[object], bindings: Iterable[Binding]) -> tuple[HelpEntry, ...]:
-    """The keys of bindings that say what they do, those of one action together."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for binding in bindings:
-        if binding.description:
-            shown = binding.key_display or app.get_key_display(binding) or format_key(binding.key)
-            keys = found.setdefault((binding.action, binding.description), [])
-            keys += [] if shown in keys else [shown]
-    return tuple(HelpEntry(" ".join(keys), words) for (_, words), keys in found.items())
+def key_entries(app: App[Any], bindings: Iterable[BindingType]) -> tuple[HelpEntry, ...]:
+    """The keys of bindings that say what they do."""
+    return tuple(
+        HelpEntry(binding.key_display or " ".join(_keys(app, binding)), binding.description)
+        for binding in bindings
+        if isinstance(binding, Binding) and binding.description
+    )
+
+
+def _keys(app: App[Any], binding: Binding) -> list[str]:
+    return [app.get_key_display(replace(binding, key=key.strip())) for key in binding.key.split(",")]
 
 
 class HelpScreen(Screen[None]):

@@ -12,8 +12,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Footer, Static
 
-from kodkod_app.render import for_terminal, one_line
 from kodkod_app.report_text import FileStat
+from kodkod_app.tui.inert import inert, inert_line
 
 _MAX_FILES = 12
 STATUS_COLOURS = {
@@ -38,7 +38,7 @@ class Heading(Static):
 
     def say(self, note: str) -> None:
         """Another word."""
-        self.update(Content.assemble((self._title, "bold $text-primary"), "  ", (one_line(note, 200), "dim")))
+        self.update(Content.assemble((self._title, "bold $text-primary"), "  ", (inert_line(note, 200), "dim")))
 
 
 class ConfirmScreen(ModalScreen[bool]):
@@ -62,9 +62,9 @@ class ConfirmScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """The question over the keys."""
         with Vertical():
-            yield Static(Content.styled(one_line(self._question, 200), "bold"))
+            yield Static(Content.styled(inert_line(self._question, 200), "bold"))
             if self._detail:
-                yield Static(Content.styled(one_line(self._detail, 300), "dim"))
+                yield Static(Content.styled(inert_line(self._detail, 300), "dim"))
         yield Footer(show_command_palette=False)
 
     def action_answer(self, answer: bool) -> None:
@@ -79,7 +79,7 @@ def files_content(files: Sequence[FileStat]) -> Content:
     lines = [Content.styled(f"{len(files)} {'file changes' if len(files) == 1 else 'files change'}", "bold")]
     for file in files[:_MAX_FILES]:
         counts = "binary" if file.is_binary else f"+{file.added} −{file.removed}"
-        lines.append(Content.assemble("  ", for_terminal(file.path[:200]), "  ", (counts, "dim")))
+        lines.append(Content.assemble("  ", inert(file.path[:200]), "  ", (counts, "dim")))
     if len(files) > _MAX_FILES:
         lines.append(Content.styled(f"  and {len(files) - _MAX_FILES} more", "dim"))
     return Content("\n").join(lines)

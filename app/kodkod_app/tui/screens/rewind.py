@@ -16,9 +16,9 @@ from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
-from kodkod_app.render import one_line
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Step
+from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.screens.parts import files_content
 
 
@@ -71,7 +71,9 @@ class RewindScreen(ModalScreen[int | None]):
     def _options(self) -> list[Option]:
         options = [Option(_row(START, "before everything"), id=str(START))]
         for step in self._steps:
-            options += [Option(Content.styled(f"› {one_line(said, 200)}", "bold"), disabled=True) for said in step.said]
+            options += [
+                Option(Content.styled(f"› {inert_line(said, 200)}", "bold"), disabled=True) for said in step.said
+            ]
             words = "; ".join(step.calls) or step.text or "nothing"
             options.append(Option(_row(step.number, words), id=str(step.number), disabled=not step.can_return))
         return options
@@ -86,7 +88,7 @@ class RewindScreen(ModalScreen[int | None]):
         try:
             files = files_content(await asyncio.to_thread(self._changed_files, step))
         except (AgentError, OSError) as fault:
-            files = Content.styled(one_line(str(fault), 300), "$text-error")
+            files = Content.styled(inert_line(str(fault), 300), "$text-error")
         self.query_one("#cost", Static).update(self._cost(step, files))
 
     def _cost(self, step: int, files: Content) -> Content:
@@ -115,4 +117,4 @@ def _told(dropped: list[int]) -> str:
 
 
 def _row(number: int, words: str) -> Content:
-    return Content.assemble((f"{number:>4}  ", "dim"), one_line(words, 200))
+    return Content.assemble((f"{number:>4}  ", "dim"), inert_line(words, 200))

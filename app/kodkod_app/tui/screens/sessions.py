@@ -17,8 +17,8 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
-from kodkod_app.render import for_terminal, one_line
 from kodkod_app.session_shelf import ShelvedSession
+from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.parts import STATUS_COLOURS, ConfirmScreen, Heading
 
 
@@ -60,7 +60,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
         text-wrap: nowrap; text-overflow: ellipsis;
     }
     SessionsScreen Horizontal { height: 1fr; margin: 1 1 0 1; }
-    SessionsScreen #detail-pane { width: 2fr; padding: 0 2; border-left: solid $panel; display: none; }
+    SessionsScreen #detail-pane { width: 2fr; padding: 0 2; border-left: solid $rule; display: none; }
     SessionsScreen.-wide #detail-pane { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -131,11 +131,11 @@ class SessionsScreen(Screen[SessionChoice | None]):
     def _row(self, session: ShelvedSession) -> Content:
         info, ending = session.info, session.ending
         sign = "●" if info.id == self._current else "↳" if info.forked_from else " "
-        title = one_line(info.title, 200) or "nothing was said"
+        title = inert_line(info.title, 200) or "nothing was said"
         return Content.assemble(
             (f"{sign} ", "$text-accent"),
             (f"{info.created_at.astimezone():%Y-%m-%d %H:%M}  {ending.num_steps:>4}  ", "dim"),
-            (f"{one_line(ending.status, 11):<11}  ", STATUS_COLOURS.get(ending.status, "dim")),
+            (f"{inert_line(ending.status, 11):<11}  ", STATUS_COLOURS.get(ending.status, "dim")),
             title,
         )
 
@@ -192,7 +192,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
         if chosen.info.id == self._current:
             self.notify("this session is open; go to another one first", severity="warning")
             return
-        title = one_line(chosen.info.title, 60) or chosen.info.id
+        title = inert_line(chosen.info.title, 60) or chosen.info.id
         detail = f"{chosen.ending.num_steps} steps and their snapshots; the files of the project stay as they are"
         if await self.app.push_screen_wait(ConfirmScreen(f"Delete “{title}” for good?", detail)):
             await self._delete(chosen.info.id)
@@ -201,7 +201,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
         try:
             await asyncio.to_thread(self._shelf.delete, session_id)
         except (AgentError, OSError) as fault:
-            self.notify(one_line(str(fault), 300), severity="error", markup=False)
+            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
             return
         self._all = [one for one in self._all if one.info.id != session_id]
         self._list()
@@ -219,7 +219,7 @@ def _searched(session: ShelvedSession) -> str:
 def _detail(session: ShelvedSession) -> Content:
     info, ending = session.info, session.ending
     lines = [
-        Content.styled(for_terminal(info.title) or "nothing was said", "bold"),
+        Content.styled(inert(info.title) or "nothing was said", "bold"),
         Content(),
         _fact("id", info.id),
         _fact("folder", str(info.work_tree)),
@@ -234,4 +234,4 @@ def _detail(session: ShelvedSession) -> Content:
 
 
 def _fact(name: str, value: str) -> Content:
-    return Content.assemble((f"{name:<12}  ", "dim"), one_line(value, 300))
+    return Content.assemble((f"{name:<12}  ", "dim"), inert_line(value, 300))

@@ -14,9 +14,9 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from kodkod_app.render import one_line
 from kodkod_app.settings import SettingsFault
 from kodkod_app.settings_fields import SettingField, Source, read_typed
+from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.screens.parts import Heading
 
 _KEY_WIDTH = 30
@@ -35,7 +35,7 @@ class SettingsScreen(Screen[tuple[str, ...]]):
         height: 1fr; margin: 1 1 0 1; border: none; padding: 0; background: transparent; scrollbar-size-vertical: 1;
         text-wrap: nowrap; text-overflow: ellipsis;
     }
-    SettingsScreen #about { height: 5; padding: 0 1; border-top: solid $panel; }
+    SettingsScreen #about { height: 5; padding: 0 1; border-top: solid $rule; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "change", "Change", priority=True),
@@ -138,7 +138,7 @@ class SettingsScreen(Screen[tuple[str, ...]]):
         try:
             self._save(field.key, value)
         except SettingsFault as fault:
-            return one_line(str(fault), 400)
+            return inert_line(str(fault), 400)
         self._changed[field.key] = None
         return ""
 
@@ -215,7 +215,7 @@ class ValueScreen(ModalScreen[bool]):
 
 def _row(field: SettingField) -> Content:
     colour = "" if field.source is Source.DEFAULT else "bold"
-    value = one_line(field.value, 100)
+    value = inert_line(field.value, 100)
     return Content.assemble(
         (f"{field.key:<{_KEY_WIDTH}}  ", ""),
         (value or "not set", colour if value else "dim"),
@@ -225,8 +225,8 @@ def _row(field: SettingField) -> Content:
 
 def _about(field: SettingField) -> Content:
     lines = [Content(field.doc)]
-    lines.append(Content.styled(f"{field.kind}; default {one_line(field.default, 80) or 'not set'}", "dim"))
+    lines.append(Content.styled(f"{field.kind}; default {inert_line(field.default, 80) or 'not set'}", "dim"))
     if field.saved is not None and field.source not in (Source.USER, Source.DEFAULT):
-        said = f"your file says {one_line(field.saved, 60)}, but here the {field.source} has the last word"
+        said = f"your file says {inert_line(field.saved, 60)}, but here the {field.source} has the last word"
         lines.append(Content.styled(said, "$text-warning"))
     return Content("\n").join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import Branch, Step
 from kodkod_app.session_shelf import ShelvedSession
 from kodkod_app.session_story import Ending
+from kodkod_app.tui.updates import CallFacts
 from kodkod_engine.messages import ToolCall
+from kodkod_tools.base import FileDiff
+from kodkod_tools.files import file_diff
 
 FILES = {
     "timesheet/spans.py": (
@@ -29,15 +33,35 @@ FILES = {
 }
 
 
-def request(name: str, reason: str, *rules: str, call_id: str = "1", **arguments: Any) -> ApprovalRequest:
+WHERE = "landlock box, no network"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and what a person is told beside it."""
+
+    request: ApprovalRequest
+    facts: CallFacts
+
+
+def question(name: str, reason: str, *rules: str, call_id: str = "1", **arguments: Any) -> Question:
     call = ToolCall(id=call_id, name=name, arguments=arguments)
-    return ApprovalRequest(call, reason, tuple(Rule.read(rule) for rule in rules))
+    facts = CallFacts(WHERE, tuple(Rule.read(rule) for rule in rules), _diff(name, arguments))
+    return Question(ApprovalRequest(call, reason), facts)
 
 
-SHELL = request(
+def _diff(name: str, arguments: dict[str, Any]) -> FileDiff | None:
+    path = arguments.get("path", "")
+    before = FILES.get(path)
+    if name == "edit" and before is not None:
+        return file_diff(path, before, before.replace(arguments["old"], arguments["new"]))
+    return file_diff(path, before, arguments["content"]) if name == "write" else None
+
+
+SHELL = question(
     "shell", "pytest -x tests/test_spans.py runs code", "shell(pytest *)", command="pytest -x tests/test_spans.py"
 )
-EDIT = request(
+EDIT = question(
     "edit",
     "timesheet/spans.py would be changed",
     "edit(timesheet/**)",
@@ -46,7 +70,7 @@ EDIT = request(
     old="return self.start <= moment < self.end",
     new="return self.start <= moment <= self.end",
 )
-WRITE = request(
+WRITE = question(
     "write",
     "notes.md would be changed",
     "write(/notes.md)",
@@ -54,7 +78,7 @@ WRITE = request(
     path="notes.md",
     content="# Notes\n\n- the end of a span is part of it\n",
 )
-REMOVE = request("shell", "rm -rf build changes files", "shell(rm -rf build)", call_id="4", command="rm -rf build")
+REMOVE = question("shell", "rm -rf build changes files", "shell(rm -rf build)", call_id="4", command="rm -rf build")
 
 PROJECT = Path("/home/mia/timesheet")
 

@@ -9,6 +9,8 @@ from textual.app import App, ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
 
+from kodkod_app.tui.themes import THEMES, full_name
+
 CHAT = "\n".join(
     f"  {line}"
     for line in (
@@ -27,10 +29,13 @@ class Host(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, make: Callable[[], Screen[Any]], theme: str = "textual-dark", behind: str = "") -> None:
-        super().__init__(ansi_color=theme.startswith("ansi"))
+    def __init__(self, make: Callable[[], Screen[Any]], theme: str = "dark", behind: str = "") -> None:
+        super().__init__(ansi_color=theme == "ansi")
+        for one in THEMES:
+            self.register_theme(one)
+        self.theme = full_name(theme)
+        self.animation_level = "none"
         self._make = make
-        self._theme = theme
         self._behind = behind
         self.result: Any = "open"
 
@@ -38,8 +43,6 @@ class Host(App[None]):
         yield Static(self._behind, markup=False)
 
     def on_mount(self) -> None:
-        self.theme = self._theme
-        self.animation_level = "none"
         self.push_screen(self._make(), self._take)
 
     def _take(self, result: Any) -> None:

@@ -13,16 +13,21 @@ from kodkod_agent.permissions import Permissions
 from kodkod_agent.rules import Rule, Rules
 from kodkod_app.tui.screens.approval import ApprovalScreen
 from kodkod_app.tui.screens.judging import judge_of
+from kodkod_app.tui.widgets.diff import DiffView
 
-from .examples import EDIT, FILES, REMOVE, SHELL, WRITE, request
+from .examples import EDIT, REMOVE, SHELL, WRITE, Question, question
 from .host import Host
 
-READ_ONLY = request("view", "outside the project", path="/etc/passwd")
+READ_ONLY = question("view", "outside the project", path="/etc/passwd")
+
+
+def screen(*questions: Question, **options: Any) -> ApprovalScreen:
+    return ApprovalScreen([one.request for one in questions], [one.facts for one in questions], **options)
 
 
 async def answer(*keys: str, requests: Any = (SHELL,), **options: Any) -> Any:
     """Press these keys; what was dismissed, or "open"."""
-    app = Host(lambda: ApprovalScreen(requests, read_file=FILES.get, **options))
+    app = Host(lambda: screen(*requests, **options))
     async with app.run_test() as pilot:
         await pilot.press(*keys)
         await pilot.pause()
@@ -43,14 +48,14 @@ async def test_a_refusal_with_words_for_the_model() -> None:
     assert await answer("down", "down", "down", "enter", "enter") == (Approval(call_id="1", allowed=False),)
 
 
-async def test_escape_refuses_and_leaves_a_form_first() -> None:
-    assert await answer("escape") == (Approval(call_id="1", allowed=False),)
+async def test_escape_interrupts_and_leaves_a_form_first() -> None:
+    assert await answer("escape") is None
     assert await answer("n", "x", "escape") == "open"
     assert await answer("n", "x", "escape", "y") == (Approval(call_id="1", allowed=True),)
 
 
 async def test_always_shows_the_rule_before_it_is_kept(tmp_path: Path) -> None:
-    app = Host(lambda: ApprovalScreen([SHELL], judge=judge(tmp_path)))
+    app = Host(lambda: screen(SHELL, judge=judge(tmp_path)))
     async with app.run_test() as pilot:
         await pilot.press("a")
         assert app.screen.query_one("#rules", Input).value == "shell(pytest *)"
@@ -64,7 +69,7 @@ async def test_always_shows_the_rule_before_it_is_kept(tmp_path: Path) -> None:
     [("shell(make *)", "would not allow the call"), ("shell(", "is no rule"), ("", "there is no rule")],
 )
 async def test_a_rule_that_does_not_allow_the_call_is_not_taken(tmp_path: Path, text: str, said: str) -> None:
-    app = Host(lambda: ApprovalScreen([SHELL], judge=judge(tmp_path)))
+    app = Host(lambda: screen(SHELL, judge=judge(tmp_path)))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("a")
         app.screen.query_one("#rules", Input).value = text
@@ -75,7 +80,7 @@ async def test_a_rule_that_does_not_allow_the_call_is_not_taken(tmp_path: Path, 
 
 async def test_an_edited_rule_is_taken_and_saved_when_wanted(tmp_path: Path) -> None:
     saved: list[tuple[Rule, ...]] = []
-    app = Host(lambda: ApprovalScreen([SHELL], judge=judge(tmp_path), save_rules=saved.append))
+    app = Host(lambda: screen(SHELL, judge=judge(tmp_path), save_rules=saved.append))
     async with app.run_test() as pilot:
         await pilot.press("a")
         app.screen.query_one("#rules", Input).value = "shell(pytest -x *)"
@@ -91,7 +96,7 @@ async def test_what_has_no_rule_offers_none() -> None:
 
 
 async def test_other_arguments() -> None:
-    app = Host(lambda: ApprovalScreen([SHELL]))
+    app = Host(lambda: screen(SHELL))
     async with app.run_test() as pilot:
         await pilot.press("e", *" -q", "ctrl+s")
         assert app.result == (
@@ -100,8 +105,8 @@ async def test_other_arguments() -> None:
 
 
 async def test_arguments_that_are_denied_or_no_arguments_are_not_taken(tmp_path: Path) -> None:
-    timed = request("shell", "runs code", command="pytest", timeout_s=5)
-    app = Host(lambda: ApprovalScreen([timed], judge=judge(tmp_path, deny=["shell(rm *)"])))
+    timed = question("shell", "runs code", command="pytest", timeout_s=5)
+    app = Host(lambda: screen(timed, judge=judge(tmp_path, deny=["shell(rm *)"])))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("e")
         command, timeout = app.screen.query(TextArea)
@@ -141,16 +146,15 @@ async def test_several_together() -> None:
 
 
 async def test_a_new_rule_answers_the_others_it_allows(tmp_path: Path) -> None:
-    again = request("shell", "runs code", call_id="9", command="pytest -q")
+    again = question("shell", "runs code", call_id="9", command="pytest -q")
     found = await answer("a", "enter", requests=(SHELL, again), judge=judge(tmp_path))
     assert [one.allowed for one in found] == [True, True]
     assert await answer("a", "enter", requests=(SHELL, REMOVE), judge=judge(tmp_path)) == "open"
 
 
 async def test_the_change_is_shown_in_its_file() -> None:
-    app = Host(lambda: ApprovalScreen([EDIT], read_file=FILES.get))
+    app = Host(lambda: screen(EDIT))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
-        shown = str(app.screen.query_one("#preview", Static).render())
-        assert "12 -         return self.start <= moment < self.end" in shown
-        assert "12 +         return self.start <= moment <= self.end" in shown
+        assert "return self.start <= moment < self.end" in str(app.screen.query_one(DiffView).render())
+        assert "return self.start <= moment <= self.end" in str(app.screen.query_one(DiffView).render())

@@ -1,0 +1,257 @@
+"""The screens over the chat: what each is given, and what comes of its result. They are imported when opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kodkod_app import paths
+from kodkod_app.tui import updates as u
+from kodkod_app.tui.commands import COMMANDS
+from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.themes import full_name
+from kodkod_app.tui.updating import Updating
+
+if TYPE_CHECKING:
+    from kodkod_agent.approval import Approval
+    from kodkod_agent.rules import Rule
+    from kodkod_app.machine_facts import Fact
+    from kodkod_app.report_text import FileStat
+    from kodkod_app.settings_fields import SettingField
+    from kodkod_app.tui.screens.branches import Jump
+    from kodkod_app.tui.screens.sessions import SessionChoice
+    from kodkod_app.tui.wish import Wish
+
+
+_SIGNS = {
+    "enter": "send; while something runs, after it",
+    "/": "a command",
+    "@": "a path of the project",
+    "!": "a shell command of your own, in the box",
+    "↑ ↓": "what was written before",
+}
+"""What the prompt understands beside its keys."""
+
+
+class Opening(Updating):
+    """The part of the app that opens screens."""
+
+    wish: Wish
+
+    def is_free(self) -> bool:
+        """Whether a session is open in which nothing runs; the person is told when not."""
+        if self.is_busy or not self.is_open:
+            self.notify("not while something runs; Esc stops it" if self.is_busy else "no session is open yet")
+            return False
+        return True
+
+    @property
+    def _is_covered(self) -> bool:
+        """A screen is open already: the keys of the chat open no second."""
+        return len(self.screen_stack) > 1
+
+    # Approval
+
+    def open_approval(self, asked: u.Asked) -> None:
+        """Ask the person about calls; leaving without a word interrupts the run."""
+        from kodkod_app.tui.screens.approval import ApprovalScreen
+        from kodkod_app.tui.screens.judging import judge_of
+
+        def answer(approvals: tuple[Approval, ...] | None) -> None:
+            if approvals is None:
+                self.workbench.interrupt()
+                return
+            self.was_answered(asked)
+            self.workbench.answer(approvals)
+
+        session = self.workbench.session
+        judge = judge_of(session.permissions) if session is not None else None
+        screen = ApprovalScreen(asked.requests, asked.facts, judge=judge, save_rules=self._save_rules)
+        self.push_screen(screen, answer)
+
+    def _save_rules(self, rules: tuple[Rule, ...]) -> None:
+        from kodkod_app.settings import SettingsFault
+        from kodkod_app.settings_file import save_allowed
+
+        try:
+            save_allowed(paths.user_settings(), rules)
+        except SettingsFault as fault:
+            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
+        else:
+            self.notify(inert_line(f"saved in {paths.user_settings()}", 200), markup=False)
+
+    # Sessions
+
+    def action_sessions(self) -> None:
+        """Earlier sessions of this folder."""
+        if self._is_covered:
+            return
+        from kodkod_app.session_shelf import SessionShelf
+        from kodkod_app.tui.screens.sessions import SessionsScreen
+
+        shelf = SessionShelf(paths.sessions_folder())
+        self.push_screen(SessionsScreen(shelf, self.wish.work_tree, current=self.session_id), self._take_choice)
+
+    def _take_choice(self, choice: SessionChoice | None) -> None:
+        if choice is None:
+            return
+        if choice.branches:
+            self._open_branches(choice.session_id)
+        elif choice.work_tree != self.wish.work_tree:
+            told = f"kodkod -C {choice.work_tree} -r {choice.session_id}"
+            self.notify(inert_line(f"that session is of another folder; open it with  {told}", 300), markup=False)
+        elif self.is_free() and (choice.fork or choice.session_id != self.session_id):
+            self.begin_work()
+            if choice.fork:
+                self.workbench.fork(choice.session_id, _last_step(choice.session_id))
+            else:
+                self.workbench.open(choice.session_id)
+
+    def action_branches(self) -> None:
+        """The tree of steps."""
+        if self.is_free() and not self._is_covered:
+            self._open_branches(self.session_id)
+
+    def _open_branches(self, session_id: str) -> None:
+        from kodkod_app.session_branches import read_branches
+        from kodkod_app.tui.screens.branches import BranchesScreen
+
+        def load() -> Any:
+            return read_branches(paths.sessions_folder(), session_id)
+
+        screen = BranchesScreen(load, self.session_id, changed_files=self._changed_files)
+        self.push_screen(screen, self._jump)
+
+    def _changed_files(self, session_id: str, step: int) -> Sequence[FileStat]:
+        """What putting the files back would change. Blocking; nothing runs meanwhile, for it takes a snapshot."""
+        from kodkod_agent.session_folder import SessionFolder
+        from kodkod_app.report_text import diff_stat
+        from kodkod_app.session_shelf import patch_back
+
+        folder = SessionFolder.find(paths.sessions_folder(), session_id)
+        return diff_stat(patch_back(folder, step, self.wish.work_tree))
+
+    def _jump(self, jump: Jump | None) -> None:
+        from kodkod_app.tui.screens.branches import JumpKind
+
+        if jump is None or not self.is_free():
+            return
+        self.begin_work()
+        match jump.kind:
+            case JumpKind.REWIND:
+                self.workbench.rewind(jump.step)
+            case JumpKind.FORK:
+                self.workbench.fork(jump.session_id, jump.step)
+            case JumpKind.RESUME:
+                self.workbench.open(jump.session_id)
+
+    def action_rewind(self, step: str = "") -> None:
+        """Back to a step; without its number a screen shows them."""
+        if not self.is_free() or self._is_covered:
+            return
+        if step.isdecimal():
+            self._rewind_to(int(step))
+            return
+        from kodkod_app.session_branches import read_steps
+        from kodkod_app.tui.screens.rewind import RewindScreen
+
+        steps = read_steps(paths.sessions_folder(), self.session_id)
+        screen = RewindScreen(steps, changed_files=lambda to: self._changed_files(self.session_id, to))
+        self.push_screen(screen, self._rewind_to)
+
+    def _rewind_to(self, step: int | None) -> None:
+        if step is not None and self.is_free():
+            self.begin_work()
+            self.workbench.rewind(step)
+
+    def action_export(self) -> None:
+        """This session as a file."""
+        if not self.is_free() or self._is_covered:
+            return
+        from kodkod_agent.session_folder import SessionFolder
+        from kodkod_app.session_export import write_export
+        from kodkod_app.tui.screens.export import ExportScreen
+
+        folder = SessionFolder.find(paths.sessions_folder(), self.session_id)
+        screen = ExportScreen(self.session_id, self.wish.work_tree, lambda form, path: write_export(folder, form, path))
+        self.push_screen(screen, self._tell_written)
+
+    def _tell_written(self, written: tuple[Path, ...] | None) -> None:
+        for path in written or ():
+            self.notify(inert_line(f"wrote {path}", 300), markup=False)
+
+    # The machine and the settings
+
+    def action_doctor(self, welcome: str = "") -> None:
+        """What this machine has and misses."""
+        if self._is_covered:
+            return
+        from kodkod_app.tui.screens.doctor import DoctorScreen
+
+        self.push_screen(DoctorScreen(self._look_around, welcome=welcome))
+
+    async def _look_around(self) -> AsyncIterator[Fact]:
+        from kodkod_app.bootstrap import RECORDING, bundled_model
+        from kodkod_app.machine_facts import look_around
+
+        settings = self.workbench.settings
+        name = (settings.model if settings is not None else None) or self.wish.said.get("model")
+        recorded = name is not None and name.startswith(RECORDING)
+        model = None if recorded else Path(name).expanduser() if name else bundled_model()
+        async for fact in look_around(self.wish.work_tree, model):
+            yield fact
+
+    def action_settings(self) -> None:
+        """Everything that can be set."""
+        if self._is_covered:
+            return
+        from kodkod_app.settings_file import save_value
+        from kodkod_app.tui.screens.settings import SettingsScreen
+
+        path = paths.user_settings()
+        screen = SettingsScreen(self._setting_fields, lambda key, value: save_value(path, key, value), str(path))
+        self.push_screen(screen, self._take_settings)
+
+    def _setting_fields(self) -> list[SettingField]:
+        from kodkod_app.settings import merge_sources, read_layers
+        from kodkod_app.settings_fields import setting_fields
+
+        layers = read_layers(self.wish.work_tree, trusted=True, environment=os.environ, flags=self.wish.said)
+        return setting_fields(layers, merge_sources(layers, trusted=True))
+
+    def _take_settings(self, changed: tuple[str, ...] | None) -> None:
+        if changed and "tui.theme" in changed:
+            theme = next(field.value for field in self._setting_fields() if field.key == "tui.theme")
+            self.theme = full_name(theme)
+        if changed and changed != ("tui.theme",):
+            self.notify("they count from the next start on")
+
+    def action_show_help(self) -> None:
+        """Keys and commands."""
+        if self._is_covered:
+            return
+        from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection, key_entries
+        from kodkod_app.tui.widgets.prompt import Prompt
+        from kodkod_app.tui.widgets.tool_call import Block
+        from kodkod_app.tui.widgets.transcript import Transcript
+
+        commands = (HelpEntry(f"/{one.name} {one.argument}".strip(), one.help) for one in COMMANDS)
+        signs = (HelpEntry(sign, words) for sign, words in _SIGNS.items())
+        sections = [
+            HelpSection("Writing", (*signs, *key_entries(self, Prompt.BINDINGS))),
+            HelpSection("Commands", tuple(commands)),
+            HelpSection("Anywhere", key_entries(self, type(self).BINDINGS)),
+            HelpSection("In the conversation", key_entries(self, Transcript.BINDINGS)),
+            HelpSection("On a call", key_entries(self, Block.BINDINGS)),
+        ]
+        self.push_screen(HelpScreen(sections))
+
+
+def _last_step(session_id: str) -> int:
+    from kodkod_agent.journal import Journal
+    from kodkod_agent.session_folder import SessionFolder
+
+    steps = Journal(SessionFolder.find(paths.sessions_folder(), session_id).journal).steps
+    return steps[-1].step if steps else 0
