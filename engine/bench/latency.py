@@ -4,8 +4,9 @@
 
 Both hold the same random backbone of 1.25 billion parameters in bf16 (n-grams off, for transformers has none). Points
 alternate between the two in one run; the ratio of medians is what counts. Ours is measured through the whole engine
-(queue, scheduler, sampling, streaming), theirs as bare forward passes with its own cache and an argmax. The limit is
-the bytes a step must read (weights of the experts it really hit included) at the read bandwidth of the same run.
+(queue, scheduler, sampling, streaming), theirs as bare forward passes with its own cache and an argmax. The limit
+of decoding is the bytes a step must read (weights of the experts it really hit included) at the read bandwidth of the
+same run; that of a prompt is its products at the matrix rate of the same run.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ CONFIG: dict[str, Any] = {
 CONTEXT_TOKENS = 256
 DECODE_TOKENS = 6
 DECODE_REPEATS = {1: 5, 4: 3, 16: 2}
-PREFILL_REPEATS = {512: 2, 4096: 1}
+PREFILL_REPEATS = {512: 3, 4096: 1}
 """By batch, by prompt length; transformers takes minutes for the last ones on a processor without bf16 arithmetic: it
 rebuilds keys and values of the whole context in every step."""
 
@@ -248,17 +249,20 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
         peer, prompts = Peer(engine), Prompts()
         decode(engine, prompts.take(1, CONTEXT_TOKENS))
         peer.decode(1)
+        prefill(engine, prompts.take(1, CONTEXT_TOKENS)[0])
+        peer.prefill(prompts.take(1, CONTEXT_TOKENS)[0])
         rows: list[dict[str, Any]] = []
         record = {
             "what": f"decode at {CONTEXT_TOKENS} tokens of context, prefill cold; random backbone, bf16, n-grams off",
             "parameters": sum(parameter.numel() for parameter in engine.runner.loaded.model.parameters()),
             "fp32_matmul_flop_per_s": matmul_rate(torch.float32),
+            "bf16_matmul_flop_per_s": matmul_rate(torch.bfloat16),
             "points": rows,
         }
         for point in points:
             row = measure_point(engine, peer, point, prompts)
-            if point.kind == "decode":
-                row |= _limit(engine, point, prompts, row)
+            is_decode = point.kind == "decode"
+            row |= _read_limit(engine, point, prompts, row) if is_decode else _product_limit(engine, point, record, row)
             rows.append(row)
             print(_line(row), flush=True)
             yield record
@@ -266,7 +270,25 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
         engine.close()
 
 
-def _limit(engine: NativeEngine, point: Point, prompts: Prompts, row: dict[str, Any]) -> dict[str, float]:
+def _product_limit(
+    engine: NativeEngine, point: Point, record: dict[str, Any], row: dict[str, Any]
+) -> dict[str, float]:
+    """A prompt's products at the better of this run's rates; a real expert is hit as often as chance has it."""
+    model = engine.runner.loaded.model
+    experts = [layer.experts for layer in model.dual_layers]
+    stacked = sum(module.gate_up.numel() + module.down.numel() for module in experts)
+    words = 2 * CONFIG["vocab_size"] * CONFIG["hidden_size"]
+    per_token = sum(parameter.numel() for parameter in model.parameters()) - stacked - words
+    choices = CONFIG["n_routed_experts"] + CONFIG["zero_expert_num"]
+    per_token += stacked * CONFIG["moe_topk"] / choices
+    head_dims = CONFIG["qk_nope_head_dim"] + CONFIG["qk_rope_head_dim"] + CONFIG["v_head_dim"]
+    attention = 2 * CONFIG["num_layers"] * CONFIG["num_attention_heads"] * head_dims * point.size
+    rate = max(record["fp32_matmul_flop_per_s"], record["bf16_matmul_flop_per_s"])
+    limit_s = point.size * (2 * per_token + attention) / rate
+    return {"limit_s": limit_s, "fraction_of_limit": limit_s / row["kodkod_s"]["median"]}
+
+
+def _read_limit(engine: NativeEngine, point: Point, prompts: Prompts, row: dict[str, Any]) -> dict[str, float]:
     with counted_experts(engine) as counts:
         complete(engine, prompts.take(point.size, 1), 4)
         per_step = counts[-len(engine.runner.loaded.model.dual_layers) :]
@@ -276,7 +298,7 @@ def _limit(engine: NativeEngine, point: Point, prompts: Prompts, row: dict[str, 
 
 
 def _line(row: dict[str, Any]) -> str:
-    limit = f"  {row['fraction_of_limit']:.0%} of the read limit" if "fraction_of_limit" in row else ""
+    limit = f"  {row['fraction_of_limit']:.0%} of the limit"
     ours_ms, theirs_ms = row["kodkod_s"]["median"] * 1e3, row["transformers_s"]["median"] * 1e3
     times = f"kodkod {ours_ms:9.1f} ms  transformers {theirs_ms:9.1f} ms"
     return f"{row['point']:22} {times}  ratio {row['ratio']:5.2f}{limit}"

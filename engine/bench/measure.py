@@ -32,7 +32,7 @@ def read_bandwidth(num_bytes: int = 1 << 30, repeats: int = 5) -> float:
     return num_bytes / min(seconds(values.sum) for _ in range(repeats))
 
 
-def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 3) -> float:
+def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 12) -> float:
     """Floating-point operations per second of a square product; the best of some runs."""
     left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     left @ right

@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.latent_attention import latent_attention
 from kodkod_engine.kv.cache import KvCache
-from kodkod_engine.layers.linear import Linear, linear
+from kodkod_engine.layers.linear import Linear, max_thin_rows, narrowed, product_dtype
 from kodkod_engine.layers.norm import RMSNorm
 from kodkod_engine.layers.rotary import rotate
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 
-MAX_KERNEL_TOKENS = 64
 MAX_KERNEL_CONTEXT = 1024
-"""Steps and contexts up to these sizes go through the fused kernel, where it beats batched products."""
+"""Steps of few rows and contexts up to this go through the fused kernel, where it beats batched products."""
 
-MAX_SCORE_VALUES = 1 << 24
-"""Scores held at a time in the expanded form; 64 MiB in fp32."""
+MAX_SCORE_VALUES = 1 << 22
+"""Scores held at a time in the expanded form; 8 MiB in bf16, so that they stay in the processor's cache."""
 
 
 class LatentAttention(nn.Module):
@@ -81,7 +80,7 @@ class LatentAttention(nn.Module):
         return attended.flatten(2).flatten(0, 1)
 
     def _fits_kernel(self, query: Tensor, group: AttentionGroup) -> bool:
-        is_small = query.shape[0] <= MAX_KERNEL_TOKENS and group.context_len <= MAX_KERNEL_CONTEXT
+        is_small = query.shape[0] <= max_thin_rows() and group.context_len <= MAX_KERNEL_CONTEXT
         return is_small and query.device.type == "cpu" and query.dtype == torch.float32 and not query.requires_grad
 
     def _attend_in_kernel(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
@@ -137,11 +136,13 @@ class LatentAttention(nn.Module):
         sequences, new, heads, _ = query.shape
         # [heads, sequences * new, nope] x [heads, nope, rank]
         absorbed = torch.bmm(nope.flatten(0, 1).transpose(0, 1), key_weight).transpose(0, 1)
-        wide = torch.cat([absorbed.unflatten(0, (sequences, new)), rope], dim=-1).flatten(1, 2)
-        scores = torch.bmm(wide, latents.transpose(1, 2)).view(sequences, new, heads, -1)
-        weights = _causal_softmax(scores * config.score_scale, positions[:, :, None])
+        wide = torch.cat([absorbed.unflatten(0, (sequences, new)), rope], dim=-1).flatten(1, 2) * config.score_scale
+        # For a few rows narrowing the latents would cost more than it saves.
+        latents = narrowed(latents, self.o.weight, sequences * new)
+        scores = torch.bmm(wide.to(latents.dtype), latents.transpose(1, 2)).view(sequences, new, heads, -1)
+        weights = _causal_softmax(scores, positions[:, :, None])
         mixed = torch.bmm(weights.flatten(1, 2), latents[:, :, : config.kv_lora_rank])
-        per_head = mixed.view(sequences * new, heads, -1).transpose(0, 1)
+        per_head = mixed.to(query.dtype).view(sequences * new, heads, -1).transpose(0, 1)
         values = torch.bmm(per_head, value_weight.transpose(1, 2)).transpose(0, 1)
         out: Tensor = values.unflatten(0, (sequences, new))
         return out
@@ -157,27 +158,55 @@ class LatentAttention(nn.Module):
 
     def _expanded_one(self, query: Tensor, latents: Tensor, positions: Tensor) -> Tensor:
         config = self.config
-        latent, rope_key = latents.split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
-        per_head = linear(latent.contiguous(), self.kv_b.weight).unflatten(-1, (config.num_heads, -1))
-        key, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=-1)
-        key = torch.cat([key, rope_key[:, None].expand(-1, config.num_heads, -1)], dim=-1)
-        key, value = (
-            key.permute(1, 2, 0),
-            value.transpose(0, 1).contiguous(),
-        )  # [heads, dim, context], [heads, context, v]
-        tile = max(1, MAX_SCORE_VALUES // (config.num_heads * latents.shape[0]))
-        parts = [
-            self._expanded_tile(tile_query, key, value, tile_positions)
-            for tile_query, tile_positions in zip(query.split(tile), positions.split(tile), strict=True)
-        ]
-        return torch.cat(parts)
+        dtype = product_dtype(self.o.weight, query.dtype)
+        latent, rope_key = latents.to(dtype).split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
+        # Keys and values stand on end, [heads, dim, context], as the products want them: no copy but the rope keys'.
+        per_head = (self.kv_b.weight.to(dtype) @ latent.t()).unflatten(0, (config.num_heads, -1))
+        key, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
+        key = torch.cat([key, rope_key.t().expand(config.num_heads, -1, -1)], dim=1)
+        scaled = (query * config.score_scale).to(dtype).transpose(0, 1)
+        out = query.new_empty(len(query), config.num_heads, config.v_head_dim)
+        tile = max(1, MAX_SCORE_VALUES // len(latents))
+        for start in range(0, len(query), tile):
+            rows = slice(start, start + tile)
+            visible = min(int(positions[rows][-1]) + 1, len(latents))
+            mask = _mask(positions[rows], visible, dtype)
+            # One head at a time: products of two matrices take operands as they lie, batched ones copy them.
+            for head in range(config.num_heads):
+                out[rows, head] = _attend_one_head(scaled[head, rows], key[head], value[head], mask, visible)
+        return out
 
-    def _expanded_tile(self, query: Tensor, key: Tensor, value: Tensor, positions: Tensor) -> Tensor:
-        """[new, heads, dim] -> [new, heads, value]. Keys beyond the tile's last position are not touched."""
-        visible = min(int(positions.max()) + 1, key.shape[2])
-        scores = torch.bmm(query.transpose(0, 1), key[:, :, :visible]) * self.config.score_scale
-        weights = _causal_softmax(scores, positions[None])
-        return torch.bmm(weights, value[:, :visible]).transpose(0, 1)
+
+def _mask(positions: Tensor, visible: int, dtype: torch.dtype) -> Tensor:
+    """Of the places behind the first query's, for up to there nothing is hidden: -inf where one is, else 0.
+
+    Args:
+        positions: int64 [new], ascending.
+        visible: places that the last query sees.
+
+    Returns:
+        [new, visible - places the first query sees].
+    """
+    hidden = torch.arange(int(positions[0]) + 1, visible, device=positions.device) > positions[:, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+
+
+def _attend_one_head(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, visible: int) -> Tensor:
+    """Causal attention of a few queries; keys beyond the last one's position are not touched.
+
+    Args:
+        query: [new, dim], scaled.
+        key: [dim, context].
+        value: [value, context].
+        mask: [new, places], added to the scores of the last visible places.
+        visible: places that the last query sees.
+
+    Returns:
+        [new, value].
+    """
+    scores = query @ key[:, :visible]
+    scores[:, visible - mask.shape[1] :] += mask
+    return scores.softmax(dim=-1) @ value[:, :visible].t()
 
 
 def _causal_softmax(scores: Tensor, positions: Tensor) -> Tensor:
@@ -189,4 +218,4 @@ def _causal_softmax(scores: Tensor, positions: Tensor) -> Tensor:
     """
     places = torch.arange(scores.shape[-1], device=scores.device)
     hidden = places > positions[..., None]
-    return scores.float().masked_fill_(hidden, float("-inf")).softmax(dim=-1).to(scores.dtype)
+    return scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import bits_of
 from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
-from kodkod_engine.layers.linear import MAX_THIN_ROWS, is_slow_bf16
+from kodkod_engine.layers.linear import is_host_bf16, max_thin_rows
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS
@@ -32,8 +32,8 @@ def step_arrays(x: Tensor, weight: Tensor, batch: StepBatch, rope_table: Tensor)
         rope_table: complex64 [tokens, rope / 2].
     """
     context_len = max(group.context_len for group in batch.groups)
-    is_small = len(x) <= MAX_THIN_ROWS and len(x) * context_len <= MAX_SCORES
-    if not (is_small and is_slow_bf16(weight) and x.dtype == torch.float32) or torch.is_grad_enabled():
+    is_small = len(x) <= max_thin_rows() and len(x) * context_len <= MAX_SCORES
+    if not (is_small and is_host_bf16(weight) and x.dtype == torch.float32) or torch.is_grad_enabled():
         return None
     return StepArrays(
         turns=torch.view_as_real(rope_table).contiguous().numpy(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kodkod_engine.layers.linear import Linear
+from kodkod_engine.layers.linear import Linear, narrowed
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
@@ -24,5 +24,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
-        out: Tensor = self.down(swiglu(self.gate_up(x)))
-        return out
+        out: Tensor = self.down(swiglu(self.gate_up(narrowed(x, self.gate_up.weight, len(x)))))
+        return out.to(x.dtype)

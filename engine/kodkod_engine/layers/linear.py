@@ -1,8 +1,8 @@
 """Linear maps, each by the quickest road on its device that computes the same function.
 
-Processors without bf16 arithmetic multiply bf16 matrices some five times slower than fp32 ones. There, few rows go
-through our own kernel, which is bound by reading the weight, and many rows are multiplied in fp32 over tiles of the
-weight that are widened while they are in cache. Figures: engine/adr/0001-bf16-on-processors-without-it.md.
+On a processor activations are fp32 and the large matrices bf16. Few rows go through our own kernel, which is bound by
+reading the weight. Many rows are narrowed to bf16 where the processor multiplies that, and elsewhere multiplied in fp32
+over tiles of the weight that are widened while they are in cache. Figures: engine/adr/0001-bf16-on-processors.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from kodkod_engine.kernels.thin_linear import thin_linear
 
 MAX_THIN_ROWS = 64
-"""Up to here the kernel wins; from here on widening does."""
+"""Up to here the kernel wins where torch has no bf16 arithmetic."""
+
+MAX_THIN_ROWS_BESIDE_BF16 = 16
+"""Up to here it wins where torch has."""
 
 TILE_ROWS = 256
 """Weight rows widened at a time; 256 x 4096 fp32 values are 4 MiB, inside a common last-level cache."""
@@ -30,9 +33,14 @@ def has_native_bf16(device: torch.device) -> bool:
 _CPU_HAS_NATIVE_BF16 = has_native_bf16(torch.device("cpu"))
 
 
-def is_slow_bf16(weight: Tensor) -> bool:
-    """Whether torch multiplies this matrix without bf16 arithmetic."""
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and not _CPU_HAS_NATIVE_BF16
+def is_host_bf16(weight: Tensor) -> bool:
+    """Whether this matrix has the roads of bf16 weights on a processor."""
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+
+
+def max_thin_rows() -> int:
+    """Rows up to which our kernels are the quicker road for host bf16 weights, on this processor."""
+    return MAX_THIN_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -45,9 +53,30 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [rows, out], dtype of x.
     """
-    if not is_slow_bf16(weight) or torch.is_grad_enabled():
+    if not is_host_bf16(weight) or torch.is_grad_enabled():
         return F.linear(x, weight.to(x.dtype))
-    return thin_linear(x, weight) if x.shape[0] <= MAX_THIN_ROWS else widened_linear(x, weight)
+    return thin_linear(x, weight) if x.shape[0] <= max_thin_rows() else many_rows_linear(x, weight)
+
+
+def many_rows_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """As `linear`, for many rows and a weight that is bf16 on a processor."""
+    if _CPU_HAS_NATIVE_BF16:
+        return F.linear(x.bfloat16(), weight).to(x.dtype)
+    return widened_linear(x, weight)
+
+
+def narrowed(x: Tensor, weight: Tensor, num_rows: int) -> Tensor:
+    """x in the dtype that a step of `num_rows` beside `weight` takes its products in, so that a chain converts once.
+
+    In a step of a few rows that is x itself: what is narrowed takes the road of many rows.
+    """
+    is_many = is_host_bf16(weight) and num_rows > max_thin_rows() and not torch.is_grad_enabled()
+    return x.to(product_dtype(weight, x.dtype)) if is_many else x
+
+
+def product_dtype(weight: Tensor, activation_dtype: torch.dtype) -> torch.dtype:
+    """Of large products beside a model's large matrices: bf16 where those are and the processor multiplies it."""
+    return torch.bfloat16 if is_host_bf16(weight) and _CPU_HAS_NATIVE_BF16 else activation_dtype
 
 
 def widened_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.expert_mix import expert_mix
 from kodkod_engine.layers.feed_forward import swiglu
-from kodkod_engine.layers.linear import is_slow_bf16, linear, widened_linear
+from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_thin_rows, narrowed
 from kodkod_engine.models.config import ModelConfig
-
-MAX_KERNEL_TOKENS = 64
-"""Steps up to this size go through the fused kernel where torch has no bf16 arithmetic; longer ones by expert."""
-
 
 class Router(nn.Module):
     """Chooses experts and weighs them, in fp32.
@@ -55,28 +49,38 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; summed in fp32."""
         chosen, weights = self.router(x)
-        if is_slow_bf16(self.down) and x.shape[0] <= MAX_KERNEL_TOKENS and not torch.is_grad_enabled():
+        if is_host_bf16(self.down) and x.shape[0] <= max_thin_rows() and not torch.is_grad_enabled():
             return expert_mix(x, self.gate_up, self.down, chosen, weights)
         return self._by_expert(x, chosen, weights)
 
     def _by_expert(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         is_identity = chosen >= self.num_experts
         total = x.float() * (weights * is_identity).sum(dim=1, keepdim=True)
-        for expert, rows, row_weights in self._work(chosen, weights, is_identity):
-            total.index_add_(0, rows, self._expert(expert, x[rows]).float() * row_weights[:, None])
+        tokens, places = (~is_identity).nonzero(as_tuple=True)
+        if len(tokens):
+            experts, order = chosen[tokens, places].sort(stable=True)
+            rows = self._rows(narrowed(x, self.down, len(x))[tokens[order]], experts, weights[tokens, places][order])
+            # Rows lie by expert; a bag is the rows of one token.
+            first = torch.searchsorted(tokens, torch.arange(len(x), device=x.device))
+            total = total + F.embedding_bag(order.argsort(), rows, first, mode="sum")
         out: Tensor = total.to(x.dtype)
         return out
 
-    def _expert(self, expert: int, x: Tensor) -> Tensor:
-        # An expert of a long step may have few rows; it stays on the road of the whole step.
-        multiply = widened_linear if is_slow_bf16(self.down) else linear
-        return multiply(swiglu(multiply(x, self.gate_up[expert])), self.down[expert])
+    def _rows(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """Each row through its expert, weighted.
 
-    def _work(self, chosen: Tensor, weights: Tensor, is_identity: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Per real expert that somebody chose: its number, the tokens that chose it int64 [n], their weights [n]."""
-        tokens, places = (~is_identity).nonzero(as_tuple=True)
-        experts, order = chosen[tokens, places].sort(stable=True)
-        tokens, flat_weights = tokens[order], weights[tokens, places][order]
+        Args:
+            x: [rows, hidden].
+            experts: int64 [rows], ascending.
+            weights: fp32 [rows].
+
+        Returns:
+            [rows, hidden], dtype of x.
+        """
+        # An expert of a long step may have few rows; it stays on the road of the whole step.
+        multiply = many_rows_linear if is_host_bf16(self.down) else linear
         hit, counts = experts.unique_consecutive(return_counts=True)
-        sizes = counts.tolist()
-        yield from zip(hit.tolist(), tokens.split(sizes), flat_weights.split(sizes), strict=True)
+        numbers, sizes = hit.tolist(), counts.tolist()
+        wide = [multiply(part, self.gate_up[e]) for e, part in zip(numbers, x.split(sizes), strict=True)]
+        inner = (swiglu(torch.cat(wide)) * weights[:, None]).to(x.dtype)
+        return torch.cat([multiply(part, self.down[e]) for e, part in zip(numbers, inner.split(sizes), strict=True)])

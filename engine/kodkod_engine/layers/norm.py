@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.rms_norm import rms_norm
-
-MAX_KERNEL_ROWS = 64
-"""Up to here one call of our kernel costs less than torch's many."""
+from kodkod_engine.layers.linear import max_thin_rows
 
 
 class RMSNorm(nn.Module):
@@ -30,4 +28,4 @@ class RMSNorm(nn.Module):
 
     def _fits_kernel(self, x: Tensor) -> bool:
         is_plain = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
-        return is_plain and x.dim() == 2 and x.shape[0] <= MAX_KERNEL_ROWS and not torch.is_grad_enabled()
+        return is_plain and x.dim() == 2 and x.shape[0] <= max_thin_rows() and not torch.is_grad_enabled()

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kodkod_engine.layers.linear import has_native_bf16
 from kodkod_engine.layers.mapped_rows import MappedRows
 from kodkod_engine.models.checkpoint import Checkpoint, Progress
 from kodkod_engine.models.config import ModelConfig, load_config
@@ -49,8 +48,8 @@ class LoadedModel:
 
 
 def activation_dtype_for(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """fp32 where products in the model's own dtype are slow, else the model's own."""
-    return dtype if has_native_bf16(device) or dtype == torch.float32 else torch.float32
+    """fp32 on a processor, where activations are few beside the weights; else the model's own."""
+    return torch.float32 if device.type == "cpu" else dtype
 
 
 def build_model(

@@ -22,7 +22,6 @@ _BLOCK_SIZE = 16
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
     """As on a processor without bf16 arithmetic, wherever the tests run."""
     monkeypatch.setattr(linear, "_CPU_HAS_NATIVE_BF16", False)
-    monkeypatch.setattr("kodkod_engine.models.loading.has_native_bf16", lambda _device: False)
     return ModelRunner(load_model(write_random_checkpoint(tmp_path, TINY, dtype=torch.bfloat16)), 64, _BLOCK_SIZE)
 
 

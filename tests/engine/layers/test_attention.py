@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.playing import play, relative_error
 from kodkod_engine.core.runner import build_batch
 from kodkod_engine.layers import attention as attention_module
+from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.rotary import Rotary, inverse_frequencies, rotate
 from kodkod_engine.layers.step_batch import AttentionGroup
@@ -111,13 +112,13 @@ def test_tiles_join_without_a_seam(tiny, monkeypatch, tile_rows):
 def test_scores_over_the_limit_are_tiled(tiny, monkeypatch):
     attention = attention_of(tiny.config, 0)
     sizes = []
-    original = attention_module._causal_softmax
+    original = attention_module._attend_one_head
 
-    def counted(scores, positions):
-        sizes.append(scores.numel())
-        return original(scores, positions)
+    def counted(query, key, value, mask, visible):
+        sizes.append(len(query) * visible)
+        return original(query, key, value, mask, visible)
 
-    monkeypatch.setattr(attention_module, "_causal_softmax", counted)
+    monkeypatch.setattr(attention_module, "_attend_one_head", counted)
     monkeypatch.setattr(attention_module, "MAX_SCORE_VALUES", 100)
     attention.expanded(torch.randn(1, 8, 4, 24), torch.randn(1, 8, 40), torch.arange(8)[None])
     assert max(sizes) <= 100
@@ -215,3 +216,20 @@ def test_the_rope_key_is_shared_and_the_cache_holds_scaled_latents(tiny):
         rope_key = rotate(down[:, config.kv_lora_rank :], tiny.model.rope_table(torch.tensor([0, 1])))
     stored = played.runner.cache.read(0, slice(0, 2))
     assert torch.allclose(stored, torch.cat([latent, rope_key], dim=1), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_expanding_beside_bf16_matrices_is_as_exact_as_they_are(tiny, monkeypatch):
+    """Where the processor multiplies bf16, keys and values are rebuilt in it; elsewhere in fp32."""
+    config = shaped(tiny.config, 3, 8, 4, 6, 16)
+    attention = attention_of(config, 1)
+    attention.o.weight.data = attention.o.weight.bfloat16()
+    generator = torch.Generator().manual_seed(2)
+    query, latents = torch.randn(1, 9, 3, 12, generator=generator), torch.randn(1, 30, 20, generator=generator)
+    positions = torch.arange(21, 30)[None]
+    wanted = by_loop(attention, query[0], latents[0], positions[0])
+    for native, tolerance in ((True, 2e-2), (False, 1e-5)):
+        monkeypatch.setattr(linear_module, "_CPU_HAS_NATIVE_BF16", native)
+        got = attention.expanded(query, latents, positions)
+        assert got.dtype == torch.float32
+        assert relative_error(got[0], wanted) < tolerance

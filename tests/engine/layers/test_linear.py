@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from engine.playing import relative_error
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
-from kodkod_engine.layers.linear import MAX_THIN_ROWS, TILE_ROWS, Linear, linear
+from kodkod_engine.layers.linear import MAX_THIN_ROWS, MAX_THIN_ROWS_BESIDE_BF16, TILE_ROWS, Linear, linear
 from kodkod_engine.layers.norm import RMSNorm
 
-ROWS = [1, 2, MAX_THIN_ROWS, MAX_THIN_ROWS + 1, MAX_THIN_ROWS + 40]
+ROWS = [1, 2, MAX_THIN_ROWS_BESIDE_BF16, MAX_THIN_ROWS_BESIDE_BF16 + 1, MAX_THIN_ROWS, MAX_THIN_ROWS + 1, MAX_THIN_ROWS + 40]
 OUT = [1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 3 * TILE_ROWS + 7]
 
 
@@ -52,11 +52,16 @@ def test_the_road_depends_on_dtype_and_rows(native, monkeypatch, rows):
     taken = []
     for road in ("thin_linear", "widened_linear"):
         monkeypatch.setattr(linear_module, road, lambda *operands, road=road: taken.append((road, len(operands[0]))))
+    monkeypatch.setattr(F, "linear", lambda x, _weight: taken.append(("torch", len(x))) or x)
     x, weight = drawn(rows, 8, torch.bfloat16)
     linear(x, weight)
+    if native:
+        wanted = "thin_linear" if rows <= MAX_THIN_ROWS_BESIDE_BF16 else "torch"
+    else:
+        wanted = "thin_linear" if rows <= MAX_THIN_ROWS else "widened_linear"
+    assert taken == [(wanted, rows)]
     linear(x.float(), weight.float())
-    slow = ("thin_linear" if rows <= MAX_THIN_ROWS else "widened_linear", rows)
-    assert taken == ([] if native else [slow])
+    assert taken[1:] == [("torch", rows)]
 
 
 @torch.inference_mode()
