@@ -270,9 +270,7 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
         engine.close()
 
 
-def _product_limit(
-    engine: NativeEngine, point: Point, record: dict[str, Any], row: dict[str, Any]
-) -> dict[str, float]:
+def _product_limit(engine: NativeEngine, point: Point, record: dict[str, Any], row: dict[str, Any]) -> dict[str, float]:
     """A prompt's products at the better of this run's rates; a real expert is hit as often as chance has it."""
     model = engine.runner.loaded.model
     experts = [layer.experts for layer in model.dual_layers]

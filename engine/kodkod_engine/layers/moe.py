@@ -11,6 +11,7 @@ from kodkod_engine.layers.feed_forward import swiglu
 from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_thin_rows, narrowed
 from kodkod_engine.models.config import ModelConfig
 
+
 class Router(nn.Module):
     """Chooses experts and weighs them, in fp32.
 

@@ -12,7 +12,15 @@ from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import MAX_THIN_ROWS, MAX_THIN_ROWS_BESIDE_BF16, TILE_ROWS, Linear, linear
 from kodkod_engine.layers.norm import RMSNorm
 
-ROWS = [1, 2, MAX_THIN_ROWS_BESIDE_BF16, MAX_THIN_ROWS_BESIDE_BF16 + 1, MAX_THIN_ROWS, MAX_THIN_ROWS + 1, MAX_THIN_ROWS + 40]
+ROWS = [
+    1,
+    2,
+    MAX_THIN_ROWS_BESIDE_BF16,
+    MAX_THIN_ROWS_BESIDE_BF16 + 1,
+    MAX_THIN_ROWS,
+    MAX_THIN_ROWS + 1,
+    MAX_THIN_ROWS + 40,
+]
 OUT = [1, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1, 3 * TILE_ROWS + 7]
 
 
