@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from kodkod_app.repair_eval.statistics import Share
+from kodkod_app.statistics import Share
 
 Entry = dict[str, Any]
 _SERIES = {"agent": "candidates", "agent_first": "first alone", "blind": "blind search"}

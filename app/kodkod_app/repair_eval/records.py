@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+
+from kodkod_app.json_lines import JsonLines
 
 
 class _Record(BaseModel):
@@ -74,14 +74,8 @@ class FaultRecord(_Record):
     blind: ControlResult
 
 
-class RecordsDamaged(Exception):
-    """A line of the records cannot be read."""
-
-    exit_code = 1
-
-
-class Records:
-    """The file. Appended to by one process at a time; what a killed one left torn is cut off."""
+class Records(JsonLines[FaultRecord]):
+    """The file of an evaluation."""
 
     def __init__(self, path: Path) -> None:
         """Open it, new or old.
@@ -89,33 +83,4 @@ class Records:
         Raises:
             RecordsDamaged: a line other than a torn last one cannot be read.
         """
-        self._path = path
-        path.touch()
-        data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
-        self._records = {record.fault.key: record for record in self._read()}
-
-    def _read(self) -> Iterator[FaultRecord]:
-        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
-            try:
-                yield FaultRecord.model_validate_json(line)
-            except ValidationError as fault:
-                cause = str(fault).splitlines()[0]
-                raise RecordsDamaged(
-                    f"{self._path}, line {number} cannot be read ({cause}); remove the line, or choose another folder"
-                ) from fault
-
-    def add(self, record: FaultRecord) -> None:
-        """Write one; it outlives this process when this returns."""
-        with self._path.open("ab") as file:
-            file.write(record.model_dump_json().encode("utf-8") + b"\n")
-        self._records[record.fault.key] = record
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._records
-
-    def __iter__(self) -> Iterator[FaultRecord]:
-        return iter(sorted(self._records.values(), key=lambda record: record.fault.key))
-
-    def __len__(self) -> int:
-        return len(self._records)
+        super().__init__(path, FaultRecord, lambda record: record.fault.key)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kodkod_app.repair_eval.records import FaultRecord
-from kodkod_app.repair_eval.statistics import Share, median
+from kodkod_app.statistics import Share, median
 
 Entry = dict[str, Any]
 Test = Callable[[FaultRecord], bool]

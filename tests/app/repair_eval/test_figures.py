@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kodkod_app.json_lines import RecordsDamaged
 from kodkod_app.repair_eval.packages import PackageFault, PackageSpec, known_packages
 from kodkod_app.repair_eval.plots import write_plots
 from kodkod_app.repair_eval.records import (
@@ -17,10 +18,9 @@ from kodkod_app.repair_eval.records import (
     FaultRecord,
     PlantedFault,
     Records,
-    RecordsDamaged,
 )
 from kodkod_app.repair_eval.report import summary, told, write_reports
-from kodkod_app.repair_eval.statistics import Share, median
+from kodkod_app.statistics import Share, median
 
 
 def record(number, *, resolved=True, winner=None, blind=False, kind="comparison", package="a==1"):
