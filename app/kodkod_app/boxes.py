@@ -35,6 +35,8 @@ class BoxPlan:
     """`auto` passes over an image that has not what this needs when another box would have it."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """What commands see besides."""
+    image: str | None = None
+    """For Docker: start from this one instead of what the repository asks for."""
 
     def options(self, kind: SandboxKind) -> BoxOptions:
         """For one kind of box."""
@@ -74,7 +76,9 @@ async def open_box(plan: BoxPlan, tell: Tell = tell) -> AsyncIterator[Sandbox]:
 
 
 async def _open(plan: BoxPlan, kind: SandboxKind, tell: Tell) -> Sandbox:
-    return await open_sandbox(kind, plan.options(kind), allow_build_network=plan.allow_build_network, tell=tell)
+    return await open_sandbox(
+        kind, plan.options(kind), image=plan.image, allow_build_network=plan.allow_build_network, tell=tell
+    )
 
 
 async def _open_first(plan: BoxPlan, tell: Tell) -> Sandbox:

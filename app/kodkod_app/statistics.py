@@ -128,4 +128,4 @@ class Paired:
         if not uneven:
             return 1.0
         tail = sum(comb(uneven, number) for number in range(min(self.only_first, self.only_second) + 1))
-        return min(1.0, 2.0 * tail / 2**uneven)
+        return min(1.0, 2.0 * tail / float(2**uneven))

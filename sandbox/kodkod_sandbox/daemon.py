@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import docker  # type: ignore[import-untyped]  # the SDK ships no type information
 import docker.errors  # type: ignore[import-untyped]  # as above
@@ -180,6 +180,21 @@ class Daemon:
         with _translated(f"reading the image {tag}"):
             variables = self._api.inspect_image(tag)["Config"].get("Env") or []
         return next((text.partition("=")[2] for text in variables if text.startswith("PATH=")), None)
+
+    def export_folder(self, tag: str, folder: str, sink: BinaryIO) -> None:
+        """Write a folder of an image as a tar archive, without running anything of it.
+
+        Raises:
+            SandboxLost: there is no such image, or nothing of that name in it.
+        """
+        with _translated(f"reading {folder} of the image {tag}"):
+            made = self._api.create_container(image=tag, command=["true"], entrypoint=[])["Id"]
+            try:
+                pieces, _ = self._api.get_archive(made, folder)
+                for piece in pieces:
+                    sink.write(piece)
+            finally:
+                self._api.remove_container(made, force=True, v=True)
 
     def build_image(
         self, folder: Path, dockerfile: str, tag: str, *, network: bool, arguments: Mapping[str, str]

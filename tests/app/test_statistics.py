@@ -22,7 +22,7 @@ def test_wilson_as_newcombe_prints_it(count, total, low, high):
 
 @pytest.mark.parametrize(
     ("first", "second", "p"),
-    # scipy.stats.binomtest(first, first + second).pvalue
+    # As the two-sided binomial test of scipy gives them.
     [(0, 0, 1.0), (1, 1, 1.0), (5, 0, 0.0625), (0, 6, 0.03125), (10, 2, 0.03857421875), (7, 3, 0.34375)],
 )
 def test_mcnemar_exact(first, second, p):

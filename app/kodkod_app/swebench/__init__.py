@@ -1,0 +1,1 @@
+"""SWE-bench: issues solved unattended, predictions written, graded by the official package, counted."""
