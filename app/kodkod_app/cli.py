@@ -12,7 +12,7 @@ COMMANDS = {
     "fix": ("kodkod_app.commands.fix", "Mend what an issue or failing tests tell of, with nobody watching."),
     "demo": ("kodkod_app.commands.demo", "See it mend a failing test in a copy of an example or of a broken package."),
     "swebench": ("kodkod_app.commands.swebench", "Solve issues of a SWE-bench data set unattended, grade, count."),
-    "eval": ("kodkod_app.commands.eval", "Measure how well a model repairs."),
+    "eval": ("kodkod_app.commands.eval", "Measure how well a model uses tools and repairs."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
     "generate": ("kodkod_app.commands.generate", "Continue a prompt with the engine and print what it says."),
     "sessions": ("kodkod_app.commands.sessions", "List the sessions; show, rewind, export or delete one."),

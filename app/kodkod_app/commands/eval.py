@@ -10,16 +10,66 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kodkod_app.commands.fix import MODEL_HELP
+from kodkod_app.commands.groups import DefaultGroup
 from kodkod_sandbox.base import SandboxKind
 
 if TYPE_CHECKING:
     from kodkod_app.repair_eval.evaluation import EvaluationOptions
     from kodkod_app.settings import Settings
 
+AGENTS = ("model", "random", "reference", "nothing", "wrong")
+"""The names of `AgentKind`, which help would wait for the agent to be read."""
 
-@click.group(name="eval")
+
+@click.group(name="eval", cls=DefaultGroup)
 def command() -> None:
-    """Measure how well a model does. Results are published as they are."""
+    """Measure how well a model does: kodkod eval SUITE -o DIR. Results are published as they are.
+
+    SUITE is one of those that come along (`kodkod eval list`), a .yaml or .py file, or a task directory of Harbor.
+    """
+
+
+@command.command(name="run")
+@click.argument("suites", metavar="SUITE...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), required=True,
+    help="For records, transcripts, report and junit.xml. A folder with records is gone on with.",
+)  # fmt: skip
+@click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Of each task.")
+@click.option("--task", "pattern", metavar="TEXT", default="", help="Only tasks with this in their id.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time.")
+@click.option(
+    "--agent", type=click.Choice(AGENTS), default=AGENTS[0], show_default=True,
+    help="Who is evaluated: the model; one with random weights; or what each task brings along: its reference "
+    "solution, nothing at all, a planted wrong solution.",
+)  # fmt: skip
+@click.option("--user", type=click.Choice(["script", "model"]), default="script", show_default=True, help="Who asks.")
+@click.option("-m", "--model", metavar="DIR", help=MODEL_HELP)
+@click.option("--seed", type=int, help="Of the first trial's draws; each later one has one more.")
+@click.option("--temperature", type=float, help="0 is greedy. [default: 0]")
+@click.option("--sandbox", type=click.Choice([kind.value for kind in SandboxKind]), help="[default: auto]")
+@click.option("--env", metavar="DIR", type=click.Path(path_type=Path), help="Python environment of coding tasks.")
+def run(suites: tuple[str, ...], output: Path, **flags: Any) -> int:
+    """Try every task of some suites. This is what `kodkod eval SUITE -o DIR` does.
+
+    Exit codes: 0 all tried, 1 some ended by a fault, 2 usage, 4 no model, 130 interrupted. Whether tasks passed is in
+    the report, not in the exit code.
+    """
+    from kodkod_app.evaluation.invocation import evaluate
+
+    output.mkdir(parents=True, exist_ok=True)
+    return evaluate(suites, output.resolve(), flags, lambda text: click.echo(text, err=True), click.echo)
+
+
+@command.command(name="list")
+def list_suites() -> int:
+    """The suites that come along."""
+    from kodkod_app.evaluation.suite import bundled_suites, load_suite
+
+    for name in bundled_suites():
+        suite = load_suite(name)
+        click.echo(f"{name:<18} {len(suite.tasks):>3} tasks  {' '.join(suite.description.split())}")
+    return 0
 
 
 @command.command()

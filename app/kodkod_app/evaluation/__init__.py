@@ -1,0 +1,1 @@
+"""Tool use, measured: worlds, users, what must be so in the end. `kodkod eval SUITE`."""

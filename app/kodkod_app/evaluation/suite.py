@@ -1,0 +1,319 @@
+"""A suite of tasks, as its file says: YAML, or Python with a `SUITE` of the same shape.
+
+    suite: service desk
+    kind: dialogue              # or coding, or functions
+    policy: |                   # what the agent must keep to
+      ...
+    world: {database: ..., tools: ..., user_tools: ...}
+    tasks:
+      - id: refund-in-time
+        user: {opening: ..., replies: [...]}
+        expect: {rows: [...], calls: {...}, said: [...]}
+        reference: [...]        # turns of an agent that does it right
+        wrong: [...]            # and of one that does not
+
+What a task's world says comes on top of the suite's.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kodkod_app.recorded_model import RecordedTurn
+from kodkod_engine.messages import ToolSpec
+
+_ID = r"^[a-z0-9][a-z0-9-]*$"
+
+
+class SuiteFault(Exception):
+    """A suite cannot be found or read."""
+
+    exit_code = 2
+
+
+class Kind(StrEnum):
+    """What tasks of a suite are."""
+
+    CODING = "coding"
+    """kodkod's own agent with its own tools, on files."""
+    DIALOGUE = "dialogue"
+    """A user, a policy, tools on a database; the user may have tools of their own."""
+    FUNCTIONS = "functions"
+    """One turn: which functions are called how. Nothing is run."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Requirement(_Frozen):
+    """What must be so before a tool acts."""
+
+    sql: str
+    """Must give a row; arguments are `:names`."""
+    otherwise: str
+    """What the tool says where it does not; arguments are `{names}`."""
+
+
+class ToolPlan(_Frozen):
+    """A tool of a world: SQL on its database, or a Python function, or (for `functions`) neither."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
+    """JSON schema of each argument."""
+    required: tuple[str, ...] | None = None
+    """None: all that have no `default`."""
+    require: tuple[Requirement, ...] = ()
+    do: tuple[str, ...] = ()
+    """Statements; arguments are `:names`."""
+    give: str = ""
+    """A query whose rows are the answer; empty: "done"."""
+    python: str | Callable[..., Any] | None = None
+    """`module:function` or `file.py:function`; called with the database and the arguments."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """As the model is told of it."""
+        required = [name for name, schema in self.parameters.items() if "default" not in schema]
+        schema = {"type": "object", "properties": {name: dict(value) for name, value in self.parameters.items()}}
+        schema["required"] = list(self.required) if self.required is not None else required
+        return ToolSpec(name=self.name, description=self.description, parameters=schema)
+
+
+class DatabasePlan(_Frozen):
+    """Tables and what is in them."""
+
+    tables: str = ""
+    """CREATE TABLE statements."""
+    rows: Mapping[str, tuple[tuple[Any, ...], ...]] = Field(default_factory=dict)
+
+
+class Commit(_Frozen):
+    """One commit of a world's history."""
+
+    message: str
+    files: Mapping[str, str | None]
+    """None removes a file."""
+
+
+class World(_Frozen):
+    """What there is at the beginning."""
+
+    files: Mapping[str, str] = Field(default_factory=dict)
+    """In the work tree, beyond the last commit where there are commits."""
+    commits: tuple[Commit, ...] = ()
+    """Empty: what is in `files` is committed."""
+    database: DatabasePlan = Field(default_factory=DatabasePlan)
+    tools: tuple[ToolPlan, ...] = ()
+    user_tools: tuple[ToolPlan, ...] = ()
+
+    def over(self, base: World) -> World:
+        """This on top of another: files and rows added, tools of the same name replaced."""
+        return World(
+            files={**base.files, **self.files},
+            commits=self.commits or base.commits,
+            database=DatabasePlan(
+                tables=base.database.tables + self.database.tables,
+                rows={**base.database.rows, **self.database.rows},
+            ),
+            tools=_merged(base.tools, self.tools),
+            user_tools=_merged(base.user_tools, self.user_tools),
+        )
+
+
+def _merged(under: tuple[ToolPlan, ...], over: tuple[ToolPlan, ...]) -> tuple[ToolPlan, ...]:
+    return tuple({tool.name: tool for tool in (*under, *over)}.values())
+
+
+class CallPattern(_Frozen):
+    """A call that is meant: its name, and what arguments it has at least."""
+
+    name: str
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Reply(_Frozen):
+    """What a scripted user answers."""
+
+    when: str = ""
+    """An expression found in what the agent said; empty: whatever it said."""
+    say: str
+    """`{result}` stands for what the user's own tool gave."""
+    do: CallPattern | None = None
+    """The user uses a tool of their own first."""
+    once: bool = True
+    ends: bool = False
+    """Nothing is said after this; the dialogue is over."""
+
+
+class User(_Frozen):
+    """Who talks to the agent."""
+
+    opening: str
+    replies: tuple[Reply, ...] = ()
+    """The first that fits is taken."""
+    otherwise: str = ""
+    """Where none fits; empty: the user leaves."""
+    most: int = Field(default=8, ge=0)
+    """Answers before the user leaves."""
+    scenario: str = ""
+    """For a user played by a model: who they are, what they want and know."""
+
+
+class FileCheck(_Frozen):
+    """What a file must be in the end."""
+
+    equals: str | None = None
+    contains: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    matches: str | None = None
+    absent: bool = False
+    unchanged: bool = False
+
+
+class CommandCheck(_Frozen):
+    """What a command in the box must come to in the end."""
+
+    run: str
+    exit_code: int = 0
+    prints: str | None = None
+    """An expression found in its output."""
+
+
+class RowCheck(_Frozen):
+    """What a query of the database must give in the end."""
+
+    sql: str
+    equals: tuple[tuple[Any, ...], ...]
+
+
+class CallChecks(_Frozen):
+    """Which calls must, and must not, have been made."""
+
+    in_order: tuple[CallPattern, ...] = ()
+    """Others may stand between."""
+    any_order: tuple[CallPattern, ...] = ()
+    forbidden: tuple[CallPattern, ...] = ()
+    by_user: tuple[CallPattern, ...] = ()
+    """The user must have been brought to use these."""
+    none: bool = False
+    most: int | None = None
+
+
+class Expectation(_Frozen):
+    """What must be so in the end; all of it."""
+
+    files: Mapping[str, FileCheck] = Field(default_factory=dict)
+    commands: tuple[CommandCheck, ...] = ()
+    rows: tuple[RowCheck, ...] = ()
+    database_after: tuple[CallPattern, ...] | None = None
+    """The whole database must be as these calls leave it (compared by hash); empty: as it was."""
+    calls: CallChecks = Field(default_factory=CallChecks)
+    functions: tuple[Mapping[str, Mapping[str, tuple[Any, ...]]], ...] | None = None
+    """Calls with the values accepted for each argument, by the rules of BFCL; empty: no call."""
+    said: tuple[str, ...] = ()
+    """Expressions, each found in what the agent said."""
+    not_said: tuple[str, ...] = ()
+
+
+class Task(_Frozen):
+    """One task."""
+
+    id: str = Field(pattern=_ID)
+    category: str = ""
+    prompt: str = ""
+    """For `coding` and `functions`."""
+    user: User | None = None
+    """For `dialogue`."""
+    policy: str = ""
+    world: World = Field(default_factory=World)
+    max_turns: int = Field(default=20, ge=1)
+    expect: Expectation
+    reference: tuple[RecordedTurn, ...] = Field(min_length=1)
+    wrong: tuple[RecordedTurn, ...] = Field(min_length=1)
+
+
+class Suite(_Frozen):
+    """All of it."""
+
+    suite: str
+    kind: Kind
+    description: str = ""
+    policy: str = ""
+    world: World = Field(default_factory=World)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    folder: Path | None = None
+    """Of the file; tools of Python files are looked for there."""
+    format: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        seen: set[str] = set()
+        for task in self.tasks:
+            if task.id in seen:
+                raise ValueError(f"two tasks are named {task.id}")
+            seen.add(task.id)
+            if self.kind is Kind.DIALOGUE and task.user is None:
+                raise ValueError(f"task {task.id} has no user")
+            if self.kind is not Kind.DIALOGUE and not task.prompt:
+                raise ValueError(f"task {task.id} has no prompt")
+        return self
+
+    def world_of(self, task: Task) -> World:
+        """The suite's world, and what the task adds."""
+        return task.world.over(self.world)
+
+    def policy_of(self, task: Task) -> str:
+        """What the agent is told first."""
+        return "\n\n".join(text for text in (self.policy.strip(), task.policy.strip()) if text)
+
+
+def bundled_suites() -> dict[str, Path]:
+    """Those that come along, by name."""
+    folder = Path(str(resources.files("kodkod_app.evaluation").joinpath("suites")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by its name or the path of its file.
+
+    Raises:
+        SuiteFault: there is none, or its file says what it cannot.
+    """
+    path = bundled_suites().get(name) or Path(name).expanduser()
+    try:
+        said = _read(path)
+    except FileNotFoundError as fault:
+        known = ", ".join(bundled_suites())
+        raise SuiteFault(f"there is no suite {name}; name one of {known}, or a .yaml or .py file") from fault
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+        raise SuiteFault(f"{path} cannot be read ({' '.join(str(fault).split())}); correct it") from fault
+    try:
+        return Suite.model_validate({**said, "folder": path.resolve().parent})
+    except (ValidationError, TypeError) as fault:
+        raise SuiteFault(f"{path}: {_first(fault)}; correct it") from fault
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        return runpy.run_path(str(path)).get("SUITE")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _first(fault: Exception) -> str:
+    if not isinstance(fault, ValidationError):
+        return "it holds no suite"
+    entry = fault.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in entry["loc"])
+    return f"{place}: {entry['msg']}" if place else str(entry["msg"])
