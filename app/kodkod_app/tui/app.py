@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -22,7 +23,7 @@ from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.meter import Meter
 from kodkod_app.tui.prompt_history import PromptHistory
-from kodkod_app.tui.themes import THEMES, full_name, wanted_theme
+from kodkod_app.tui.themes import DARK, THEMES, full_name, wanted_theme
 from kodkod_app.tui.widgets.completion import Completion
 from kodkod_app.tui.widgets.plan import PlanList
 from kodkod_app.tui.widgets.prompt import Prompt
@@ -42,7 +43,7 @@ class KodkodApp(Actions):
     """The terminal app."""
 
     TITLE = "kodkod"
-    CSS_PATH = "style.tcss"
+    CSS_PATH = Path(__file__).with_name("style.tcss")
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Interrupt; twice: rewind", show=False),
@@ -78,12 +79,10 @@ class KodkodApp(Actions):
     def compose(self) -> ComposeResult:
         """The chat screen, from top to bottom."""
         completion = Completion()
-        yield Transcript(self.store, id="transcript")
-        yield PlanList()
-        yield Queue()
-        yield completion
-        yield Prompt(PromptHistory(paths.prompt_history()), completion, id="prompt")
-        yield StatusLine()
+        self.transcript = Transcript(self.store, id="transcript")
+        self.plan_list, self.queue, self.status = PlanList(), Queue(), StatusLine()
+        self.prompt = Prompt(PromptHistory(paths.prompt_history()), completion, id="prompt")
+        yield from (self.transcript, self.plan_list, self.queue, completion, self.prompt, self.status)
 
     def on_mount(self) -> None:
         """Paint first; everything else begins behind the first frame."""
@@ -91,6 +90,10 @@ class KodkodApp(Actions):
         self.prompt.focus()
         self.store.reset([self.welcome()])
         self.call_after_refresh(self._begin)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Our own colours, for themes that know nothing of them."""
+        return DARK.variables
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
@@ -115,8 +118,6 @@ class KodkodApp(Actions):
 
     def shown_folder(self) -> str:
         """The project, with the home folder in short."""
-        from pathlib import Path
-
         folder = self.wish.work_tree
         return f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else str(folder)
 

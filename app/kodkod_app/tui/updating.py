@@ -30,6 +30,11 @@ class Updating(App[int]):
     feed: Feed
     store: s.Store
     meter: Meter
+    transcript: Transcript
+    prompt: Prompt
+    queue: Queue
+    plan_list: PlanList
+    status: StatusLine
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,31 +50,6 @@ class Updating(App[int]):
         self._activity = ""
         self._began_s = 0.0
         self._was_interrupted = False
-
-    @property
-    def transcript(self) -> Transcript:
-        """The conversation."""
-        return self.screen_stack[0].query_one(Transcript)
-
-    @property
-    def prompt(self) -> Prompt:
-        """Where the person writes."""
-        return self.screen_stack[0].query_one(Prompt)
-
-    @property
-    def queue(self) -> Queue:
-        """What waits to be said."""
-        return self.screen_stack[0].query_one(Queue)
-
-    @property
-    def plan_list(self) -> PlanList:
-        """The model's plan."""
-        return self.screen_stack[0].query_one(PlanList)
-
-    @property
-    def status(self) -> StatusLine:
-        """The last line."""
-        return self.screen_stack[0].query_one(StatusLine)
 
     async def take_updates(self, items: list[object]) -> None:
         """Everything that happened since the last frame, then one look of the widgets."""

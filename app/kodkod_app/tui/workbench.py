@@ -48,7 +48,10 @@ class Workbench:
     def __init__(self, wish: Wish, feed: Feed) -> None:
         self._wish = wish
         self._feed = feed
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+        self._early: list[Callable[[], object]] = []
+        """What was asked for before there was a loop to do it."""
         self._thread = threading.Thread(target=self._work, name="kodkod-agent", daemon=True)
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
         self._desk: _Desk | None = None
@@ -123,6 +126,10 @@ class Workbench:
         return not self._thread.is_alive()
 
     def _call(self, function: Callable[[], object]) -> None:
+        with self._starting:
+            if self._loop is None:
+                self._early.append(function)
+                return
         # The loop is closed once its thread has ended after a fault; then there is nothing to be done.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function)
@@ -131,17 +138,18 @@ class Workbench:
         self._call(lambda: self._commands.put_nowait(command))
 
     def _work(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._main())
+            asyncio.run(self._main())
         except Exception as fault:  # noqa: BLE001  # the outermost edge of the thread: the person is told
             self._feed.put(told_fault(fault, is_fatal=True))
         finally:
             self._desk = None
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
 
     async def _main(self) -> None:
+        with self._starting:
+            self._loop = asyncio.get_running_loop()
+        for function in self._early:
+            function()
         self._feed.put(u.Loading("opening"))
         async with AsyncExitStack() as stack:
             self._desk = await _open_desk(self._wish, self._feed, stack)

@@ -11,6 +11,8 @@ from textual.widget import Widget
 
 from kodkod_app.tui.inert import inert_line
 
+_SHOWN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -28,7 +30,6 @@ class Completion(Widget):
     DEFAULT_CSS = """
     Completion {
         height: auto;
-        max-height: 10;
         margin: 0 2;
         padding: 0 1;
         background: $panel;
@@ -59,13 +60,15 @@ class Completion(Widget):
             self.place = (self.place + by) % len(self.choices)
 
     def render(self) -> RenderResult:
-        """A line each; the marked one stands out without colour too."""
+        """A line each, those around the marked one; it stands out without colour too."""
         width = max((len(choice.shown) for choice in self.choices), default=0)
-        return Content("\n").join([self._line(index, choice, width) for index, choice in enumerate(self.choices)])
+        first = max(0, min(self.place - _SHOWN // 2, len(self.choices) - _SHOWN))
+        shown = list(enumerate(self.choices))[first : first + _SHOWN]
+        return Content("\n").join([self._line(index, choice, width) for index, choice in shown])
 
     def _line(self, index: int, choice: Choice, width: int) -> Content:
         is_marked = index == self.place
         mark = ("› ", "$primary") if is_marked else ("  ", "")
         shown = inert_line(choice.shown)
         gap = " " * (width - len(shown) + 2)
-        return Content.assemble(mark, (shown, "bold $primary" if is_marked else ""), gap, (choice.hint, "$text-muted"))
+        return Content.assemble(mark, (shown, "bold $primary" if is_marked else ""), gap, (choice.hint, "$muted"))

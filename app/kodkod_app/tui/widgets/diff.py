@@ -135,9 +135,12 @@ class DiffView(Static):
     def _show(self) -> None:
         lines = read_unified(self._unified)
         shown = lines[: self._max_lines]
-        contents = [_line(line, code, self._number_width(shown), self.size.width) for line, code in self._coded(shown)]
+        numbers, width = self._number_width(shown), self.size.width
+        # In a terminal's own colours a background may hide the text on it.
+        marks = "underline " if self.app.native_ansi_color else ""
+        contents = [_line(line, code, numbers, width, marks) for line, code in self._coded(shown)]
         if more := len(lines) - len(shown):
-            contents.append(Content.styled(f"… {more:,} more lines", "$text-muted"))
+            contents.append(Content.styled(f"… {more:,} more lines", "$muted"))
         self.update(Content("\n").join(contents))
 
     @staticmethod
@@ -156,21 +159,21 @@ class DiffView(Static):
 
 
 _BACKGROUNDS = {"+": ("$diff-add", "$diff-add-word"), "-": ("$diff-remove", "$diff-remove-word")}
-_SIGN_COLOURS = {"+": "$text-success", "-": "$text-error"}
+_SIGN_COLOURS = {"+": "$success", "-": "$error"}
 
 
-def _line(line: DiffLine, code: Content, number_width: int, width: int) -> Content:
+def _line(line: DiffLine, code: Content, number_width: int, width: int, marks: str) -> Content:
     if line.kind == "@":
-        return Content.styled(" " * number_width + "  ⋮", "$text-muted")
+        return Content.styled(" " * number_width + "  ⋮", "$muted")
     number = "" if line.number is None else str(line.number)
     head = Content.assemble(
-        (f"{number:>{number_width}} ", "$text-muted"), (f"{line.kind} ", _SIGN_COLOURS.get(line.kind, ""))
+        (f"{number:>{number_width}} ", "$muted"), (f"{line.kind} ", _SIGN_COLOURS.get(line.kind, ""))
     )
     if line.kind == " ":
         return head + code
     whole, word = _BACKGROUNDS[line.kind]
     for first, last in line.spans:
-        code = code.stylize(f"on {word}", first, last)
+        code = code.stylize(f"{marks}on {word}", first, last)
     body = (head + code).stylize_before(f"on {whole}")
     missing = width - body.cell_length
     return body + Content.styled(" " * missing, f"on {whole}") if missing > 0 else body

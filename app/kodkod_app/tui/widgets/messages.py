@@ -119,7 +119,7 @@ class ChecksView(EntryView):
         yield PlainText(f"{mark} {when}: {checks.told}", classes="passed" if checks.passed else "failed")
 
 
-_STATUS_MARKS = {"done": ("✓", "$text-success"), "interrupted": ("■", "$text-warning"), "fault": ("✗", "$text-error")}
+_STATUS_MARKS = {"done": ("✓", "$success"), "interrupted": ("■", "$warning"), "fault": ("✗", "$error")}
 
 
 class EndingView(EntryView):
@@ -128,7 +128,8 @@ class EndingView(EntryView):
     DEFAULT_CSS = """
     EndingView {
         border-top: solid $rule;
-        padding: 0 1 0 2;
+        margin: 0 1 1 1;
+        padding: 0 0 0 1;
         & > .files { margin: 0 0 0 2; }
         & > .cost { color: $muted; margin: 0 0 0 2; }
     }
@@ -138,7 +139,7 @@ class EndingView(EntryView):
         """Status, files, tests, cost."""
         ending = self.entry
         assert isinstance(ending, Ending)
-        mark, color = _STATUS_MARKS.get(ending.status, ("!", "$text-warning"))
+        mark, color = _STATUS_MARKS.get(ending.status, ("!", "$warning"))
         tests = f" · {ending.tests}" if ending.tests else ""
         head = Content.assemble((f"{mark} {ending.status}", f"bold {color}"), f"  {ending.reason}{tests}")
         yield PlainText(head)
@@ -149,7 +150,7 @@ class EndingView(EntryView):
 
 def _stat(files: tuple[tuple[str, int, int], ...]) -> Content:
     lines = [
-        Content.assemble(path, "  ", (f"+{added}", "$text-success"), " ", (f"-{removed}", "$text-error"))
+        Content.assemble(path, "  ", (f"+{added}", "$success"), " ", (f"-{removed}", "$error"))
         for path, added, removed in files
     ]
     return Content("\n").join(lines)
@@ -161,8 +162,6 @@ class WelcomeView(EntryView):
     DEFAULT_CSS = """
     WelcomeView {
         margin: 1 0 1 0;
-        & > .head { color: $foreground; }
-        & > .where { color: $muted; }
     }
     """
 
@@ -170,9 +169,12 @@ class WelcomeView(EntryView):
         """Who, where, and the first keys."""
         welcome = self.entry
         assert isinstance(welcome, Welcome)
+        head = Content.assemble(("kodkod ", "bold $primary"), (welcome.version, "$muted"))
+        keys = Content.styled("/ commands   @ files   ! shell   shift+tab mode   F1 help", "$muted")
+        lines = [head, Content.styled(welcome.title or welcome.folder, "$muted"), keys]
         yield PlainText(
-            Content.assemble((" ᓚᘏᗢ ", "$primary"), ("kodkod ", "bold $primary"), (welcome.version, "$text-muted")),
-            classes="head",
+            Content("\n").join([Content.styled(cat, "$primary") + line for cat, line in zip(_CAT, lines, strict=True)])
         )
-        yield PlainText(f"      {welcome.folder}", classes="where")
-        yield PlainText("      / commands   @ files   ! shell   shift+tab mode   F1 help", classes="where")
+
+
+_CAT = (r" /\_/\    ", "( o.o )   ", r" > ^ <    ")

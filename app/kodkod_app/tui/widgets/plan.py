@@ -13,7 +13,7 @@ _MAX_SHOWN = 6
 _LOOKS = {
     PlanState.PENDING: ("○", ""),
     PlanState.ACTIVE: ("◐", "bold $primary"),
-    PlanState.DONE: ("●", "$text-muted strike"),
+    PlanState.DONE: ("●", "$muted strike"),
 }
 
 
@@ -40,7 +40,7 @@ class PlanList(Widget):
         done = sum(step.state is PlanState.DONE for step in self.steps)
         first = max(0, min(done - 1, len(self.steps) - _MAX_SHOWN))
         shown = self.steps[first : first + _MAX_SHOWN]
-        head = Content.assemble(("plan ", "bold $secondary"), (f"{done} of {len(self.steps)}", "$text-muted"))
+        head = Content.assemble(("plan ", "bold $secondary"), (f"{done} of {len(self.steps)}", "$muted"))
         return Content("\n").join([head, *(_line(step) for step in shown)])
 
 

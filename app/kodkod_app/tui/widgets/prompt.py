@@ -22,7 +22,6 @@ FOLD_LINES = 8
 FOLD_CHARS = 1_000
 _AT_WORD = re.compile(r"(?:^|(?<=\s))@([^\s@]*)$")
 _FOLDED = re.compile(r"\[pasted #(\d+): [\d,]+ lines?, [\d,]+ characters\]")
-_MAX_CHOICES = 8
 
 
 class Prompt(TextArea):
@@ -45,6 +44,12 @@ class Prompt(TextArea):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("shift+enter,ctrl+j,alt+enter", "new_line", "New line", show=False),
+        # A text area, and the screen, have other uses for these.
+        Binding("shift+tab", "app.cycle_mode", "Next permission mode", show=False),
+        Binding("pageup", "app.scroll_page(-1)", "Scroll up", show=False),
+        Binding("pagedown", "app.scroll_page(1)", "Scroll down", show=False),
+        Binding("ctrl+end", "app.scroll_end", "To the last message", show=False),
+        Binding("ctrl+d", "app.leave_or_delete", "Leave, when nothing is written", show=False),
     ]
 
     @dataclass
@@ -154,7 +159,7 @@ class Prompt(TextArea):
         if self.text.startswith("/") and "\n" not in self.text and " " not in self.text:
             self._completion.choices = tuple(
                 Choice(f"/{command.name}", f"/{command.name} {command.argument}".rstrip(), command.help)
-                for command in matching(self.text[1:])[:_MAX_CHOICES]
+                for command in matching(self.text[1:])
             )
         elif (found := self._at_word()) is not None:
             self.post_message(self.PathsWanted(found))

@@ -102,11 +102,11 @@ def _left(facts: Facts) -> list[_Part]:
 
 _MODE_COLOURS = {
     "default": "$secondary",
-    "plan": "$text-success",
+    "plan": "$success",
     "acceptEdits": "$primary",
-    "auto": "$text-warning",
+    "auto": "$warning",
     "dontAsk": "$secondary",
-    "bypassPermissions": "$text-error",
+    "bypassPermissions": "$error",
 }
 
 
@@ -122,7 +122,7 @@ def _right(facts: Facts) -> list[_Part]:
         parts.append(_Part(Content(f"reused {short(facts.reused_tokens)} new {short(facts.new_tokens)}"), 65))
     if facts.max_context_tokens:
         share = facts.context_tokens / facts.max_context_tokens
-        colour = "$text-error" if share > 0.9 else "$text-warning" if share > 0.75 else ""
+        colour = "$error" if share > 0.9 else "$warning" if share > 0.75 else ""
         told = f"ctx {short(facts.context_tokens)}/{short(facts.max_context_tokens)} {share:.0%}"
         parts.append(_Part(Content.styled(told, colour), 80))
     return parts

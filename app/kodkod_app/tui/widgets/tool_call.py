@@ -20,13 +20,13 @@ _MAX_LINES = 500
 """Shown of an unfolded output: its end."""
 _MAX_SUBJECT_CHARS = 300
 _MARKS = {
-    CallState.WRITING: ("…", "$text-muted"),
-    CallState.ASKED: ("?", "$text-warning"),
+    CallState.WRITING: ("…", "$muted"),
+    CallState.ASKED: ("?", "$warning"),
     CallState.RUNNING: ("●", "$text-primary"),
-    CallState.DONE: ("✓", "$text-success"),
-    CallState.FAILED: ("✗", "$text-error"),
-    CallState.REFUSED: ("⊘", "$text-warning"),
-    CallState.CUT: ("■", "$text-warning"),
+    CallState.DONE: ("✓", "$success"),
+    CallState.FAILED: ("✗", "$error"),
+    CallState.REFUSED: ("⊘", "$warning"),
+    CallState.CUT: ("■", "$warning"),
 }
 
 
@@ -102,18 +102,21 @@ class ToolCallView(Block):
     def compose(self) -> ComposeResult:
         """Head and body."""
         yield PlainText(self._head(), classes="head")
-        yield PlainText(classes="body")
-
-    def on_mount(self) -> None:
-        """Show what there is already."""
-        self._show_body()
+        text = self._body()
+        yield PlainText(text, classes="body").set_class(not text, "empty")
+        if self.call.diff is not None:
+            yield DiffView(self.call.diff.unified, self.call.diff.path)
+        self._refold()
 
     async def look_again(self) -> None:
         """It was written further, said something, or ended."""
         self.query_one(".head", PlainText).show(self._head())
         if self.call.diff is not None and not self.query(DiffView):
             await self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
-        self._show_body()
+        body, text = self.query_one(".body", PlainText), self._body()
+        body.show(text)
+        body.set_class(not text, "empty")
+        self._refold()
 
     def _head(self) -> Content:
         call = self.call
@@ -122,22 +125,15 @@ class ToolCallView(Block):
         parts = [(f"{mark} ", color), (call.name, "bold"), (f" {subject}", "$foreground")]
         told = call.outcome if call.state.is_over else "waits for you" if call.state is CallState.ASKED else ""
         if told:
-            parts.append((f"  {told}", "$text-muted"))
+            parts.append((f"  {told}", "$muted"))
         if call.duration_s >= 1:
-            parts.append((f"  {call.duration_s:.0f} s", "$text-muted"))
+            parts.append((f"  {call.duration_s:.0f} s", "$muted"))
         return Content.assemble(*parts)
-
-    def _show_body(self) -> None:
-        if self.call.diff is not None and self.is_mounted and not self.query(DiffView):
-            self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
-        body = self.query_one(".body", PlainText)
-        text = "" if self.call.diff is not None else self._body()
-        body.show(text)
-        body.set_class(not text, "empty")
-        self._refold()
 
     def _body(self) -> str:
         call = self.call
+        if call.diff is not None:
+            return ""
         if call.state is CallState.WRITING:
             return tail(self._written(), _LIVE_LINES)
         lines = _MAX_LINES if call.state.is_over or self.is_unfolded else _LIVE_LINES
@@ -174,11 +170,9 @@ class ShellRunView(Block):
 
     def _head(self) -> Content:
         code = self.run.exit_code
-        mark, color = (
-            ("●", "$text-primary") if code is None else ("✓", "$text-success") if not code else ("✗", "$text-error")
-        )
+        mark, color = ("●", "$text-primary") if code is None else ("✓", "$success") if not code else ("✗", "$error")
         told = "" if not code else f"  exit {code}"
-        return Content.assemble((f"{mark} ", color), ("! ", "bold $secondary"), self.run.command, (told, "$text-muted"))
+        return Content.assemble((f"{mark} ", color), ("! ", "bold $secondary"), self.run.command, (told, "$muted"))
 
     def _body(self) -> str:
         return (
