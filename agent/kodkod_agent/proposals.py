@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -110,7 +110,7 @@ class _After:
     constraint: CallConstraint
     ids: tuple[int, ...]
 
-    def allowed_ids(self, generated_ids: Sequence[int]) -> frozenset[int]:
+    def allowed_ids(self, generated_ids: Sequence[int]) -> Collection[int]:
         return self.constraint.allowed_ids((*self.ids, *generated_ids))
 
 

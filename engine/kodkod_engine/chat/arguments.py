@@ -30,7 +30,7 @@ def read_argument(text: str, name: str, parameters: Mapping[str, Any]) -> Any:
     A string is taken verbatim, to the last space and newline. Otherwise JSON, then a Python literal (`True`, `None`,
     single quotes), then the text itself: what it should have been is for the tool to say.
     """
-    kinds = _kinds(declared_properties(parameters).get(name), parameters, frozenset())
+    kinds = argument_kinds(name, parameters)
     if kinds == {"string"} or (kinds == {"string", "null"} and text != "null"):
         return text
     for read in (_read_json, _read_literal):
@@ -39,6 +39,11 @@ def read_argument(text: str, name: str, parameters: Mapping[str, Any]) -> Any:
         except _UNREADABLE:
             continue
     return text
+
+
+def argument_kinds(name: str, parameters: Mapping[str, Any]) -> set[str]:
+    """The JSON types that the argument `name` of a tool with this JSON schema may have; empty when it does not say."""
+    return _kinds(declared_properties(parameters).get(name), parameters, frozenset())
 
 
 def read_object(text: str) -> dict[str, Any] | None:

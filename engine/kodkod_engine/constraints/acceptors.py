@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 
-class ValueAcceptor(Protocol):
-    """A set of token sequences. Pure: the same prefix always gives the same answer.
+class ValueState(Protocol):
+    """A place within a value. Immutable, and pure: the same ids from the start always lead to an equal one.
 
-    From every prefix that `next_ids` leads to, an end is reached. Where both methods say no, the value ends there.
+    Behind every id that is allowed an end can be reached. Where nothing is allowed the value ends; where it may not,
+    no token of the vocabulary goes on.
     """
 
-    def next_ids(self, prefix_ids: tuple[int, ...]) -> Collection[int]:
+    @property
+    def allowed(self) -> Collection[int]:
         """Ids that may follow within the value; control tokens are not among them."""
         ...
 
-    def may_end(self, prefix_ids: tuple[int, ...]) -> bool:
+    @property
+    def may_end(self) -> bool:
         """Whether the value may be over here."""
         ...
+
+    def after(self, token_id: int) -> ValueState:
+        """The place behind an id that is allowed."""
+        ...
+
+
+class ValueAcceptor(Protocol):
+    """A set of texts as token sequences."""
+
+    def start(self) -> ValueState:
+        """The place before the first token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """An acceptor that is made when the value begins: for those that cost time or read files."""
+
+    make: Callable[[], ValueAcceptor]
+
+    def start(self) -> ValueState:
+        """See `ValueAcceptor`."""
+        return self.make().start()
 
 
 class OneOf:
@@ -33,19 +59,64 @@ class OneOf:
         Raises:
             ValueError: no text is given.
         """
-        self._ends: set[tuple[int, ...]] = {tuple(tokenizer.encode_text(text)) for text in texts}
-        if not self._ends:
+        self._root = _Node()
+        for text in texts:
+            node = self._root
+            for token_id in tokenizer.encode_text(text):
+                node = node.children.setdefault(token_id, _Node())
+            node.may_end = True
+        if not self._root.children and not self._root.may_end:
             raise ValueError("a choice among no texts can never be made; leave the call out instead")
-        followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
-        for ids in self._ends:
-            for place, token_id in enumerate(ids):
-                followers[ids[:place]].add(token_id)
-        self._followers = {prefix: frozenset(ids) for prefix, ids in followers.items()}
+
+    def start(self) -> ValueState:
+        """See `ValueAcceptor`."""
+        return self._root
+
+
+class _Node:
+    """See `ValueState`. Not changed any more once the trie is built."""
+
+    def __init__(self) -> None:
+        self.children: dict[int, _Node] = {}
+        self.may_end = False
+
+    @property
+    def allowed(self) -> Collection[int]:
+        return self.children.keys()
+
+    def after(self, token_id: int) -> ValueState:
+        return self.children[token_id]
+
+
+class PrefixAcceptor(Protocol):
+    """A set of token sequences, each asked about as a whole: for short ones."""
 
     def next_ids(self, prefix_ids: tuple[int, ...]) -> Collection[int]:
-        """See `ValueAcceptor`."""
-        return self._followers.get(prefix_ids, frozenset())
+        """See `ValueState.allowed`."""
+        ...
 
     def may_end(self, prefix_ids: tuple[int, ...]) -> bool:
-        """See `ValueAcceptor`."""
-        return prefix_ids in self._ends
+        """See `ValueState.may_end`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixState:
+    """See `ValueState`."""
+
+    acceptor: PrefixAcceptor
+    prefix_ids: tuple[int, ...] = ()
+
+    @property
+    def allowed(self) -> Collection[int]:
+        """See `ValueState`."""
+        return self.acceptor.next_ids(self.prefix_ids)
+
+    @property
+    def may_end(self) -> bool:
+        """See `ValueState`."""
+        return self.acceptor.may_end(self.prefix_ids)
+
+    def after(self, token_id: int) -> ValueState:
+        """See `ValueState`."""
+        return PrefixState(self.acceptor, (*self.prefix_ids, token_id))

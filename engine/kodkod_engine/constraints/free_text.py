@@ -1,15 +1,22 @@
-"""Any text up to a length, in whole characters."""
+"""Any text, in whole characters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import cache, lru_cache
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.constraints import utf8
+from kodkod_engine.constraints.acceptors import PrefixState, ValueState
+from kodkod_engine.constraints.token_mask import TokenMask
 
-_MAX_CHARACTER_BYTES = 4
-_FIRST_LEAD = 0xC0
-_WHITE_SPACE = b"\n\t"
+if TYPE_CHECKING:
+    from kodkod_engine.constraints.vocabulary import Vocabulary
+
+_MAX_MISSING = 3
+"""Bytes a character can lack after its first."""
 
 
 class FreeText:
@@ -36,79 +43,66 @@ class FreeText:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._check = cache(may_end)
-        vocabulary, forbidden = _vocabulary(tokenizer), frozenset(forbidden_ids)
-        self._ids = cache(lambda open_bytes, most: vocabulary.after(open_bytes, most) - forbidden)
+        vocabulary, forbidden = _vocabulary(tokenizer), TokenMask.of(forbidden_ids, tokenizer.vocab_size)
+        self._ids = cache(lambda state, most: vocabulary.utf8_tokens(state, most, plain=True).without(forbidden))
+
+    def start(self) -> ValueState:
+        """See `ValueAcceptor`."""
+        return PrefixState(self)
 
     def next_ids(self, prefix_ids: tuple[int, ...]) -> Collection[int]:
-        """See `ValueAcceptor`."""
+        """See `PrefixAcceptor`."""
         left = self._max_tokens - len(prefix_ids)
-        if left <= 0:
-            return frozenset()
-        return self._ids(self._open_bytes(prefix_ids), min(left, _MAX_CHARACTER_BYTES) - 1)
+        return self._ids(self._utf8(prefix_ids), min(left - 1, _MAX_MISSING)) if left > 0 else frozenset()
 
     def may_end(self, prefix_ids: tuple[int, ...]) -> bool:
+        """See `PrefixAcceptor`."""
+        return self._utf8(prefix_ids) == utf8.BETWEEN and self._check(self._tokenizer.decode(prefix_ids))
+
+    def _utf8(self, prefix_ids: tuple[int, ...]) -> int:
+        return utf8.advance(utf8.BETWEEN, b"".join(map(self._tokenizer.bytes_of, prefix_ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class AnyText:
+    """Any text in whole characters, of any length."""
+
+    tokenizer: Tokenizer
+    may_be_empty: bool = True
+
+    def start(self) -> ValueState:
         """See `ValueAcceptor`."""
-        return not self._open_bytes(prefix_ids) and self._check(self._tokenizer.decode(prefix_ids))
-
-    def _open_bytes(self, prefix_ids: tuple[int, ...]) -> bytes:
-        """The bytes of a character that is not complete yet."""
-        last = b"".join(self._tokenizer.bytes_of(token_id) for token_id in prefix_ids[1 - _MAX_CHARACTER_BYTES :])
-        for length in range(1, min(_MAX_CHARACTER_BYTES, len(last) + 1)):
-            if last[-length] >= _FIRST_LEAD:
-                return last[-length:] if _character_length(last[-length]) > length else b""
-        return b""
+        return AnyState(self.tokenizer, _vocabulary(self.tokenizer), utf8.BETWEEN, self.may_be_empty)
 
 
-class _Vocabulary:
-    """The tokens of one tokenizer by what they may follow."""
+@dataclass(frozen=True, slots=True)
+class AnyState:
+    """See `ValueState`."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        ids = (token_id for token_id in range(tokenizer.vocab_size) if token_id not in tokenizer.control_ids)
-        self._bytes = {token_id: data for token_id in ids if _is_plain(data := tokenizer.bytes_of(token_id))}
-        self.after = cache(self._after)
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    utf8_state: int
+    is_long_enough: bool
 
-    def _after(self, open_bytes: bytes, most_missing: int) -> frozenset[int]:
-        """Ids after which at most `most_missing` bytes are missing from the last character."""
-        return frozenset(
-            token_id
-            for token_id, data in self._bytes.items()
-            if (missing := _missing_bytes(open_bytes + data)) is not None and missing <= most_missing
-        )
+    @property
+    def allowed(self) -> TokenMask:
+        """See `ValueState`."""
+        return self.vocabulary.utf8_tokens(self.utf8_state)
 
+    @property
+    def may_end(self) -> bool:
+        """See `ValueState`."""
+        return self.is_long_enough and self.utf8_state == utf8.BETWEEN
 
-@lru_cache(maxsize=4)
-def _vocabulary(tokenizer: Tokenizer) -> _Vocabulary:
-    return _Vocabulary(tokenizer)
-
-
-def _is_plain(data: bytes) -> bool:
-    return bool(data) and all(byte >= 0x20 or byte in _WHITE_SPACE for byte in data) and 0x7F not in data
-
-
-def _missing_bytes(data: bytes) -> int | None:
-    """How many bytes its last character lacks; None when it is not the beginning of UTF-8."""
-    rest = data[_whole_length(data) :]
-    if not rest:
-        return 0
-    return _character_length(rest[0]) - len(rest) if _begins_character(rest) else None
+    def after(self, token_id: int) -> ValueState:
+        """See `ValueState`."""
+        reached = utf8.advance(self.utf8_state, self.tokenizer.bytes_of(token_id))
+        if self.is_long_enough and reached == self.utf8_state:
+            return self
+        return AnyState(self.tokenizer, self.vocabulary, reached, is_long_enough=True)
 
 
-def _character_length(lead: int) -> int:
-    return 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    from kodkod_engine.constraints.vocabulary import vocabulary_of  # loads numba, which takes half a second
 
-
-def _whole_length(data: bytes) -> int:
-    """Length of the longest beginning that is whole characters."""
-    try:
-        data.decode()
-    except UnicodeDecodeError as fault:
-        return fault.start
-    return len(data)
-
-
-def _begins_character(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError as fault:
-        return fault.reason == "unexpected end of data"
-    return False
+    return vocabulary_of(tokenizer)

@@ -1,4 +1,4 @@
-"""Allowed calls: a tool's name and its arguments in order, each with what its value may be.
+"""Allowed calls: a tool's name and its arguments, each with what its value may be.
 
 An argument may depend on the values before it: its predecessor's `then` is asked once the value is known. So lines are
 offered of the file that was chosen, and spans of the line that was chosen, and nothing is worked out for the others.
@@ -6,11 +6,12 @@ offered of the file that was chosen, and spans of the line that was chosen, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
+from kodkod_engine.constraints.acceptors import Late, OneOf, ValueAcceptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,12 @@ class Argument:
 
     key: str
     value: ValueAcceptor
-    then: Callable[[str], Argument | None] = lambda _: None
-    """The argument that follows, given this one's text; None ends the call. The same text always gives the same."""
+    then: Callable[[str], Following] = lambda _: None
+    """What may follow, given this one's text. The same text always gives the same."""
+
+
+Following: TypeAlias = Argument | tuple[Argument | None, ...] | None
+"""The argument that comes next; None: the call ends; several: one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,31 @@ class CallPattern:
     """Calls of one tool."""
 
     name: str
-    argument: Argument | None = None
-    """The first; None for a call without arguments."""
+    first: Following = None
+    """None for a call without arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """Calls of one tool with their arguments in any order, each given once."""
+
+    name: str
+    follows: Callable[[Mapping[str, str]], Iterable[str | None]]
+    """Keys that may come next after some arguments and their texts; None: the call may end. At least one."""
+    value: Callable[[str, Mapping[str, str]], ValueAcceptor]
+    """What a key's value may be, after some arguments and their texts; asked when the value begins."""
+
+    @property
+    def pattern(self) -> CallPattern:
+        """As a pattern."""
+        return CallPattern(self.name, self._following({}))
+
+    def _following(self, given: Mapping[str, str]) -> Following:
+        return tuple(None if key is None else self._argument(key, given) for key in self.follows(given))
+
+    def _argument(self, key: str, given: Mapping[str, str]) -> Argument:
+        value = Late(lambda: self.value(key, given))
+        return Argument(key, value, lambda text: self._following({**given, key: text}))
 
 
 def call(name: str, *arguments: tuple[str, ValueAcceptor]) -> CallPattern:
@@ -44,7 +72,7 @@ def rows(
     tokenizer: Tokenizer,
     keys: Sequence[str],
     table: Iterable[Sequence[str]],
-    then: Callable[[Sequence[str]], Argument | None] = lambda _: None,
+    then: Callable[[Sequence[str]], Following] = lambda _: None,
 ) -> Argument:
     """Arguments whose values are together one row of a table, such as the places (path, start, end) of some functions.
 
@@ -68,14 +96,14 @@ def _column(
     keys: Sequence[str],
     table: Sequence[tuple[str, ...]],
     column: int,
-    then: Callable[[Sequence[str]], Argument | None],
+    then: Callable[[Sequence[str]], Following],
 ) -> Argument:
-    def after(text: str) -> Argument | None:
+    def after(text: str) -> Following:
         chosen = [row for row in table if row[column] == text]
         return then(chosen[0]) if column + 1 == len(keys) else _column(tokenizer, keys, chosen, column + 1, then)
 
     return Argument(keys[column], OneOf(tokenizer, (row[column] for row in table)), after)
 
 
-def _always(argument: Argument | None) -> Callable[[str], Argument | None]:
+def _always(argument: Argument | None) -> Callable[[str], Following]:
     return lambda _: argument

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import cache
 
 from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.constraints.acceptors import PrefixState, ValueState
 
 
 class SpanOfLine:
@@ -22,8 +23,12 @@ class SpanOfLine:
         self._is_whole = cache(self._quotes_one_place)
         self._leads_on = cache(self._can_be_completed)
 
-    def next_ids(self, prefix_ids: tuple[int, ...]) -> Collection[int]:
+    def start(self) -> ValueState:
         """See `ValueAcceptor`."""
+        return PrefixState(self)
+
+    def next_ids(self, prefix_ids: tuple[int, ...]) -> Collection[int]:
+        """See `PrefixAcceptor`."""
         place = len(prefix_ids)
         return frozenset(
             self._ids[start + place]
@@ -32,7 +37,7 @@ class SpanOfLine:
         )
 
     def may_end(self, prefix_ids: tuple[int, ...]) -> bool:
-        """See `ValueAcceptor`."""
+        """See `PrefixAcceptor`."""
         return any(self._is_whole(start, start + len(prefix_ids)) for start in self._starts(prefix_ids))
 
     def _starts(self, prefix_ids: tuple[int, ...]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from functools import cached_property
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ class TokenMask(Set[int]):
         words.flags.writeable = False
         self.words: Words = words
         """Read-only."""
+        self._extended: dict[int, TokenMask] = {}
 
     @classmethod
     def of(cls, ids: Iterable[int], vocab_size: int) -> TokenMask:
@@ -67,10 +68,13 @@ class TokenMask(Set[int]):
         return bool(self.words[token_id // WORD_BITS] >> np.uint32(token_id % WORD_BITS) & np.uint32(1))
 
     def with_id(self, token_id: int) -> TokenMask:
-        """With one id more."""
-        words = self.words.copy()
-        words[token_id // WORD_BITS] |= np.uint32(1 << token_id % WORD_BITS)
-        return TokenMask(words)
+        """With one id more; remembered, for large sets are few and are asked for again and again."""
+        found = self._extended.get(token_id)
+        if found is None:
+            words = self.words.copy()
+            words[token_id // WORD_BITS] |= np.uint32(1 << token_id % WORD_BITS)
+            found = self._extended[token_id] = TokenMask(words)
+        return found
 
     def without(self, others: TokenMask) -> TokenMask:
         """Without the ids of another of the same length."""
@@ -79,9 +83,6 @@ class TokenMask(Set[int]):
     @classmethod
     def _from_iterable(cls, it: Iterable[int]) -> frozenset[int]:  # type: ignore[override]  # what `&` and `|` give
         return frozenset(it)
-
-    def __hash__(self) -> int:
-        return self._hash()
 
     def __repr__(self) -> str:
         return f"TokenMask({len(self)} ids)"
@@ -104,6 +105,25 @@ def _words(allowed: Collection[int] | None, vocab_size: int) -> Words:
         return TokenMask.of(allowed, vocab_size).words
     words, missing = allowed.words, num_words(vocab_size) - len(allowed.words)
     return np.pad(words, (0, missing)) if missing > 0 else words[: num_words(vocab_size)]
+
+
+def with_id(allowed: Collection[int], token_id: int) -> Collection[int]:
+    """A set with one id more."""
+    return allowed.with_id(token_id) if isinstance(allowed, TokenMask) else frozenset(allowed) | {token_id}
+
+
+def union(sets: Sequence[Collection[int]]) -> Collection[int]:
+    """All ids of some sets, of which masks have the same length."""
+    if len(sets) == 1:
+        return sets[0]
+    masks = [ids for ids in sets if isinstance(ids, TokenMask)]
+    listed = frozenset().union(*(ids for ids in sets if not isinstance(ids, TokenMask)))
+    if not masks:
+        return listed
+    words = np.bitwise_or.reduce([mask.words for mask in masks])
+    if listed:
+        words |= TokenMask.of(listed, len(words) * WORD_BITS).words
+    return TokenMask(words)
 
 
 def forced_id(allowed: Collection[int] | None) -> int | None:

@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
+from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor, ValueState
 from kodkod_engine.constraints.free_text import FreeText
 from kodkod_engine.constraints.spans import SpanOfLine
 
 
-def all_of(acceptor: ValueAcceptor, prefix: tuple[int, ...] = ()) -> set[tuple[int, ...]]:
+def all_of(acceptor: ValueAcceptor) -> set[tuple[int, ...]]:
     """Every value of a small set."""
-    found = {prefix} if acceptor.may_end(prefix) else set()
-    return found.union(*(all_of(acceptor, (*prefix, token_id)) for token_id in acceptor.next_ids(prefix)))
+    return all_from(acceptor.start(), ())
+
+
+def all_from(state: ValueState, prefix: tuple[int, ...]) -> set[tuple[int, ...]]:
+    found = {prefix} if state.may_end else set()
+    return found.union(*(all_from(state.after(token_id), (*prefix, token_id)) for token_id in state.allowed))
 
 
 def test_one_of_is_its_texts_and_no_others(tokenizer):

@@ -18,7 +18,7 @@ def test_a_mask_is_the_set_of_its_ids(ids):
     mask = TokenMask.of(ids, VOCAB)
     assert mask == ids
     assert ids == mask
-    assert (len(mask), list(mask), hash(mask)) == (len(ids), sorted(ids), hash(TokenMask.of(sorted(ids), VOCAB)))
+    assert (len(mask), list(mask)) == (len(ids), sorted(ids))
     assert [number for number in range(-2, 200) if number in mask] == sorted(ids)
     assert mask.max_id == max(ids, default=-1)
     assert mask == TokenMask.from_bits(mask.bits()[:VOCAB])

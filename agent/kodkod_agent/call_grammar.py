@@ -1,0 +1,176 @@
+"""What the calls of a model may be that is left to itself: the declared tools, and in their arguments the work tree.
+
+The schema says of what type an argument is. Where the world says more, it is asked: a path leads to what is there, an
+edit quotes what stands in the file, a line is one the file has. A path comes before what depends on it; otherwise the
+arguments may come in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kodkod_agent.call_world import Automata, CallWorld, ChangedWorld, Kind, Tree
+from kodkod_engine.chat.arguments import argument_kinds, declared_properties
+from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
+from kodkod_engine.constraints.free_text import AnyText
+from kodkod_engine.constraints.json_values import JsonValue
+from kodkod_engine.constraints.paths import ExistingPath, NewPath
+from kodkod_engine.constraints.patterns import CallPattern, OpenCall
+from kodkod_engine.constraints.turn_constraint import TurnConstraint
+from kodkod_engine.messages import ToolSpec
+from kodkod_tools import registry
+from kodkod_tools.base import ToolContext, ToolError
+
+_LINES = {("view", "start"), ("view", "end"), ("view", "around"), ("edit", "line"), ("git", "start"), ("git", "end")}
+_EXISTING = {("view", "path"): Kind.ANYTHING, ("search", "path"): Kind.ANYTHING, ("find", "path"): Kind.FOLDER,
+             ("edit", "path"): Kind.TEXT}  # fmt: skip
+_AFTER_PATH = {("edit", "old"), *_LINES}
+_EXCLUDES = {
+    "view": {"around": {"start", "end"}, "start": {"around"}, "end": {"around"}},
+    "shell": {"command": {"job", "kill"}, "job": {"command", "background"}, "kill": {"command", "background"},
+              "background": {"job", "kill"}},
+}  # fmt: skip
+_ONE_OF = {"shell": ("command", "job")}
+_NEEDED_BY_ACTION = {"commit": "message", "blame": "path", "restore": "path"}
+"""Arguments of git that some actions cannot do without."""
+
+
+class CallGrammar:
+    """Makes the constraint of each turn. Cheap: files are read when a call asks for them."""
+
+    def __init__(self, tokenizer: Tokenizer, specs: Iterable[ToolSpec], tools: ToolContext) -> None:
+        self._tokenizer = tokenizer
+        self._specs = tuple(specs)
+        self._tools = tools
+        self._automata = Automata(tokenizer)
+
+    def constraint(self) -> TurnConstraint:
+        """What the next turn may be.
+
+        Raises:
+            ValueError: the vocabulary lacks the tags that calls are written with.
+        """
+        world = CallWorld(self._tools, self._automata)
+        return TurnConstraint(self._tokenizer, lambda made: self._patterns(world.after(made)))
+
+    def close(self) -> None:
+        """End the thread that builds automata."""
+        self._automata.close()
+
+    def _patterns(self, world: ChangedWorld) -> list[CallPattern]:
+        return [_ToolGrammar(self._tokenizer, spec, world).pattern for spec in self._specs]
+
+
+@dataclass(frozen=True)
+class _ToolGrammar:
+    """Calls of one tool."""
+
+    tokenizer: Tokenizer
+    spec: ToolSpec
+    world: ChangedWorld
+
+    @property
+    def pattern(self) -> CallPattern:
+        return OpenCall(self.spec.name, self.follows, self.value).pattern
+
+    @cached_property
+    def _schema(self) -> Mapping[str, Any]:
+        """The tool's own schema where it is one of ours, for it has the bounds that the declaration leaves out."""
+        try:
+            return dict(registry.get(self.spec.name).arguments.model_json_schema())
+        except ToolError:
+            return self.spec.parameters
+
+    def follows(self, given: Mapping[str, str]) -> list[str | None]:
+        """Keys that may come next; None where the call may end."""
+        keys = [key for key in declared_properties(self.spec.parameters) if key not in given]
+        excluded = {other for key in given for other in _EXCLUDES.get(self.spec.name, {}).get(key, ())}
+        left: list[str | None] = [key for key in keys if key not in excluded and self._is_known(key, given)]
+        if "path" in given:
+            self._prepare(given["path"])
+        return left if self._needed(given) & set(left) else [*left, None]
+
+    def _is_known(self, key: str, given: Mapping[str, str]) -> bool:
+        return (self.spec.name, key) not in _AFTER_PATH or "path" in given or self.spec.name == "git"
+
+    def _needed(self, given: Mapping[str, str]) -> set[str | None]:
+        """Arguments without which the call may not end."""
+        needed = set(self.spec.parameters.get("required", ())) - given.keys()
+        choices = _ONE_OF.get(self.spec.name, ())
+        if choices and not given.keys() & set(choices):
+            needed |= set(choices)
+        if self.spec.name == "git" and (other := _NEEDED_BY_ACTION.get(given.get("action", ""))) not in given:
+            needed |= {other} if other else set()
+        return needed
+
+    def _prepare(self, path: str) -> None:
+        """Begin to build what `old` will need, while the model writes its key."""
+        if self.spec.name == "edit":
+            self.world.quotable(path)
+
+    def value(self, key: str, given: Mapping[str, str]) -> ValueAcceptor:
+        """What an argument may be."""
+        where, path = (self.spec.name, key), given.get("path")
+        if where in _EXISTING:
+            logs = self.world.base.tools.log_folder if _EXISTING[where] is Kind.ANYTHING else None
+            return ExistingPath(self.tokenizer, Tree(self.world, _EXISTING[where], logs))
+        if where in (("write", "path"), ("git", "path")):
+            may_end = self._is_writable if key == "write" else lambda _: True
+            return NewPath(self.tokenizer, (".git",), may_end)
+        if where == ("edit", "old") and path is not None:
+            return self._old(path)
+        if where in _LINES and path is not None and (lines := self.world.num_lines(path)):
+            lowest = given.get("start", "1") if key == "end" else "1"
+            return JsonValue(self.tokenizer, {"type": "integer", "minimum": int(lowest), "maximum": lines})
+        return self._by_schema(key)
+
+    def _old(self, path: str) -> ValueAcceptor:
+        built = self.world.quotable(path)
+        if built is None:
+            raise ValueError(f"{path} cannot be read as text")
+        return built.result()
+
+    def _is_writable(self, path: str) -> bool:
+        return not self.world.is_folder(path)
+
+    def _by_schema(self, key: str) -> ValueAcceptor:
+        kinds = argument_kinds(key, self.spec.parameters)
+        schema = declared_properties(self._schema).get(key)
+        if not isinstance(schema, Mapping):
+            return AnyText(self.tokenizer)
+        if kinds <= {"string", "null"} and "string" in kinds:
+            return self._text(schema)
+        if not kinds or "string" in kinds:
+            return AnyText(self.tokenizer)
+        return JsonValue(self.tokenizer, _with_definitions(schema, self._schema))
+
+    def _text(self, schema: Mapping[str, Any]) -> ValueAcceptor:
+        """A string is written as it is, without quotes."""
+        merged = _resolved(schema, self._schema)
+        values = merged.get("enum", [merged["const"]] if "const" in merged else None)
+        if values:
+            return OneOf(self.tokenizer, map(str, values))
+        return AnyText(self.tokenizer, may_be_empty=not merged.get("minLength"))
+
+
+def _with_definitions(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """An argument's schema as one of its own: what it refers to comes along."""
+    return {**schema, **{name: root[name] for name in ("$defs", "definitions") if name in root}}
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A string's schema without references and without the choice of null."""
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        target: Any = root
+        for step in reference.removeprefix("#/").split("/"):
+            target = target.get(step, {}) if isinstance(target, Mapping) else {}
+        return _resolved(target, root)
+    for choice in schema.get("anyOf", ()):
+        if isinstance(choice, Mapping) and choice.get("type") != "null":
+            return _resolved(choice, root)
+    return schema

@@ -1,0 +1,105 @@
+"""Values that are written as JSON, held to their schema by llguidance."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.constraints.acceptors import ValueState
+from kodkod_engine.constraints.token_mask import TokenMask, num_words
+from kodkod_engine.constraints.vocabulary import MAX_LISTED
+
+_OPTIONS: Any = {"whitespace_pattern": r"\n? {0,16}"}
+"""As `json.dumps` writes with and without indentation. A model could go on with white space for ever otherwise."""
+
+_lock = threading.Lock()
+"""Held while a compiled grammar is copied: matchers are not safe from several threads at once."""
+
+
+class JsonValue:
+    """JSON texts that a schema admits. Objects have their properties in the order of the schema."""
+
+    def __init__(self, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> None:
+        """Compile; the same schema is compiled once.
+
+        Raises:
+            ValueError: the library refuses the schema; the message says why.
+        """
+        self._tokenizer = tokenizer
+        self._matcher = _compiled(tokenizer, json.dumps(schema))
+
+    def start(self) -> ValueState:
+        """See `ValueAcceptor`."""
+        with _lock:
+            return _JsonState(self._tokenizer, self._matcher.deep_copy())
+
+
+class _JsonState:
+    """See `ValueState`."""
+
+    def __init__(self, tokenizer: Tokenizer, matcher: LLMatcher) -> None:
+        self._tokenizer = tokenizer
+        self._matcher = matcher
+        self.may_end: bool = matcher.is_accepting()
+        self.allowed: Collection[int] = self._allowed()
+
+    def after(self, token_id: int) -> ValueState:
+        matcher = self._matcher.deep_copy()
+        matcher.consume_token(token_id)
+        if matcher.is_error():
+            raise ValueError(f"llguidance gave up ({_one_line(matcher.get_error())})")
+        return _JsonState(self._tokenizer, matcher)
+
+    def _allowed(self) -> Collection[int]:
+        if self._matcher.is_stopped():
+            return frozenset()
+        # The library marks EOS where the value may end; here the value's closing tag says so.
+        words = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: num_words(self._tokenizer.vocab_size)]
+        inside = TokenMask(words).without(_control_tokens(self._tokenizer))
+        return frozenset(inside) if len(inside) <= MAX_LISTED else inside
+
+
+class _Tokens:
+    """A tokenizer in the form that llguidance reads."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id = tokenizer.eos_id
+        self.tokens = [tokenizer.bytes_of(token_id) for token_id in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.control_ids)
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._tokenizer.encode_text(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+
+
+@lru_cache(maxsize=4)
+def _tokens(tokenizer: Tokenizer) -> LLTokenizer:
+    return LLTokenizer(_Tokens(tokenizer))  # type: ignore[arg-type]  # what it reads of a `TokenizerWrapper` is there
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(tokenizer: Tokenizer) -> TokenMask:
+    return TokenMask.of(tokenizer.control_ids, tokenizer.vocab_size)
+
+
+@lru_cache(maxsize=256)
+def _compiled(tokenizer: Tokenizer, schema: str) -> LLMatcher:
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS)
+    matcher = LLMatcher(_tokens(tokenizer), grammar, log_level=0)
+    if matcher.is_error():
+        raise ValueError(f"llguidance refuses its schema ({_one_line(matcher.get_error())})")
+    return matcher
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
