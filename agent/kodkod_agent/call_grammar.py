@@ -119,7 +119,7 @@ class _ToolGrammar:
             logs = self.world.base.tools.log_folder if _EXISTING[where] is Kind.ANYTHING else None
             return ExistingPath(self.tokenizer, Tree(self.world, _EXISTING[where], logs))
         if where in (("write", "path"), ("git", "path")):
-            may_end = self._is_writable if key == "write" else lambda _: True
+            may_end = self._is_writable if self.spec.name == "write" else lambda _: True
             return NewPath(self.tokenizer, (".git",), may_end)
         if where == ("edit", "old") and path is not None:
             return self._old(path)

@@ -129,7 +129,7 @@ class CallWorld:
             if entry.is_dir():
                 if kind is not Kind.TEXT or self._holds_text(Path(entry.path), _Count()):
                     yield Entry(os.fsencode(entry.name), is_folder=True, may_be_named=kind is not Kind.TEXT)
-            elif kind is Kind.ANYTHING or (kind is Kind.TEXT and _is_text(entry)):
+            elif (kind is Kind.ANYTHING and entry.is_file()) or (kind is Kind.TEXT and _is_text(entry)):
                 yield Entry(os.fsencode(entry.name))
 
     def _is_inside(self, entry: os.DirEntry[str]) -> bool:

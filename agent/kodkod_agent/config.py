@@ -28,6 +28,11 @@ class AgentConfig(BaseModel):
     seed: int = 0
     """Each turn draws with the seed plus its own number."""
 
+    constraints: bool = True
+    """Hold calls to what is declared and to the work tree as it is; off: a model that is not guided writes freely."""
+    doubt_below: float = Field(default=0.1, ge=0, le=1)
+    """Tell of tokens at which the model gave less than this to all that a call may be."""
+
     attended: bool = False
     """A person reads along: a turn without a call is an answer, and ends the run."""
     max_nudges: int = Field(default=2, ge=0)

@@ -126,6 +126,21 @@ class UsageReported:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelDoubted:
+    """In its last turn the model wanted to write something else than calls may be."""
+
+    step: int
+    doubted_tokens: int
+    constrained_tokens: int
+    lowest_allowed_mass: float
+    """The least probability it gave to all that was allowed."""
+    wanted: str
+    """The text of the token it wanted, where it first disagreed."""
+    taken: str
+    """And of the one that was taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotTaken:
     """The work tree was recorded."""
 
@@ -187,6 +202,7 @@ Event = (
     | ApprovalAsked
     | Notice
     | UsageReported
+    | ModelDoubted
     | SnapshotTaken
     | ContextRebuilt
     | TestsRan

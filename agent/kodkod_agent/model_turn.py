@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from kodkod_agent import events
-from kodkod_engine.api import Constraint, Engine, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
+from kodkod_engine.api import (
+    Constraint,
+    Doubt,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenChunk,
+    Usage,
+)
 from kodkod_engine.chat import events as parsed
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.errors import EngineError
@@ -27,6 +36,8 @@ class Turn:
     finish_reason: FinishReason
     stream_id: str | None
     """Of the engine; None for a turn it was not asked for."""
+    doubt: Doubt | None = None
+    """The first disagreement between the model and its constraint."""
 
 
 async def run_turn(
@@ -55,8 +66,10 @@ async def run_turn(
     parser = ledger.parser()
     stream = engine.generate(GenerationRequest(ledger.token_ids, sampling, constraint, parent_id))
     last = TokenChunk()
+    doubt: Doubt | None = None
     try:
         async for last in stream:
+            doubt = doubt or next(iter(last.doubts), None)
             if last.token_ids:
                 ledger.append_generated(last.token_ids)
             _tell(parser.push(last.token_ids), emit)
@@ -66,7 +79,7 @@ async def run_turn(
     if last.finish_reason in (None, FinishReason.ERROR, FinishReason.CANCELLED) or last.usage is None:
         raise EngineError(last.error or "the engine ended the turn early; load it again")
     _tell(parser.finish(), emit)
-    return Turn(ledger.end_turn(), last.usage, last.finish_reason, stream.id)
+    return Turn(ledger.end_turn(), last.usage, last.finish_reason, stream.id, doubt)
 
 
 def take_turn(ledger: TokenLedger, token_ids: Sequence[int], emit: Emit, usage: Usage | None = None) -> Turn:

@@ -27,6 +27,7 @@ from kodkod_agent.state import AgentState, Node, Ruling, Status
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Origin
+from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_engine.messages import AssistantMessage, ToolCall
 
 Ask = Callable[[list[dict[str, str]]], Sequence[Mapping[str, Any]]]
@@ -116,11 +117,13 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
         temperature=res.config.temperature,
         top_p=res.config.top_p,
         seed=res.config.seed + step,
+        doubt_below=res.config.doubt_below,
         max_tokens=res.budget.turn_tokens(res.ledger, left.tokens),
     )
     turn = await _next_turn(sampling, res)
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
+    _tell_doubt(step, turn, res)
     res.record(_told(turn, res.ledger), step)
     update["generated_tokens"] = state["generated_tokens"] + turn.usage.generated_tokens
     update["prompt_tokens"] = state["prompt_tokens"] + turn.usage.prompt_tokens
@@ -133,11 +136,28 @@ async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
     if res.given_turns:
         return take_turn(res.ledger, res.given_turns.pop(0), res.emit)
     constraint = await res.constraint()
-    if constraint is not None and res.searched and sampling.temperature == 0:
+    if isinstance(constraint, CallConstraint) and res.searched and sampling.temperature == 0:
         found = await next_turns(res.engine, res.ledger, constraint, 1, parent_id=res.stream_id)
         if found:
             return take_turn(res.ledger, found[0].token_ids, res.emit, found[0].usage)
-    return await run_turn(res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=constraint)
+    turn = await run_turn(res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=constraint)
+    for line in getattr(constraint, "loosened", ()):
+        res.doubts.loosened[line] = None
+        res.emit(events.Notice(f"a call was not held to all it should be: {line}"))
+    return turn
+
+
+def _tell_doubt(step: int, turn: Turn, res: Resources) -> None:
+    """Say where the model wanted something else than its constraint allows."""
+    usage = turn.usage
+    res.doubts.constrained_tokens += usage.constrained_tokens
+    res.doubts.doubted_tokens += usage.doubted_tokens
+    if turn.doubt is not None:
+        texts = (
+            res.tokenizer.decode([each], skip_special=False) for each in (turn.doubt.wanted_id, turn.doubt.token_id)
+        )
+        counts = (usage.doubted_tokens, usage.constrained_tokens, usage.lowest_allowed_mass)
+        res.emit(events.ModelDoubted(step, *counts, *texts))
 
 
 def _told(turn: Turn, ledger: TokenLedger) -> trajectory.AssistantTurn:

@@ -58,6 +58,12 @@ class RunReport:
     """Over all turns."""
     reused_tokens: int = 0
     """Prompt tokens that cost nothing, for they were in the cache."""
+    constrained_tokens: int = 0
+    """Generated tokens at which not everything was allowed."""
+    doubted_tokens: int = 0
+    """Those of them at which the model wanted something else: it gave `AgentConfig.doubt_below` or less to the rest."""
+    loosened: tuple[str, ...] = ()
+    """Arguments that could not be held to what they should be, and why."""
     seconds: float = 0.0
     """At work; waiting for a person does not count."""
     test_runs: int = 0

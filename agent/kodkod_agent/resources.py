@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kodkod_agent import events
 from kodkod_agent import trajectory as trajectories
@@ -23,6 +23,20 @@ from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_tools.base import ToolContext
+
+if TYPE_CHECKING:
+    from kodkod_agent.call_grammar import CallGrammar
+    from kodkod_engine.constraints.turn_constraint import TurnConstraint
+
+
+@dataclass(slots=True)
+class DoubtCount:
+    """Where model and constraint disagreed, over a run."""
+
+    constrained_tokens: int = 0
+    doubted_tokens: int = 0
+    loosened: dict[str, None] = field(default_factory=dict)
+    """What could not be held to, one line each."""
 
 
 class Snapshots(Protocol):
@@ -62,6 +76,8 @@ class Resources:
     emit: Emit
     guide: Guide | None = None
     """Says which calls make sense, to a model that cannot tell by itself."""
+    grammar: CallGrammar | None = None
+    """Holds the calls of any other model to what can be done; None where it writes freely."""
     searched: bool = False
     """See `Profile.searched`."""
     loops: LoopDetector = field(default_factory=LoopDetector)
@@ -74,6 +90,7 @@ class Resources:
     """Turns of the model so far, as the trajectory was told last."""
     given_turns: list[tuple[int, ...]] = field(default_factory=list)
     """Ids of the turns that come next, written before the model is asked again."""
+    doubts: DoubtCount = field(default_factory=DoubtCount)
     is_stale: bool = False
     """A node was left half done: the ledger in memory is to be read again."""
 
@@ -82,11 +99,11 @@ class Resources:
         """How the engine's context is shared out."""
         return Budget.of(self.config, self.engine)
 
-    async def constraint(self) -> CallConstraint | None:
-        """What the model's next turn may be; None for a model that is left to itself."""
-        if self.guide is None:
-            return None
-        return await asyncio.to_thread(self.guide.constraint, self.ledger.view())
+    async def constraint(self) -> CallConstraint | TurnConstraint | None:
+        """What the model's next turn may be; None where it writes freely."""
+        if self.guide is not None:
+            return await asyncio.to_thread(self.guide.constraint, self.ledger.view())
+        return self.grammar.constraint() if self.grammar is not None else None
 
     def record(self, event: trajectories.Event, step: int) -> None:
         """Write down what happened, after so many turns."""

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
@@ -46,6 +46,9 @@ from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_sandbox.base import Sandbox
 from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
+
+if TYPE_CHECKING:
+    from kodkod_agent.call_grammar import CallGrammar
 
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
@@ -406,6 +409,9 @@ class Session:
             generated_tokens=state["generated_tokens"],
             prompt_tokens=state["prompt_tokens"],
             reused_tokens=state["reused_tokens"],
+            constrained_tokens=self._res.doubts.constrained_tokens,
+            doubted_tokens=self._res.doubts.doubted_tokens,
+            loosened=tuple(self._res.doubts.loosened),
             seconds=self._res.stopwatch.stop(),
         )
 
@@ -516,6 +522,14 @@ def _guide(setup: SessionSetup, tools: ToolContext) -> Guide | None:
     return Guide(setup.tokenizer, WorkTreeFiles(tools), setup.config.max_tries) if setup.profile.guided else None
 
 
+def _grammar(setup: SessionSetup, tools: ToolContext) -> CallGrammar | None:
+    if setup.profile.guided or not setup.config.constraints:
+        return None
+    from kodkod_agent.call_grammar import CallGrammar  # loads numba and llguidance: half a second
+
+    return CallGrammar(setup.tokenizer, setup.profile.specs(), tools)
+
+
 def _resources(
     folder: SessionFolder, setup: SessionSetup, tools: ToolContext, writer: trajectory.TrajectoryWriter
 ) -> Resources:
@@ -533,6 +547,7 @@ def _resources(
         permissions=Permissions(setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed),
         emit=lambda _: None,
         guide=_guide(setup, tools),
+        grammar=_grammar(setup, tools),
         searched=setup.profile.searched,
         is_stale=True,
     )

@@ -218,7 +218,8 @@ async def test_malformed_and_unknown_calls_are_results_the_model_reads(setup_of,
         tokenizer.eos_id,
     ]
     script = [broken, says("", call("explode", path="x")), says("", MEND), says("", FINISH)]
-    found, view = await run(root, setup_of(script))
+    config = AgentConfig(baseline_tests=False, constraints=False)
+    found, view = await run(root, setup_of(script, config=config))
     assert [e.error for e in of(found, events.CallFinished)] == [
         ErrorCode.MALFORMED_CALL,
         ErrorCode.MALFORMED_CALL,
@@ -230,7 +231,7 @@ async def test_malformed_and_unknown_calls_are_results_the_model_reads(setup_of,
 
 
 async def test_only_malformed_calls_end_the_run(setup_of, root):
-    config = AgentConfig(baseline_tests=False, max_malformed_calls=3)
+    config = AgentConfig(baseline_tests=False, max_malformed_calls=3, constraints=False)
     script = [says("", call("explode", at=n)) for n in range(9)]
     found, _ = await run(root, setup_of(script, config=config))
     assert (found[-1].report.status, found[-1].report.turns) == (Status.LIMIT, 3)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TypeAlias
 
 from kodkod_engine.chat.special_tokens import Tag
@@ -55,11 +55,19 @@ class CallSyntax:
         (self.value_end_id,) = encode_pieces(tokenizer, [Tag.ARG_VALUE_END])
         self.ending = tuple(ending)
         self.begin = begin or (lambda _, argument: argument.value.start())
-        self.ids = cache(lambda *pieces: tuple(encode_pieces(tokenizer, pieces)))
+
+    def ids(self, *pieces: Piece) -> tuple[int, ...]:
+        """The tokens of some pieces."""
+        return _encoded(self.tokenizer, pieces)
 
     def call(self, pattern: CallPattern, then: Then, *before: Piece) -> list[Place]:
         """The beginnings of a call, with what stands before its name."""
         return _Call(self, pattern.name, then).following((), pattern.first, (*before, f"{pattern.name}\n"))
+
+
+@lru_cache(maxsize=4096)
+def _encoded(tokenizer: Tokenizer, pieces: tuple[Piece, ...]) -> tuple[int, ...]:
+    return tuple(encode_pieces(tokenizer, pieces))
 
 
 @dataclass(frozen=True, slots=True)
