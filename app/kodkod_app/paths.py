@@ -26,6 +26,16 @@ def prompt_history() -> Path:
     return (_home("history") or platformdirs.user_data_path("kodkod")) / "prompts.jsonl"
 
 
+def is_first_start() -> bool:
+    """Whether the terminal app was never opened here; from now on it was."""
+    mark = (_home("sessions") or platformdirs.user_data_path("kodkod")) / ".welcomed"
+    if mark.exists():
+        return False
+    _made(mark.parent)
+    mark.touch()
+    return True
+
+
 def user_settings() -> Path:
     """The person's settings; need not be there."""
     return (_home("config") or platformdirs.user_config_path("kodkod")) / "config.toml"

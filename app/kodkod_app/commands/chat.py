@@ -77,9 +77,10 @@ def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def open_app(wish: Wish) -> int:
     """Run the app to its end; returns the exit code."""
+    from kodkod_app import paths
     from kodkod_app.tui.app import KodkodApp
 
-    app = KodkodApp(wish)
+    app = KodkodApp(wish, is_first_start=paths.is_first_start())
     app.run()
     if not app.workbench.close():
         # It is still loading, and a thread that the interpreter stops inside a kernel aborts the process.

@@ -61,9 +61,10 @@ class KodkodApp(Actions):
         Binding("f4", "settings", "Settings", show=False),
     ]
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, *, is_first_start: bool = False) -> None:
         super().__init__()
         self.wish = wish
+        self.is_first_start = is_first_start
         self.feed = Feed()
         self.workbench = Workbench(wish, self.feed)
         self.store = s.Store()
@@ -102,6 +103,8 @@ class KodkodApp(Actions):
         self.run_worker(self._consume(), group="consumer", exit_on_error=True)
         self.set_interval(0.25, self.look_at_meter)
         self.workbench.start()
+        if self.is_first_start:
+            self.action_doctor("Welcome to kodkod.")
 
     async def _consume(self) -> None:
         """The one reader of the feed: a frame's worth at a time, however fast it is filled."""
