@@ -28,7 +28,8 @@ def inert(text: str) -> str:
 
 def inert_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
     """One line that can be shown: line feeds too become pictures, and what is longer is cut."""
-    line = inert(text).replace("\n", "\N{SYMBOL FOR NEWLINE}")
+    # Twice as much as is wanted, for two characters may become one: a very long line costs no more than another.
+    line = inert(text[: 2 * max_chars + 2]).replace("\n", "\N{SYMBOL FOR NEWLINE}")
     return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 

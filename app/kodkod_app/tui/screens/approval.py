@@ -15,6 +15,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.markup import escape
 from textual.screen import ModalScreen
 from textual.widgets import ContentSwitcher, Footer, OptionList
 from textual.widgets.option_list import Option
@@ -133,7 +134,8 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         """Put the current request before the person."""
         request, count = self._request, len(self._requests)
         sheet = self.query_one("#sheet")
-        sheet.border_title = f"May it {deed_of(request.call)}?" if count == 1 else f"{count} calls wait for your word"
+        deed = escape(deed_of(request.call))
+        sheet.border_title = f"May it {deed}?" if count == 1 else f"{count} calls wait for your word"
         pending = self.query_one("#pending", PlainText)
         pending.show(self._pending())
         pending.display = count > 1

@@ -19,6 +19,7 @@ from kodkod_agent.policy import Verdict
 from kodkod_agent.rules import Rule
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.judging import Judge
+from kodkod_app.tui.screens.parts import Line, Lines
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import ToolError
 from kodkod_tools.registry import parse_call
@@ -65,7 +66,7 @@ class RuleForm(Vertical):
     def compose(self) -> ComposeResult:
         """An input of rules; filled in by `ask`."""
         yield Label("Always allow what these rules match, for the rest of the session:", classes="form-head")
-        yield Input(id="rules", placeholder="tool(pattern), several with  |  between", compact=True)
+        yield Line(id="rules", placeholder="tool(pattern), several with  |  between")
         save = Checkbox("in later sessions too", id="for-good", compact=True)
         save.display = self._can_save
         yield save
@@ -115,7 +116,7 @@ class RefusalForm(Vertical):
     def compose(self) -> ComposeResult:
         """One input."""
         yield Label("Refuse, and tell the model why or what to do instead:", classes="form-head")
-        yield Input(id="reason", placeholder="nothing said: it is told only that you refused", compact=True)
+        yield Line(id="reason", placeholder="nothing said: it is told only that you refused")
 
     def ask(self) -> None:
         """Begin with an empty line."""
@@ -165,9 +166,9 @@ class ArgumentsForm(Vertical):
         await fields.remove_children()
         for number, (key, value) in enumerate(call.arguments.items()):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            area = TextArea(inert(text), id=f"argument-{number}", compact=True, soft_wrap=True)
+            area = Lines(text, id=f"argument-{number}")
             await fields.mount(Label(inert_line(key, 60), classes="key", markup=False), area)
-        areas = list(fields.query(TextArea))
+        areas = list(fields.query(Lines))
         likely = [area for key, area in zip(call.arguments, areas, strict=True) if key in _LIKELY]
         for area in (likely or areas)[:1]:
             area.move_cursor(area.document.end)

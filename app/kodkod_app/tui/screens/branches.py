@@ -21,7 +21,7 @@ from textual.widgets.tree import TreeNode
 from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
-from kodkod_app.tui.inert import inert, inert_line
+from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.screens.parts import Heading, files_content
 
 _MAX_LABEL_CHARS = 100
@@ -195,7 +195,7 @@ class BranchesScreen(Screen[Jump | None]):
         jump = self._jump(place)
         lines = [Content.styled(f"enter  {_told(jump)}" if jump else "the session stands here", "$text-accent")]
         if step is not None:
-            lines += [Content(), Content(inert(step.text)) if step.text else Content.styled("no words", "dim")]
+            lines += [Content(), Content(inert_line(step.text)) if step.text else Content.styled("no words", "dim")]
             lines += [Content.assemble("· ", inert_line(call, 200)) for call in step.calls]
             lines.append(Content.styled(f"{step.new_tokens:,} new tokens, {step.reused_tokens:,} reused", "dim"))
         return Content("\n").join([*lines, Content()])

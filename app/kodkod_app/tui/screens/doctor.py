@@ -14,7 +14,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from kodkod_app.machine_facts import Fact
-from kodkod_app.tui.inert import inert
+from kodkod_app.tui.inert import cut_lines, inert, inert_line
 from kodkod_app.tui.screens.parts import Heading
 
 Look = Callable[[], AsyncIterator[Fact]]
@@ -66,7 +66,7 @@ class DoctorScreen(Screen[None]):
         missing = 0
         async for fact in self._look():
             missing += not fact.is_good
-            name, detail = Static(_name(fact), classes="name"), Static(inert(fact.detail), markup=False)
+            name, detail = Static(_name(fact), classes="name"), Static(inert(cut_lines(fact.detail)), markup=False)
             await place.mount(Horizontal(name, detail.add_class("detail")))
         told = {0: "all is well", 1: "one thing is missing"}.get(missing, f"{missing} things are missing")
         heading.say(f"{self._welcome}  {told}".strip())
@@ -78,4 +78,4 @@ class DoctorScreen(Screen[None]):
 
 def _name(fact: Fact) -> Content:
     sign, colour = ("✓", "$text-success") if fact.is_good else ("–", "$text-warning")
-    return Content.assemble((f"{sign} ", colour), inert(fact.name))
+    return Content.assemble((f"{sign} ", colour), inert_line(fact.name, 40))

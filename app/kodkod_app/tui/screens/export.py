@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.parts import Line
 
 FORMATS = {"markdown": ("Markdown, to read", ".md"), "atif": ("ATIF, to work with", ".json")}
 """Name -> words for it, ending of its files."""
@@ -66,7 +67,7 @@ class ExportScreen(ModalScreen[tuple[Path, ...]]):
         with Vertical() as box:
             box.border_title = "Export this session"
             yield OptionList(*(Option(Content(f" {words}"), id=name) for name, (words, _) in FORMATS.items()))
-            yield Input(self._path("markdown"), select_on_focus=False, compact=True)
+            yield Line(self._path("markdown"))
             yield Static(id="note", markup=False)
         yield Footer(show_command_palette=False)
 

@@ -14,7 +14,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
-from kodkod_app.tui.screens.parts import Heading
+from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.parts import Heading, Line
 
 _NAME_WIDTH = 18
 
@@ -70,7 +71,7 @@ class HelpScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """A line to type in, and all of it."""
         yield Heading("Help", "keys and commands")
-        yield Input(placeholder="search", compact=True)
+        yield Line(placeholder="search")
         with VerticalScroll(can_focus=False):
             yield Static(id="sections")
         yield Footer(show_command_palette=False)
@@ -89,7 +90,11 @@ class HelpScreen(Screen[None]):
                 one for one in section.entries if all(word in f"{one.name} {one.words}".casefold() for word in words)
             ]
             if entries:
-                lines += [Content.styled(section.title, "bold $text-primary"), *map(_entry, entries), Content()]
+                lines += [
+                    Content.styled(inert_line(section.title, 60), "bold $text-primary"),
+                    *map(_entry, entries),
+                    Content(),
+                ]
         nothing = Content.styled("nothing has these words", "dim")
         self.query_one("#sections", Static).update(Content("\n").join(lines) if lines else nothing)
 
@@ -103,4 +108,5 @@ class HelpScreen(Screen[None]):
 
 
 def _entry(entry: HelpEntry) -> Content:
-    return Content.assemble((f"  {entry.name:<{_NAME_WIDTH}}", "$text-accent"), f"  {entry.words}")
+    name = f"  {inert_line(entry.name, 60):<{_NAME_WIDTH}}"
+    return Content.assemble((name, "$text-accent"), f"  {inert_line(entry.words)}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, Input, Static, TextArea
 
 from kodkod_app.report_text import FileStat
 from kodkod_app.tui.inert import inert, inert_line
@@ -39,6 +40,26 @@ class Heading(Static):
     def say(self, note: str) -> None:
         """Another word."""
         self.update(Content.assemble((self._title, "bold $text-primary"), "  ", (inert_line(note, 200), "dim")))
+
+
+class Line(Input):
+    """One line to type in. What is pasted into it, or stands in it at first, is made inert."""
+
+    def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None) -> None:  # noqa: A002
+        super().__init__(inert_line(value), placeholder=placeholder, id=id, select_on_focus=False, compact=True)
+
+    def _on_paste(self, event: events.Paste) -> None:
+        event.text = inert_line(event.text.strip())
+
+
+class Lines(TextArea):
+    """Several lines to type in. The same holds for them."""
+
+    def __init__(self, text: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's own name
+        super().__init__(inert(text), id=id, compact=True, soft_wrap=True)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        event.text = inert(event.text)
 
 
 class ConfirmScreen(ModalScreen[bool]):
@@ -79,7 +100,7 @@ def files_content(files: Sequence[FileStat]) -> Content:
     lines = [Content.styled(f"{len(files)} {'file changes' if len(files) == 1 else 'files change'}", "bold")]
     for file in files[:_MAX_FILES]:
         counts = "binary" if file.is_binary else f"+{file.added} −{file.removed}"
-        lines.append(Content.assemble("  ", inert(file.path[:200]), "  ", (counts, "dim")))
+        lines.append(Content.assemble("  ", inert_line(file.path, 200), "  ", (counts, "dim")))
     if len(files) > _MAX_FILES:
         lines.append(Content.styled(f"  and {len(files) - _MAX_FILES} more", "dim"))
     return Content("\n").join(lines)

@@ -18,8 +18,8 @@ from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.session_shelf import ShelvedSession
-from kodkod_app.tui.inert import inert, inert_line
-from kodkod_app.tui.screens.parts import STATUS_COLOURS, ConfirmScreen, Heading
+from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.parts import STATUS_COLOURS, ConfirmScreen, Heading, Line
 
 
 class Shelf(Protocol):
@@ -95,7 +95,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
     def compose(self) -> ComposeResult:
         """A line to type in, the list, and what is known of the one under the cursor."""
         yield Heading("Sessions", "looking", id="heading")
-        yield Input(placeholder="search", compact=True)
+        yield Line(placeholder="search")
         with Horizontal():
             yield OptionList()
             with VerticalScroll(id="detail-pane", can_focus=False):
@@ -219,7 +219,7 @@ def _searched(session: ShelvedSession) -> str:
 def _detail(session: ShelvedSession) -> Content:
     info, ending = session.info, session.ending
     lines = [
-        Content.styled(inert(info.title) or "nothing was said", "bold"),
+        Content.styled(inert_line(info.title, 300) or "nothing was said", "bold"),
         Content(),
         _fact("id", info.id),
         _fact("folder", str(info.work_tree)),

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.markup import escape
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -17,7 +18,7 @@ from textual.widgets.option_list import Option
 from kodkod_app.settings import SettingsFault
 from kodkod_app.settings_fields import SettingField, Source, read_typed
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading
+from kodkod_app.tui.screens.parts import Heading, Line
 
 _KEY_WIDTH = 30
 Load = Callable[[], list[SettingField]]
@@ -65,7 +66,7 @@ class SettingsScreen(Screen[tuple[str, ...]]):
     def compose(self) -> ComposeResult:
         """A line to type in, the settings, and what is known of the one under the cursor."""
         yield Heading("Settings", self._path)
-        yield Input(placeholder="search", compact=True)
+        yield Line(placeholder="search")
         yield OptionList()
         yield Static(id="about")
         yield Footer(show_command_palette=False)
@@ -173,12 +174,12 @@ class ValueScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """Its choices, or a line to type in."""
         with Vertical() as box:
-            box.border_title = self._field.key
-            yield Static(self._field.doc, classes="words", markup=False)
+            box.border_title = escape(self._field.key)
+            yield Static(inert_line(self._field.doc), classes="words", markup=False)
             if self._field.choices:
                 yield OptionList(*(Option(Content(choice), id=choice) for choice in self._field.choices))
             else:
-                yield Input(self._field.value, placeholder=self._field.kind, compact=True)
+                yield Line(self._field.value, placeholder=self._field.kind)
             yield Static(id="fault", markup=False)
         yield Footer(show_command_palette=False)
 
@@ -217,15 +218,17 @@ def _row(field: SettingField) -> Content:
     colour = "" if field.source is Source.DEFAULT else "bold"
     value = inert_line(field.value, 100)
     return Content.assemble(
-        (f"{field.key:<{_KEY_WIDTH}}  ", ""),
+        f"{inert_line(field.key, 60):<{_KEY_WIDTH}}  ",
         (value or "not set", colour if value else "dim"),
         (f"  {field.source}" if field.source is not Source.DEFAULT else "", "$text-accent"),
     )
 
 
 def _about(field: SettingField) -> Content:
-    lines = [Content(field.doc)]
-    lines.append(Content.styled(f"{field.kind}; default {inert_line(field.default, 80) or 'not set'}", "dim"))
+    lines = [Content(inert_line(field.doc))]
+    lines.append(
+        Content.styled(f"{inert_line(field.kind, 120)}; default {inert_line(field.default, 80) or 'not set'}", "dim")
+    )
     if field.saved is not None and field.source not in (Source.USER, Source.DEFAULT):
         said = f"your file says {inert_line(field.saved, 60)}, but here the {field.source} has the last word"
         lines.append(Content.styled(said, "$text-warning"))

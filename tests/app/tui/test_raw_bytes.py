@@ -1,0 +1,98 @@
+"""The program in a terminal of its own: of what a model and its tools write, no command reaches the terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+CLIPBOARD = "\x1b]52;c;aG9zdGlsZQ==\x07"
+HOSTILE = f"{CLIPBOARD}\x1b]0;title-of-mine\x07\x1b[13;37H\x1b[6n\x1bP+q544e\x1b\\\x9b13;37H\x9d52;c;aG9zdGlsZQ==\x9c"
+TRACES = (b"]52;", b"]0;", b"[13;37H", b"[6n", b"P+q", b"\xc2\x9b", b"\xc2\x9d")
+"""What the terminal would see of them, each behind its escape."""
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[PX^_\]].*?(?:\x1b\\|\x07)|[ -/]*[0-~])", re.DOTALL)
+TIMEOUT_S = 120.0
+
+
+class Terminal:
+    """What the program wrote so far."""
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid, self._fd = pid, fd
+        self.raw = b""
+
+    def until(self, is_so: Callable[[str], bool], what: str) -> None:
+        """Read on until the text is as wanted."""
+        end_s = time.monotonic() + TIMEOUT_S
+        while not is_so(self.text):
+            assert time.monotonic() < end_s, f"{what} never came: {self.text[-600:]!r}"
+            if select.select([self._fd], [], [], 0.1)[0]:
+                with suppress(OSError):
+                    self.raw += os.read(self._fd, 1 << 20)
+
+    @property
+    def text(self) -> str:
+        """Without escape sequences."""
+        return _SEQUENCE.sub(b"", self.raw).decode("utf-8", "replace")
+
+    def press(self, keys: str) -> None:
+        """Type."""
+        os.write(self._fd, keys.encode())
+
+
+@contextmanager
+def opened(project: Path, *arguments: str) -> Iterator[Terminal]:
+    command = [sys.executable, "-m", "kodkod_app", "-C", str(project), *arguments]
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(command[0], command)
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    try:
+        yield Terminal(pid, fd)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+        os.waitpid(pid, 0)
+        os.close(fd)
+
+
+def test_nothing_moves_the_cursor_or_sets_the_clipboard(project: Path, home: Path, tmp_path: Path) -> None:
+    (home / "sessions").mkdir(parents=True)
+    (home / "sessions" / ".welcomed").touch()
+    (project / "evil.txt").write_text(f"line {HOSTILE} of the file\n")
+    (project / f"n{HOSTILE[:20].replace('/', '')}.py").write_text("x = 1\n")
+    turns = [
+        {"text": f"I say {HOSTILE}\n\n`{HOSTILE}`\n\n```\n{HOSTILE}\n```\n", "calls": [
+            {"name": "shell", "arguments": {"command": f"cat evil.txt; ls -N # {HOSTILE}"}},
+            {"name": f"un{HOSTILE}known", "arguments": {}},
+        ]},
+        {"text": "That was all.", "calls": []},
+    ]  # fmt: skip
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+    with opened(project, "-m", f"script:{recording}", "--sandbox", "none") as terminal:
+        terminal.until(lambda text: "script" in text or "recording" in text, "the session")
+        terminal.press("look\r")
+        terminal.until(lambda text: "May it run a command" in text, "the question")
+        terminal.press("y")
+        terminal.until(lambda text: "That was all." in text, "the end")
+        shown = terminal.text
+        before = terminal.raw
+    assert "aG9zdGlsZQ==" in shown, "it was shown, as text"
+    assert "of the file" in shown
+    for trace in TRACES:
+        assert b"\x1b" + trace not in before
+        assert not trace.startswith(b"\xc2") or trace not in before
