@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kodkod_agent import trajectory as t
+from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.journal import Journal, StepRecord
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_engine.messages import ToolCall
@@ -94,6 +95,27 @@ def read_story(folder: SessionFolder) -> Story:
     model = next((event.model for event in started if event.model), "")
     steps = tuple(step for step in _steps(told) if step.number <= ending.num_steps)
     return Story(folder.info, ending, model, steps)
+
+
+def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
+    """A session's steps, those it began with among them: up to where it was forked they are in another's folder.
+
+    Raises:
+        SessionDamaged: its own files cannot be read. Of sessions that are gone or cannot be read nothing is told.
+    """
+    steps = read_story(folder).steps
+    child, seen = folder.info, {folder.path.name}
+    while (point := child.forked_from) is not None and point.session_id not in seen:
+        seen.add(point.session_id)
+        try:
+            parent = SessionFolder.find(folder.path.parent, point.session_id)
+            # What the parent did after the fork, be it in place of those steps, is none of this session's.
+            told = [entry for entry in t.read(parent.trajectory) if entry.time <= child.created_at]
+            child = parent.info
+        except (SessionNotFound, SessionDamaged):
+            break
+        steps = (*(step for step in _steps(told) if step.number <= point.step), *steps)
+    return steps
 
 
 def _steps(entries: Iterable[t.Entry]) -> list[StoryStep]:

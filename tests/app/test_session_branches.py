@@ -12,6 +12,8 @@ from kodkod_agent.session_folder import SessionFolder
 from kodkod_app.report_text import diff_stat
 from kodkod_app.session_branches import read_branches
 from kodkod_app.session_shelf import SessionShelf, patch_back
+from kodkod_app.session_story import whole_steps
+from kodkod_app.tui.history import past_entries
 
 from .session_helpers import FINISH, LOOK, MEND, make_project, record
 
@@ -73,3 +75,18 @@ def test_a_deleted_session_is_gone_from_the_shelf(root: Path, project: Path) -> 
     assert shelf.sessions() == []
     with pytest.raises(SessionNotFound):
         shelf.delete(session_id)
+
+
+def test_a_fork_tells_the_whole_conversation_as_it_was_when_it_left(root: Path, project: Path) -> None:
+    first = record(root, project, [("mend add", [LOOK, MEND, FINISH])])
+    second = record(root, project, [("differently", [LOOK, FINISH])], fork=(first, 2))
+    third = record(root, project, [], fork=(second, 3))
+    steps = whole_steps(SessionFolder.find(root, third))
+    assert [(step.number, step.said, step.turn.text) for step in steps] == [
+        (1, ["mend add"], "I look."),
+        (2, [], "I mend it."),
+        (3, ["differently"], "I look."),
+    ]
+    assert len(past_entries(SessionFolder.find(root, third))) == 8, "two things said, three answers, three calls"
+    shutil.rmtree(root / first)
+    assert [step.number for step in whole_steps(SessionFolder.find(root, third))] == [3]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.trajectory import AssistantTurn, CallFinished
-from kodkod_app.session_story import StoryStep, read_story
+from kodkod_app.session_story import StoryStep, whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
@@ -14,12 +14,12 @@ from kodkod_engine.messages import ToolCall
 
 
 def past_entries(folder: SessionFolder) -> list[s.Entry]:
-    """The steps of a session that count, those thrown away by a rewind left out.
+    """The steps of a session that count: those of the sessions it was forked from, and its own that no rewind dropped.
 
     Raises:
         SessionDamaged: one of its files cannot be read.
     """
-    return [entry for step in read_story(folder).steps for entry in _told(step)]
+    return [entry for step in whole_steps(folder) for entry in _told(step)]
 
 
 def _told(step: StoryStep) -> Iterator[s.Entry]:
