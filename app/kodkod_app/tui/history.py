@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.trajectory import AssistantTurn, CallFinished
@@ -10,7 +10,7 @@ from kodkod_app.session_story import StoryStep, whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
-from kodkod_engine.messages import ToolCall
+from kodkod_engine.messages import AssistantMessage, Message, ToolCall
 
 
 def past_entries(folder: SessionFolder) -> list[s.Entry]:
@@ -20,6 +20,21 @@ def past_entries(folder: SessionFolder) -> list[s.Entry]:
         SessionDamaged: one of its files cannot be read.
     """
     return [entry for step in whole_steps(folder) for entry in _told(step)]
+
+
+def pending_entries(messages: Sequence[Message], pending: Sequence[ToolCall]) -> list[s.Entry]:
+    """The turn a run was cut short in: it counts as a step only when its calls are done.
+
+    Args:
+        messages: the conversation.
+        pending: calls of its last turn that have no result.
+    """
+    if not pending:
+        return []
+    turn = next((message for message in reversed(messages) if isinstance(message, AssistantMessage)), None)
+    text = inert(turn.text).strip("\n") if turn is not None else ""
+    said: list[s.Entry] = [s.Answer(text)] if text else []
+    return said + [_call(call, None) for call in pending]
 
 
 def _told(step: StoryStep) -> Iterator[s.Entry]:

@@ -77,6 +77,12 @@ class Teller:
             case _:
                 self._noted(event)
 
+    def adopt(self, entries: Iterable[s.Entry]) -> None:
+        """Know the calls of a turn that was cut short, should the run go on."""
+        for entry in entries:
+            if isinstance(entry, s.Call) and entry.state is s.CallState.CUT:
+                self._calls[entry.call_id] = entry
+
     def asked(self, call_ids: Iterable[str]) -> None:
         """These calls wait for the person."""
         self._state(call_ids, s.CallState.ASKED)
@@ -172,6 +178,7 @@ class Teller:
                 told = f"candidate {report.number}: {report.change}  {report.status}"
                 self._store.add(s.Note(inert_line(told)))
             case events.RunStarted(_, True):
+                self._state(self._calls, s.CallState.RUNNING)
                 self._store.add(s.Note("it goes on where it was cut short"))
             case _:
                 pass

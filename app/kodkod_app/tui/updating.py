@@ -115,6 +115,7 @@ class Updating(App[int]):
         self.meter.context_tokens = opened.context_tokens
         self._teller = Teller(self.store, self.meter)
         if opened.is_unfinished:
+            self._teller.adopt(opened.entries)
             self.store.add(s.Note("a run was cut short here; /continue goes on with it", s.NoteKind.WARNING))
         if not self.is_busy:
             await self._send_next()

@@ -282,9 +282,13 @@ class _Desk:
 
     async def opened(self) -> u.Opened:
         """What the screen is told of it."""
-        from kodkod_app.tui.history import past_entries
+        from kodkod_app.tui.history import past_entries, pending_entries
 
         session = self.session
+        is_unfinished = await session.is_unfinished()
+        entries = await asyncio.to_thread(past_entries, session.folder)
+        if is_unfinished:
+            entries += pending_entries(session.ledger.view(), session.ledger.pending_calls)
         return u.Opened(
             session_id=session.id,
             title=session.info.title,
@@ -294,8 +298,8 @@ class _Desk:
             branch=branch_of(self.wish.work_tree),
             max_context_tokens=self.model.engine.max_context_tokens,
             max_step_tokens=self.settings.engine.max_step_tokens,
-            entries=await asyncio.to_thread(past_entries, session.folder),
-            is_unfinished=await session.is_unfinished(),
+            entries=entries,
+            is_unfinished=is_unfinished,
             context_tokens=len(session.ledger),
         )
 

@@ -13,6 +13,7 @@ import pytest
 from textual.pilot import Pilot
 
 from kodkod_app.tui.app import KodkodApp
+from kodkod_app.tui.store import Call, CallState
 from kodkod_app.tui.wish import Wish
 
 TIMEOUT_S = 30.0
@@ -37,6 +38,10 @@ class Driver:
     async def opened(self) -> None:
         """The session is there."""
         await self.until(lambda: self.app.is_open, "the session")
+
+    async def running(self) -> None:
+        """A call is being done."""
+        await self.until(lambda: any(call.state is CallState.RUNNING for call in self.entries(Call)), "a call")
 
     async def idle(self) -> None:
         """Nothing runs."""

@@ -1,0 +1,308 @@
+"""The parts that know no widgets: what text becomes, how pieces are joined, what is counted, how high things are."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kodkod_agent import events
+from kodkod_agent.report import RunReport
+from kodkod_agent.state import Status
+from kodkod_app.tui import store as s
+from kodkod_app.tui.commands import COMMANDS, find_command, matching
+from kodkod_app.tui.feed import Feed
+from kodkod_app.tui.heights import Heights
+from kodkod_app.tui.inert import cut_lines, inert, inert_line
+from kodkod_app.tui.meter import Meter
+from kodkod_app.tui.path_search import PathSearch
+from kodkod_app.tui.plan import read_plan
+from kodkod_app.tui.prompt_history import PromptHistory
+from kodkod_app.tui.telling import Teller, coalesced
+from kodkod_app.tui.themes import wanted_theme
+from kodkod_app.tui.widgets.diff import read_unified
+from kodkod_app.tui.widgets.status import short
+from kodkod_engine.api import EngineStats, Usage
+from kodkod_engine.messages import ToolCall
+from kodkod_sandbox.base import Channel
+from kodkod_tools.base import ErrorCode, FileDiff
+
+
+@given(st.text())
+def test_inert_text_holds_no_control_and_no_direction(text: str) -> None:
+    shown = inert(text)
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in shown)
+    assert not any(0x7F <= ord(letter) < 0xA0 or 0xD800 <= ord(letter) < 0xE000 for letter in shown)
+    assert not set(shown) & set("\u202e\u202d\u2066\u2067\u200e\u200f\u2028")
+    assert inert(shown) == shown
+
+
+def test_escape_sequences_are_seen_and_not_obeyed() -> None:
+    assert inert("\x1b]52;c;aGk=\x07") == "␛]52;c;aGk=␇"
+    assert inert("a\r\nb\tc") == "a\nb    c"
+    assert inert_line("name\nof\x07file") == "name␤of␇file"
+
+
+def test_a_line_of_a_megabyte_is_cut_and_says_so() -> None:
+    cut = cut_lines("x" * 1_000_000 + "\nshort")
+    assert len(cut) < 3_000
+    assert "998,000 more characters" in cut
+    assert cut.endswith("\nshort")
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(0, 29))
+def test_joined_pieces_say_the_same(letters: list[str], cut: int) -> None:
+    items: list[object] = [
+        events.TextDelta(letter) if number % 7 != cut % 7 else events.CallOutput("1", letter, Channel.STDOUT)
+        for number, letter in enumerate(letters)
+    ]
+    joined = coalesced(items)
+    assert "".join(item.text for item in joined) == "".join(letters)  # type: ignore[attr-defined]
+    assert all(type(one) is not type(two) for one, two in pairwise(joined))
+
+
+def test_pieces_of_different_calls_stay_apart() -> None:
+    items = [events.CallOutput("1", "a", Channel.STDOUT), events.CallOutput("2", "b", Channel.STDOUT)]
+    assert coalesced(items) == items
+    arguments = [events.ArgumentDelta("1", "old", "a"), events.ArgumentDelta("1", "new", "b")]
+    assert coalesced(arguments) == arguments
+
+
+def test_the_feed_wakes_once_and_loses_nothing_from_any_thread() -> None:
+    woken: list[int] = []
+    feed = Feed(lambda: woken.append(1))
+    threads = [
+        threading.Thread(target=lambda number=number: [feed.put((number, i)) for i in range(100)])
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    items = feed.take()
+    assert len(woken) == 1
+    assert len(items) == 400
+    assert [item for item in items if item[0] == 2] == [(2, i) for i in range(100)]  # type: ignore[index]
+    assert feed.take() == []
+    feed.put("again")
+    assert len(woken) == 2
+
+
+def test_prefill_and_decode_are_told_from_the_counters() -> None:
+    meter = Meter(max_context_tokens=8_192, max_step_tokens=512)
+    meter.begin_turn(4_096, 10.0, EngineStats(steps=5, reused_tokens=100, generated_tokens=50))
+    meter.look(10.5, EngineStats(steps=5, reused_tokens=100, generated_tokens=50))
+    assert meter.prefill is None
+    meter.look(12.0, EngineStats(steps=7, reused_tokens=2_148, generated_tokens=50))
+    assert meter.prefill is not None
+    assert (meter.prefill.done_tokens, meter.prefill.total_tokens) == (1_024, 2_048)
+    assert meter.prefill.left_s == pytest.approx(2.0)
+    meter.look(14.0, EngineStats(steps=10, reused_tokens=2_148, generated_tokens=51))
+    meter.look(15.0, EngineStats(steps=50, reused_tokens=2_148, generated_tokens=91))
+    assert meter.prefill is None
+    assert meter.tokens_per_s == pytest.approx(40.0)
+    meter.end_turn(prompt=4_096, reused=2_048, generated=100, decode_s=2.0, drafted=40, accepted=30)
+    assert (meter.reused_tokens, meter.new_tokens, meter.context_tokens) == (2_048, 2_048, 4_196)
+    assert (meter.tokens_per_s, meter.acceptance) == (50.0, 0.75)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())
+def test_the_entry_at_a_line_is_the_one_that_begins_there_or_before(lines: list[int], data: st.DataObject) -> None:
+    heights = Heights()
+    heights.fit([s.Note("x") for _ in lines], 80)
+    for number, count in enumerate(lines):
+        heights.measure(number, count)
+    y = data.draw(st.integers(0, sum(lines) - 1))
+    number = heights.at(y)
+    assert heights.start(number) <= y < heights.start(number + 1)
+    assert heights.total == sum(lines)
+    assert heights.at(-5) == 0
+    assert heights.at(sum(lines) + 5) == len(lines) - 1
+
+
+def test_another_width_forgets_what_was_measured() -> None:
+    heights = Heights()
+    entries: list[s.Entry] = [s.Said("x" * 500)]
+    heights.fit(entries, 100)
+    heights.measure(0, 77)
+    heights.fit(entries, 50)
+    assert heights.total < 77
+
+
+UNIFIED = """--- a/x.py
++++ b/x.py
+@@ -3,4 +3,4 @@
+ def f(a):
+-    return a <= 1
++    return a < 1
+ # end
+@@ -20,1 +20,2 @@
++entirely new
+ last
+\\ No newline at end of file
+"""
+
+
+def test_a_diff_is_read_with_numbers_and_changed_words() -> None:
+    lines = read_unified(UNIFIED)
+    assert [(line.kind, line.number) for line in lines] == [
+        (" ", 3), ("-", 4), ("+", 4), (" ", 5), ("@", None), ("+", 20), (" ", 21)
+    ]  # fmt: skip
+    old, new = lines[1], lines[2]
+    assert [old.text[first:last] for first, last in old.spans] == ["="]
+    assert new.spans == ()
+    assert lines[5].spans == ()
+
+
+def test_lines_that_are_not_alike_are_not_compared_word_by_word() -> None:
+    old, new = read_unified("@@ -1,1 +1,1 @@\n-alpha beta gamma\n+import os\n")
+    assert old.spans == new.spans == ()
+
+
+def test_a_task_list_is_a_plan_and_one_box_is_not() -> None:
+    steps = read_plan("First:\n- [x] look\n- [ ] mend\n  1. [~] test\nend")
+    assert [(step.text, step.state) for step in steps] == [
+        ("look", s.PlanState.DONE), ("mend", s.PlanState.PENDING), ("test", s.PlanState.ACTIVE)
+    ]  # fmt: skip
+    assert read_plan("- [ ] only one") == ()
+
+
+def told(*happened: events.Event) -> s.Store:
+    store = s.Store()
+    teller = Teller(store, Meter())
+    for event in happened:
+        teller.tell(event, EngineStats())
+    return store
+
+
+def test_a_call_from_its_first_letter_to_its_diff() -> None:
+    call = ToolCall(id="1", name="edit", arguments={"path": "a.py", "old": "x", "new": "y"})
+    diff = FileDiff("a.py", "@@ -1,1 +1,1 @@\n-x\n+\x1by\n", 1, 1)
+    store = told(
+        events.TextDelta("\n\nI mend"),
+        events.TextDelta(" it."),
+        events.CallStarted("1", "edit"),
+        events.ArgumentDelta("1", "path", "a."),
+        events.ArgumentDelta("1", "path", "py"),
+        events.CallWritten(call),
+        events.CallFinished("1", "edit", "edited a.py", diff, duration_s=2.0),
+        events.TurnEnded(1),
+    )
+    answer, entry = store.entries
+    assert isinstance(answer, s.Answer)
+    assert (answer.text, answer.is_open) == ("I mend it.", False)
+    assert isinstance(entry, s.Call)
+    assert (entry.subject, entry.state, entry.outcome, entry.duration_s) == ("a.py", s.CallState.DONE, "+1 -1", 2.0)
+    assert entry.diff is not None
+    assert "\x1b" not in entry.diff.unified
+
+
+def test_failed_refused_and_cut_calls_are_told_apart() -> None:
+    report = RunReport("id", Status.INTERRUPTED, "the user interrupted it", "", "")
+    store = told(
+        *(
+            events.CallWritten(ToolCall(id=str(number), name="shell", arguments={"command": "x"}))
+            for number in range(4)
+        ),
+        events.CallFinished("0", "shell", "exit code 1", facts={"exit_code": 1}),
+        events.CallFinished("1", "shell", "error: no such file\nmore", error=ErrorCode.NOT_FOUND),
+        events.CallFinished("2", "shell", "not run: the user refused", refused=True),
+        events.RunEnded(report),
+    )
+    states = [(entry.state, entry.outcome) for entry in store.entries if isinstance(entry, s.Call)]
+    assert states == [
+        (s.CallState.FAILED, "exit 1"),
+        (s.CallState.FAILED, "no such file"),
+        (s.CallState.REFUSED, "not run: the user refused"),
+        (s.CallState.CUT, ""),
+    ]
+    assert isinstance(store.entries[-1], s.Ending)
+
+
+def test_a_plain_answer_has_no_ending_and_usage_reaches_the_meter() -> None:
+    meter, store = Meter(), s.Store()
+    teller = Teller(store, meter)
+    teller.tell(events.TurnStarted(1, 100, 1_000), EngineStats())
+    teller.tell(events.UsageReported(1, Usage(prompt_tokens=100, reused_tokens=90, generated_tokens=5)), EngineStats())
+    teller.tell(events.TextDelta("Yes."), EngineStats())
+    teller.tell(events.RunEnded(RunReport("id", Status.DONE, "answered", "Yes.", "")), EngineStats())
+    assert [type(entry) for entry in store.entries] == [s.Answer]
+    assert (meter.reused_tokens, meter.new_tokens, meter.max_context_tokens) == (90, 10, 1_000)
+
+
+def test_of_very_much_output_the_end_is_kept() -> None:
+    call = s.Call("1", "shell")
+    for number in range(3):
+        call.say(f"{number}" * 1_000 + "\n" + "y\n" * 40_000)
+    assert len(call.output) == s.MAX_OUTPUT_CHARS
+    assert call.dropped_chars == 3 * 81_001 - s.MAX_OUTPUT_CHARS
+    assert call.output.endswith("y\n")
+
+
+def test_history_goes_back_and_forth_and_survives(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "prompts.jsonl"
+    history = PromptHistory(path)
+    assert history.back("draft") is None
+    for text in ("one", "two\nlines", "two\nlines"):
+        history.add(text)
+    again = PromptHistory(path)
+    assert again.back("draft") == "two\nlines"
+    assert again.back("two\nlines") == "one"
+    assert again.back("one") is None
+    assert again.forth() == "two\nlines"
+    assert again.forth() == "draft"
+    assert again.forth() is None
+    assert path.stat().st_mode & 0o077 == 0
+    path.write_bytes(b'"fine"\n{broken\n\xff\n')
+    assert PromptHistory(path).entries == []
+    path.write_text('"fine"\n{broken\n[1]\n')
+    assert PromptHistory(path).entries == ["fine"]
+
+
+def test_paths_are_found_by_a_few_letters_and_ignored_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".gitignore").write_text("build/\n")
+    for name in ("src/spans.py", "src/sheet.py", "tests/test_spans.py", "build/spans.py", "README.md"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    search = PathSearch(tmp_path)
+    assert search.find("spans")[0] == "src/spans.py"
+    assert set(search.find("spans")) == {"src/spans.py", "tests/test_spans.py"}
+    assert search.find("tspan") == ["tests/test_spans.py"]
+    assert search.find("")[0] in (".gitignore", "README.md")
+    assert search.find("nothing like it") == []
+
+
+def test_commands_have_actions_and_are_found() -> None:
+    from kodkod_app.tui.app import KodkodApp
+
+    for command in COMMANDS:
+        assert hasattr(KodkodApp, f"action_{command.action}"), command.name
+    assert find_command("/rewind 4") == (next(c for c in COMMANDS if c.name == "rewind"), "4")
+    assert find_command("/nothing") is None
+    assert [command.name for command in matching("se")][:2] == ["sessions", "settings"]
+    assert "branches" in [command.name for command in matching("anch")]
+
+
+def test_counts_are_short() -> None:
+    assert [short(count) for count in (0, 999, 1_204, 9_999, 32_768, 2_500_000)] == [
+        "0", "999", "1,204", "9,999", "33k", "2.5M"
+    ]  # fmt: skip
+
+
+def test_a_theme_that_cannot_be_read_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    assert wanted_theme(file) == "dark"
+    for text, name in (
+        ('[tui]\ntheme = "ansi"', "ansi"),
+        ('[tui]\ntheme = "pink"', "dark"),
+        ("tui = 3", "dark"),
+        ("[", "dark"),
+    ):
+        file.write_text(text)
+        assert wanted_theme(file) == name

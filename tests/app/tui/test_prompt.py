@@ -1,0 +1,170 @@
+"""Writing: lines, history, completion, pastes, commands, the shell, messages that wait."""
+
+from __future__ import annotations
+
+from textual import events
+
+from kodkod_app.tui import store as s
+from kodkod_app.tui.widgets.completion import Completion
+
+from ..conftest import FINISH, LOOK, shell, turn
+
+BYPASS = {"permission_mode": "bypassPermissions"}
+
+
+async def test_lines_history_and_pastes(open_app, record):
+    async with open_app(record(turn("One."), turn("Two.")), is_held=True) as driver:
+        prompt, press = driver.app.prompt, driver.pilot.press
+        await press("a", "shift+enter", "b", "ctrl+j", "c", "\\", "enter", "d")
+        assert prompt.text == "a\nb\nc\nd"
+        await press("enter")
+        assert driver.app.queue.messages == ("a\nb\nc\nd",)
+        assert prompt.text == ""
+
+        long = "\n".join(f"line {number}" for number in range(200))
+        prompt.post_message(events.Paste(long))
+        await driver.pilot.pause()
+        assert "[pasted #1: 200 lines" in prompt.text
+        assert prompt.whole_text == long
+        await press(*" end", "enter")
+        assert driver.app.queue.messages[1] == f"{long} end"
+
+        await press("up")  # in an empty prompt: the last that waits, to be changed
+        assert prompt.text == f"{long} end"
+        assert len(driver.app.queue.messages) == 1
+        prompt.put("draft")
+        await press("up")
+        assert prompt.text == f"{long} end"
+        await press("up")
+        assert prompt.text == "a\nb\nc\nd"
+        await press("down", "down", "down", "down")  # through its lines, then on
+        await driver.pilot.pause()
+        prompt.put("[pasted #9: 3 lines, 9 characters] stays as typed")
+        assert prompt.whole_text == prompt.text
+
+
+async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):
+    async with open_app(record(turn("x")), is_held=True) as driver:
+        driver.app.prompt.post_message(events.Paste("a\x1b[31mb\rc"))
+        await driver.pilot.pause()
+        assert driver.app.prompt.text == "a␛[31mb\nc"
+
+
+async def test_commands_and_paths_are_completed(open_app, record, project):
+    async with open_app(record(turn("Seen."))) as driver:
+        await driver.opened()
+        completion, press = driver.app.query_one(Completion), driver.pilot.press
+        await press("/", "t", "h")
+        assert [choice.text for choice in completion.choices] == ["/theme"]
+        await press("tab")
+        assert driver.app.prompt.text == "/theme "
+        await press(*"light", "enter")
+        assert driver.app.theme == "kodkod-light"
+
+        await press("/", "down", "up", "escape")
+        assert not completion.is_open
+        driver.app.prompt.put("")
+
+        await press(*"see @test")
+        await driver.until(lambda: completion.is_open, "the paths")
+        assert completion.choices[0].text == "@test_calc.py"
+        await press("enter")
+        assert driver.app.prompt.text == "see @test_calc.py "
+        await press("enter")
+        await driver.idle()
+        story = [said.text for said in driver.entries(s.Said)]
+        assert story == ["see @test_calc.py"]
+        assert driver.app.plain_paths("see @test_calc.py and @nobody") == "see test_calc.py and @nobody"
+
+
+async def test_the_shell_runs_in_the_box_and_the_model_is_told(open_app, record, project):
+    async with open_app(record(turn("I see it."))) as driver:
+        await driver.opened()
+        await driver.say("!echo 'hi [bold]' && printf 'a\\033[31mb' && exit 3")
+        await driver.idle()
+        [run] = driver.entries(s.ShellRun)
+        assert run.exit_code == 3
+        assert run.output == "hi [bold]\na␛[31mb"
+        assert "hi [bold]" in driver.screen_text()
+        await driver.say("look")
+        await driver.idle()
+        text = driver.app.workbench.session.ledger
+        assert "exit code 3" in str(text.view())
+
+
+async def test_esc_ends_a_shell_command(open_app, record):
+    async with open_app(record()) as driver:
+        await driver.opened()
+        await driver.say("!echo begun; sleep 60")
+        await driver.until(lambda: any("begun" in run.output for run in driver.entries(s.ShellRun)), "its output")
+        await driver.pilot.press("escape")
+        await driver.idle()
+        assert driver.entries(s.ShellRun)[0].exit_code == 130
+
+
+async def test_what_is_said_while_the_agent_works_waits_and_an_interrupt_gives_it_back(open_app, record):
+    async with open_app(record(shell("sleep 60"), turn("Then this.")), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("work")
+        await driver.running()
+        await driver.say("and that")
+        assert driver.app.queue.messages == ("and that",)
+        await driver.pilot.press("escape")
+        await driver.until(lambda: not driver.app.is_busy, "the end")
+        assert driver.app.prompt.text == "and that"
+        await driver.pilot.press("enter")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "Then this."
+
+
+async def test_messages_that_wait_are_said_one_after_another(open_app, record):
+    async with open_app(record(turn("One."), turn("Two."), turn("Three.")), is_held=True) as driver:
+        for text in ("first", "second", "third"):
+            await driver.say(text)
+        driver.begin()
+        await driver.idle()
+        assert [entry.text for entry in driver.entries((s.Said, s.Answer))] == [
+            "first", "One.", "second", "Two.", "third", "Three."
+        ]  # fmt: skip
+        facts = driver.app.status.facts
+        assert 0 < facts.new_tokens < 200 < facts.reused_tokens
+
+
+async def test_unknown_commands_are_told_and_paths_are_no_commands(open_app, record):
+    async with open_app(record(turn("A path."))) as driver:
+        await driver.opened()
+        await driver.say("/nothing")
+        assert not driver.entries(s.Said)
+        await driver.say("/usr/lib is a path")
+        await driver.idle()
+        assert driver.entries(s.Said)[0].text == "/usr/lib is a path"
+
+
+async def test_modes_go_round_and_plan_only_reads(open_app, record, project):
+    async with open_app(record(LOOK, shell("touch made"), FINISH)) as driver:
+        await driver.opened()
+        seen = []
+        for _ in range(4):
+            await driver.pilot.press("shift+tab")
+            await driver.until(lambda: driver.app.status.facts.mode not in seen[-1:], "the next mode")
+            seen.append(driver.app.status.facts.mode)
+            await driver.pilot.pause(0.05)
+        assert seen == ["acceptEdits", "plan", "auto", "default"]
+        await driver.say("/mode plan")
+        await driver.until(lambda: driver.app.status.facts.mode == "plan", "plan mode")
+        await driver.say("do it")
+        await driver.idle()
+        assert [call.state for call in driver.entries(s.Call)][:2] == [s.CallState.DONE, s.CallState.REFUSED]
+        assert not (project / "made").exists()
+
+
+async def test_ctrl_c_clears_then_leaves_and_ctrl_d_deletes_or_leaves(open_app, record):
+    async with open_app(record(), is_held=True) as driver:
+        press = driver.pilot.press
+        await press("a", "b", "left", "ctrl+d")
+        assert driver.app.prompt.text == "a"
+        await press("ctrl+c")
+        assert driver.app.prompt.text == ""
+        await press("ctrl+c", "ctrl+c")
+        await driver.pilot.pause()
+        assert not driver.app.is_running or driver.app._exit

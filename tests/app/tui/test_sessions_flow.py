@@ -1,0 +1,199 @@
+"""Going on, going back, forking, and what cannot be opened: real sessions on disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kodkod_app.cli import main
+from kodkod_app.tui import store as s
+
+from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, turn
+from .conftest import TIMEOUT_S
+
+BYPASS = {"permission_mode": "bypassPermissions"}
+
+
+async def test_a_session_is_resumed_with_what_was_said_and_goes_on(open_app, record, project):
+    model = record(LOOK, MEND, FINISH, turn("It adds now."))
+    async with open_app(model, **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        session_id = driver.app.session_id
+    async with open_app(model, wish={"session_id": session_id}, **BYPASS) as driver:
+        await driver.opened()
+        assert driver.app.session_id == session_id
+        assert [entry.text for entry in driver.entries((s.Said, s.Answer))] == ["mend it", "I look.", "Mend it."]
+        edit = driver.entries(s.Call)[1]
+        assert (edit.name, edit.state, edit.outcome) == ("edit", s.CallState.DONE, "+1 -1")
+        assert edit.diff is not None
+        await driver.pilot.pause()
+        assert "return a + b" in driver.screen_text()
+        await driver.say("and?")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "It adds now."
+
+
+async def test_rewind_takes_files_and_conversation_back_and_a_fork_leaves_the_session(open_app, record, project):
+    async with open_app(record(LOOK, MEND, FINISH), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        first = driver.app.session_id
+        assert (project / "calc.py").read_text() == MENDED
+        await driver.say("/rewind 1")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == FAULTY
+        assert [call.name for call in driver.entries(s.Call)] == ["view"]
+        assert driver.app.session_id == first
+
+        await driver.say("/fork 1")
+        await driver.until(lambda: driver.app.session_id != first, "the fork")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == FAULTY
+        await driver.say("mend it here")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == MENDED
+
+        await driver.say("/new")
+        await driver.idle()
+        assert not driver.entries(s.Said)
+
+
+async def test_a_step_that_is_not_there_is_told_and_the_session_stays(open_app, record):
+    async with open_app(record(LOOK, FINISH), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("look")
+        await driver.idle()
+        before = driver.app.session_id
+        await driver.say("/rewind 77")
+        await driver.idle()
+        assert "has no step 77" in driver.entries(s.Note)[-1].text
+        await driver.say("/fork 88")
+        await driver.idle()
+        assert "has no step 88" in driver.entries(s.Note)[-1].text
+        assert driver.app.session_id == before
+        assert driver.app.workbench.session.id == before
+
+
+async def test_a_model_that_is_not_there_is_told_with_a_way_out(open_app, tmp_path):
+    async with open_app(str(tmp_path / "nowhere")) as driver:
+        await driver.until(lambda: driver.entries(s.Note), "the fault")
+        assert "there is no checkpoint folder" in driver.entries(s.Note)[0].text
+        assert driver.app.exit_code == 4
+        await driver.say("hi")
+        assert driver.app.queue.messages == ("hi",)
+        await driver.say("/quit")
+        await driver.pilot.pause()
+        assert driver.app.return_value == 4 or driver.app._return_value == 4
+
+
+async def test_a_recording_that_ends_is_a_fault_and_saying_more_is_possible(open_app, record):
+    async with open_app(record(turn("Only this."))) as driver:
+        await driver.opened()
+        await driver.say("one")
+        await driver.idle()
+        await driver.say("two")
+        await driver.until(lambda: driver.entries(s.Ending), "the end")
+        await driver.idle()
+        assert driver.entries(s.Ending)[-1].status == "fault"
+        assert any(note.kind is s.NoteKind.FAULT for note in driver.entries(s.Note))
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from kodkod_app.tui.app import KodkodApp
+from kodkod_app.tui.wish import Wish
+
+async def main():
+    said = {"model": sys.argv[2], "sandbox": "none", "permission_mode": "bypassPermissions"}
+    app = KodkodApp(Wish(Path(sys.argv[1]), said))
+    async with app.run_test() as pilot:
+        app.prompt.put("mend it")
+        await pilot.press("enter")
+        while True:
+            await pilot.pause(0.05)
+
+asyncio.run(main())
+"""
+
+
+async def test_killed_in_the_middle_it_says_so_and_goes_on(open_app, record, project, home):
+    slow = turn("", ("shell", {"command": "touch begun; sleep 30"}))
+    model = record(MEND, slow, FINISH)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(project), model], env=environment)
+    end_s = time.monotonic() + TIMEOUT_S
+    while not (project / "begun").exists():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    [folder] = (home / "sessions").iterdir()
+    async with open_app(model, wish={"session_id": folder.name}, **BYPASS) as driver:
+        await driver.opened()
+        assert "cut short" in driver.entries(s.Note)[-1].text
+        (project / "begun").unlink()
+        await driver.say("/continue")
+        await driver.running()
+        await driver.until(lambda: (project / "begun").exists(), "the call, run again")
+        await driver.pilot.press("escape")
+        await driver.idle()
+        assert driver.entries(s.Ending)[-1].status == "interrupted"
+        assert (project / "calc.py").read_text() == MENDED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["-c"], "needs a terminal"),
+        (["-C", "/nowhere", "-m", "x"], "needs a terminal"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_without_a_terminal_it_says_so(arguments, cause, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert cause in capsys.readouterr().err
+
+
+def test_flags_become_a_wish(project, monkeypatch):
+    from kodkod_app.commands import chat
+
+    wishes = []
+    monkeypatch.setattr(chat, "open_app", lambda wish: wishes.append(wish) or 0)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setattr("sys.stderr", Terminal())
+    for arguments in (["-C", str(project), "--permission-mode", "plan", "--sandbox", "none"], ["-C", str(project)]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 0
+    assert wishes[0].work_tree == project
+    assert wishes[0].said == {"permission_mode": "plan", "sandbox": "none"}
+    assert wishes[1].said == {}
+    for arguments in (["--fork", "x:y"], ["-r", "a", "--fork", "b"], ["--fork"]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 2
+
+
+class Terminal:
+    """Says that it is one."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...

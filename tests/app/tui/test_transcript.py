@@ -1,0 +1,157 @@
+"""The window over a long session: it follows, it holds the reader's place, and it mounts only what is near."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from textual.app import App, ComposeResult
+
+from kodkod_app.tui import store as s
+from kodkod_app.tui.widgets.tool_call import ToolCallView
+from kodkod_app.tui.widgets.transcript import Transcript
+
+MANY = 5_000
+
+
+class Reader(App[None]):
+    """A transcript alone."""
+
+    CSS = "* { scrollbar-size-vertical: 1; }"
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.store = s.Store()
+        self.animation_level = "none"
+        for number in range(count):
+            self.store.add(s.Note(f"note {number}" + "\nmore" * (number % 3)))
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        from kodkod_app.tui.themes import DARK
+
+        return DARK.variables
+
+    def compose(self) -> ComposeResult:
+        self.transcript = Transcript(self.store)
+        yield self.transcript
+
+    async def settle(self) -> None:
+        await self.transcript.refresh_store()
+        await self.shown()
+
+    async def shown(self) -> None:
+        while self.transcript.is_moving:
+            await asyncio.sleep(0)
+
+    def lines(self) -> list[str]:
+        return [strip.text[:-1].strip() for strip in self.screen._compositor.render_strips()]  # no scroll bar
+
+
+@pytest.fixture
+def reader(request: pytest.FixtureRequest) -> Reader:
+    return Reader(getattr(request, "param", MANY))
+
+
+async def test_of_five_thousand_entries_a_window_is_mounted_wherever_one_is(reader):
+    async with reader.run_test(size=(80, 24)) as pilot:
+        transcript = reader.transcript
+        await reader.settle()
+        await pilot.pause()
+        assert transcript.mounted_numbers.stop == MANY
+        assert len(transcript.children) < 80
+        assert any(line.startswith("· note 4999") for line in reader.lines())
+        assert transcript.max_scroll_y > 2 * MANY
+
+        transcript.focus()
+        await pilot.press("home")
+        await reader.shown()
+        await pilot.pause()
+        assert reader.lines()[0] == "· note 0"
+        assert not transcript.follows
+        for place in (0.5, 0.25, 0.8):
+            transcript.scroll_to(y=int(transcript.max_scroll_y * place), animate=False)
+            await pilot.pause()
+            await reader.shown()
+            await pilot.pause()
+            shown = [line for line in reader.lines() if line]
+            assert len(shown) > 10
+            assert len(transcript.children) < 80
+        await pilot.press("end")
+        await reader.shown()
+        await pilot.pause()
+        assert transcript.follows
+        assert any(line.startswith("· note 4999") for line in reader.lines())
+
+
+@pytest.mark.parametrize("reader", [60], indirect=True)
+async def test_it_follows_the_end_until_the_reader_leaves_it(reader):
+    async with reader.run_test(size=(80, 24)) as pilot:
+        transcript = reader.transcript
+        await reader.settle()
+        reader.store.add(s.Note("comes"))
+        await reader.settle()
+        await pilot.pause()
+        assert "· comes" in reader.lines()
+        transcript.focus()
+        await pilot.press("pageup")
+        await pilot.pause()
+        assert not transcript.follows
+        before = reader.lines()
+        for number in range(20):
+            reader.store.add(s.Note(f"more {number}"))
+            await reader.settle()
+        await pilot.pause()
+        assert reader.lines() == before
+        await pilot.press("end")
+        await reader.shown()
+        await pilot.pause()
+        assert transcript.follows
+        assert "· more 19" in reader.lines()
+
+
+@pytest.mark.parametrize("reader", [0], indirect=True)
+async def test_what_unfolds_above_does_not_move_what_is_read(reader):
+    for number in range(40):
+        call = s.Call(str(number), "view", {"path": f"f{number}.py"}, s.CallState.DONE)
+        call.say("line\n" * 30)
+        reader.store.add(call)
+    async with reader.run_test(size=(80, 24)) as pilot:
+        transcript = reader.transcript
+        await reader.settle()
+        transcript.focus()
+        await pilot.press("pageup")
+        await pilot.pause()
+        await reader.shown()
+        before = reader.lines()
+        first = next(line for line in before if line)
+        above = [view for view in transcript.query(ToolCallView) if view.region.bottom < 0]
+        assert above
+        above[-1].set_unfolded(True)
+        await pilot.pause()
+        await pilot.pause()
+        assert above[-1].outer_size.height > 30
+        assert next(line for line in reader.lines() if line) == first
+
+
+@pytest.mark.parametrize("reader", [30], indirect=True)
+async def test_entries_that_change_are_shown_so_and_a_reset_begins_anew(reader):
+    async with reader.run_test(size=(80, 24)) as pilot:
+        await reader.settle()
+        answer = s.Answer("Be", is_open=True)
+        reader.store.add(answer)
+        await reader.settle()
+        for text in ("gin", "ning **bold** [red]not markup[/red]", "\n\n- a\n- b"):
+            answer.text += text
+            reader.store.touch(answer)
+            await reader.settle()
+        answer.is_open = False
+        reader.store.touch(answer)
+        await reader.settle()
+        await pilot.pause(0.1)
+        assert "Beginning bold [red]not markup[/red]" in reader.lines()
+        reader.store.reset([s.Said("only this")])
+        await reader.settle()
+        await pilot.pause()
+        [line] = [line for line in reader.lines() if line]
+        assert line.endswith("only this")
+        assert len(reader.transcript.children) == 2
