@@ -39,7 +39,9 @@ _SILENT = (RecordedTurn(),)
 def turns_of(kind: AgentKind, suite: Suite, task: Task) -> Sequence[RecordedTurn]:
     """What a scripted agent says in a task."""
     if kind is AgentKind.NOTHING:
-        return _FINISHES if suite.kind is Kind.CODING else _SILENT
+        return _FINISHES if suite.kind in (Kind.CODING, Kind.HARBOR) else _SILENT
+    if suite.kind is Kind.HARBOR:  # its reference is a script, and it brings no wrong one along
+        return _FINISHES
     return task.reference if kind is AgentKind.REFERENCE else task.wrong
 
 

@@ -15,12 +15,14 @@ from kodkod_agent.report import RunReport
 from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.candidate_places import copy_folder
+from kodkod_app.evaluation.harbor_tasks import HarborTask
 from kodkod_app.evaluation.suite import World
 from kodkod_app.evaluation.transcript import Made, Transcript
 from kodkod_app.headless import RunOptions, Scene, run_with
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import Settings
 from kodkod_sandbox.base import Sandbox, SandboxKind
+from kodkod_sandbox.image_files import copy_from_image
 
 _IDENTITY = ("-c", "user.name=kodkod", "-c", "user.email=kodkod@localhost", "-c", "commit.gpgsign=false")
 _BASE = "begins"
@@ -97,9 +99,30 @@ async def open_workshop(world: World, kind: SandboxKind, environment: Path | Non
         yield Workshop(tree, BoxPlan(tree, kind, find_environment(tree, environment, {})))
 
 
-async def work(
-    workshop: Workshop, model: Model, settings: Settings, prompt: str, sessions: Path, transcript: Transcript
-) -> RunReport:
+@asynccontextmanager
+async def open_harbor_workshop(
+    task: HarborTask, kind: SandboxKind, environment: Path | None
+) -> AsyncIterator[Workshop]:
+    """A work tree as a task directory of Harbor begins, removed afterwards.
+
+    Raises:
+        SuiteFault, SandboxError: it cannot be made.
+    """
+    image = task.file.environment.docker_image
+    with copy_folder() as parent:
+        tree = parent / "tree"
+        if image is None:
+            await asyncio.to_thread(task.lay_out, tree)
+            plan = BoxPlan(tree, kind, find_environment(tree, environment, {}), variables=task.variables)
+        else:
+            await asyncio.to_thread(copy_from_image, image, task.work_folder, tree)
+            plan = BoxPlan(tree, SandboxKind.DOCKER, image=image, variables=task.variables)
+        _git(tree, "init", "-q", "-b", "main")
+        _commit(tree, _BASE)
+        yield Workshop(tree, plan)
+
+
+async def work(workshop: Workshop, model: Model, settings: Settings, prompt: str, transcript: Transcript) -> RunReport:
     """Have the agent do a task, with nobody watching.
 
     Raises:
@@ -110,9 +133,8 @@ async def work(
     mode = PermissionMode.BYPASS_PERMISSIONS if is_closed else PermissionMode.ACCEPT_EDITS
     transcript.said.append(("user", prompt))
     recorder = Recorder(transcript)
-    options = RunOptions(
-        workshop.tree, settings.model_copy(update={"permission_mode": mode}), prompt, sessions=sessions
-    )
+    settings = settings.model_copy(update={"permission_mode": mode})
+    options = RunOptions(workshop.tree, settings, prompt, sessions=workshop.tree.parent / "sessions")
     await run_with(options, model, workshop.plan, recorder)
     assert recorder.report is not None, "a run that began is reported"
     transcript.exit_status = str(recorder.report.status)

@@ -14,9 +14,10 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.bootstrap import Model
 from kodkod_app.evaluation.agents import AgentKind, scripted_model, turns_of
 from kodkod_app.evaluation.checks import check_database, check_files, check_functions, check_talk
-from kodkod_app.evaluation.coding import open_workshop, work
+from kodkod_app.evaluation.coding import open_harbor_workshop, open_workshop, work
 from kodkod_app.evaluation.desk import Desk
 from kodkod_app.evaluation.dialogue import Dialogue
+from kodkod_app.evaluation.harbor_tasks import HarborTask, RewardFault
 from kodkod_app.evaluation.records import Trial, TrialsKept, trial_key
 from kodkod_app.evaluation.suite import Kind, Suite, Task
 from kodkod_app.evaluation.transcript import Transcript
@@ -152,6 +153,8 @@ class Evaluation:
         """What was not as it should be."""
         if job.suite.kind is Kind.CODING:
             return await self._code(job, model, transcript)
+        if job.suite.kind is Kind.HARBOR:
+            return await self._harbor(job, model, transcript)
         world = job.suite.world_of(job.task)
         specs = [tool.spec for tool in world.tools]
         agent = self.plan.settings.agent
@@ -179,24 +182,38 @@ class Evaluation:
         return ScriptedUser(user, desk, transcript)
 
     async def _code(self, job: Job, model: Model, transcript: Transcript) -> list[str]:
-        settings = self.plan.settings
-        agent = settings.agent.model_copy(
-            update={
-                "attended": True,
-                "verify": False,
-                "baseline_tests": False,
-                "seed": job.seed,
-                "max_turns": job.task.max_turns,
-            }
-        )
-        settings = settings.model_copy(update={"agent": agent})
+        settings = self._settings(job)
         world = job.suite.world_of(job.task)
         async with open_workshop(world, settings.sandbox, settings.env) as workshop:
             before = _texts(workshop.tree, job.task)
-            sessions = workshop.tree.parent / "sessions"
-            await work(workshop, model, settings, job.task.prompt, sessions, transcript)
+            await work(workshop, model, settings, job.task.prompt, transcript)
             files = await check_files(job.task.expect, workshop, before)
         return [*check_talk(job.task.expect, transcript), *files]
+
+    async def _harbor(self, job: Job, model: Model, transcript: Transcript) -> list[str]:
+        """By the tests of the task directory; a reward below 1 is not enough."""
+        assert job.task.folder is not None, "set when the directory was read"
+        settings = self._settings(job)
+        task = await asyncio.to_thread(HarborTask.read, job.task.folder)
+        async with open_harbor_workshop(task, settings.sandbox, settings.env) as workshop:
+            if self.plan.agent is AgentKind.REFERENCE:
+                async with workshop.box() as box:
+                    await task.solve(box, workshop.tree)
+            else:
+                await work(workshop, model, settings, task.instruction, transcript)
+            try:
+                async with workshop.box() as box:
+                    reward, said = await task.verify(box, workshop.tree)
+            except RewardFault as fault:
+                return [str(fault)]
+        return [] if reward >= 1 else [f"reward {reward:g}: {' '.join(said.split())[-300:]}"]
+
+    def _settings(self, job: Job) -> Settings:
+        """Of one run of the agent: nobody is asked, and the task's own checks are the only tests."""
+        update = {"attended": True, "verify": False, "baseline_tests": False}
+        limits = {"seed": job.seed, "max_turns": job.task.max_turns}
+        settings = self.plan.settings
+        return settings.model_copy(update={"agent": settings.agent.model_copy(update={**update, **limits})})
 
 
 def _texts(tree: Path, task: Task) -> dict[str, str]:

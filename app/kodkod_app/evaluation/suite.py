@@ -48,6 +48,8 @@ class Kind(StrEnum):
     """A user, a policy, tools on a database; the user may have tools of their own."""
     FUNCTIONS = "functions"
     """One turn: which functions are called how. Nothing is run."""
+    HARBOR = "harbor"
+    """Task directories of Harbor: their own tests decide."""
 
 
 class _Frozen(BaseModel):
@@ -238,8 +240,10 @@ class Task(_Frozen):
     world: World = Field(default_factory=World)
     max_turns: int = Field(default=20, ge=1)
     expect: Expectation
-    reference: tuple[RecordedTurn, ...] = Field(min_length=1)
-    wrong: tuple[RecordedTurn, ...] = Field(min_length=1)
+    reference: tuple[RecordedTurn, ...] = ()
+    wrong: tuple[RecordedTurn, ...] = ()
+    folder: Path | None = None
+    """For `harbor`: the task directory."""
 
 
 class Suite(_Frozen):
@@ -266,6 +270,8 @@ class Suite(_Frozen):
                 raise ValueError(f"task {task.id} has no user")
             if self.kind is not Kind.DIALOGUE and not task.prompt:
                 raise ValueError(f"task {task.id} has no prompt")
+            if self.kind is not Kind.HARBOR and not (task.reference and task.wrong):
+                raise ValueError(f"task {task.id} has no reference or no wrong solution")
         return self
 
     def world_of(self, task: Task) -> World:
@@ -284,12 +290,21 @@ def bundled_suites() -> dict[str, Path]:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by its name or the path of its file.
+    """A suite by its name, the path of its file, or of a task directory of Harbor; `bfcl:CATEGORY` is one of BFCL's.
 
     Raises:
         SuiteFault: there is none, or its file says what it cannot.
     """
+    from kodkod_app.adapters.bfcl import PREFIX, load_category
+    from kodkod_app.evaluation.harbor_tasks import harbor_suite
+
+    if name.startswith(PREFIX):
+        return load_category(name.removeprefix(PREFIX))
     path = bundled_suites().get(name) or Path(name).expanduser()
+    return harbor_suite(path) if path.is_dir() else _load_file(path, name)
+
+
+def _load_file(path: Path, name: str) -> Suite:
     try:
         said = _read(path)
     except FileNotFoundError as fault:

@@ -71,6 +71,7 @@ def test_trials_reports_and_going_on(kodkod, record, suite, tmp_path):
     assert (refused.code, "another seed" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_random_model_is_a_model(kodkod, suite, tmp_path):
     ended = kodkod("eval", suite, "-o", tmp_path / "out", "--agent", "random", "--task", "aye")
     assert ended.code == 0, ended.err
