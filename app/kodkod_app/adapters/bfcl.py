@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def _lines(path: Path, category: str) -> Iterator[dict[str, Any]]:
 
 def _task(entry: Mapping[str, Any], answers: list[Mapping[str, Any]]) -> dict[str, Any]:
     messages = entry["question"][0]
-    calls = [_first_of(answer) for answer in answers]
+    required = {name for function in entry["function"] for name in function["parameters"].get("required", ())}
+    calls = [_first_of(answer, required) for answer in answers]
     wrong = {"calls": [{"name": "none", "arguments": {}}]}
     return {
         "id": re.sub(r"[^a-z0-9]+", "-", entry["id"].lower()).strip("-"),
@@ -95,11 +96,14 @@ def _task(entry: Mapping[str, Any], answers: list[Mapping[str, Any]]) -> dict[st
     }
 
 
-def _first_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A call with the first value accepted for each argument."""
+def _first_of(answer: Mapping[str, Any], required: Collection[str]) -> dict[str, Any]:
+    """A call with the first value accepted for each argument; what may be left out is, where no other is named."""
     name, values = next(iter(answer.items()))
-    chosen = {key: next((one for one in accepted if one != ""), None) for key, accepted in values.items()}
-    arguments = {key: _plain(value) for key, value in chosen.items() if value is not None}
+    arguments = {}
+    for key, accepted in values.items():
+        chosen = [one for one in accepted if one != ""] or (accepted[:1] if key in required else [])
+        if chosen:
+            arguments[key] = _plain(chosen[0])
     return {"name": name, "arguments": arguments}
 
 

@@ -57,7 +57,7 @@ def call_mismatch(call: ToolCall, accepted: Accepted, specs: Mapping[str, ToolSp
                 return f"{name}: {argument} is missing"
             continue
         given, kind = call.arguments[argument], properties[argument].get("type", "string")
-        if not _has_type(given, kind):
+        if not _has_type(given, kind) and not _names_variable(given, values):
             return f"{name}: {argument} is {type(given).__name__}, not {kind}"
         if not any(_equal(given, value) for value in values):
             return f"{name}: {argument} is {given!r}"
@@ -80,6 +80,11 @@ def _has_type(value: Any, kind: str) -> bool:
         "dict": (dict,),
     }
     return isinstance(value, types.get(kind, (object,)))
+
+
+def _names_variable(given: Any, values: Sequence[Any]) -> bool:
+    """A text where another type is due: right where the accepted values are texts, which name variables then."""
+    return isinstance(given, str) and any(isinstance(value, str) and value != _OPTIONAL for value in values)
 
 
 def _equal(given: Any, accepted: Any) -> bool:

@@ -251,7 +251,6 @@ def _rewrite(path: Path, tree: Path, work_folder: str) -> None:
     except UnicodeDecodeError:
         return
     places = {f"/{name}": str(tree / _OWN / name) for name in _ROOTS} | {work_folder.rstrip("/"): str(tree)}
-    for place, own in places.items():
-        if place:
-            text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])", lambda _, own=own: own, text)
+    whole = "|".join(re.escape(place) for place in places if place)
+    text = re.sub(rf"(?<![\w./-])({whole})(?![\w.-])", lambda found: places[found[1]], text)
     path.write_text(text, encoding="utf-8")

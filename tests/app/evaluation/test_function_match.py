@@ -49,6 +49,8 @@ def one(given, **accepted):
         ({"text": "a", "flag": True}, {"text": ["a"], "flag": [True]}, True),
         ({"text": "a", "flag": 1}, {"text": ["a"], "flag": [True]}, False),
         ({"text": "a", "list": ["X", 1]}, {"text": ["a"], "list": [["x", 1]]}, True),
+        ({"text": "a", "list": "data['x']"}, {"text": ["a"], "list": ["data['x']"]}, True),
+        ({"text": "a", "list": "x"}, {"text": ["a"], "list": [[1], ""]}, False),
         ({"text": "a", "list": [1, 2]}, {"text": ["a"], "list": [[2, 1]]}, False),
         ({"text": "a", "thing": {"k": "V"}}, {"text": ["a"], "thing": [{"k": ["v"], "o": ["x", ""]}]}, True),
         ({"text": "a", "thing": {"k": "w"}}, {"text": ["a"], "thing": [{"k": ["v"]}]}, False),
