@@ -233,7 +233,8 @@ class _Branch:
     def rebuilt(self, entry: t.Entry) -> _Branch:
         """The document that goes on after the conversation was compacted: the task again, then the summary."""
         branch = _Branch(self.started)
-        kept = [step for step in self.steps if step["source"] != "agent"][:2]
+        first = {step["source"]: step for step in reversed(self.steps) if step["source"] != "agent"}
+        kept = [first[source] for source in ("system", "user") if source in first]
         branch.steps = [{**step, "is_copied_context": True, "step_id": n} for n, step in enumerate(kept, 1)]
         assert isinstance(entry.event, t.Rebuilt)
         branch._step(entry, "system", entry.event.summary)
@@ -272,6 +273,8 @@ class _Branch:
         step |= {"reasoning_content": turn.reasoning or None, "metrics": _metrics(turn)}
         step["tool_calls"] = [_call(call) for call in turn.calls] or None
         step["extra"] = {"turn": entry.step, "finish_reason": turn.finish_reason.value}
+        if turn.context_tokens is not None:
+            step["extra"] |= {"context_tokens": turn.context_tokens, "max_context_tokens": turn.max_context_tokens}
         self.last_turn = step
 
     def _result(self, finished: t.CallFinished) -> None:

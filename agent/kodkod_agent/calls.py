@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeAlias
+
+from pydantic import JsonValue
 
 from kodkod_agent import events, trajectory
 from kodkod_agent.context import fit_tokens
@@ -25,10 +28,12 @@ from kodkod_agent.state import Ruling
 from kodkod_engine.messages import ToolCall, ToolMessage
 from kodkod_tools import registry
 from kodkod_tools.base import Effect, FileDiff, ToolError, ToolOutput, ToolResult
+from kodkod_tools.text.truncate import cut_line
 
 _HARMLESS = (Effect.READS, Effect.NONE)
 _MIN_RESULT_TOKENS = 64
 """A result takes no less, however full the context is: the next turn starts with a rebuild then."""
+_MAX_SHOWN_CHARS = 200
 _Shown: TypeAlias = str | FileDiff
 
 
@@ -54,7 +59,13 @@ async def perform(call: ToolCall, ruling: Ruling, step: int, res: Resources) -> 
 def _decided(call: ToolCall, ruling: Ruling) -> trajectory.Decided:
     verdict = Verdict.ALLOW if ruling["allowed"] else Verdict.DENY
     by_person = ruling.get("by_person", False)
-    return trajectory.Decided(call_id=call.id, verdict=verdict, reason=ruling["reason"], by_person=by_person)
+    return trajectory.Decided(
+        call_id=call.id,
+        verdict=verdict,
+        reason=ruling["reason"],
+        by_person=by_person,
+        arguments=ruling.get("arguments"),
+    )
 
 
 def _finished(outcome: Outcome) -> trajectory.CallFinished:
@@ -74,7 +85,18 @@ async def _settle(call: ToolCall, ruling: Ruling, step: int, res: Resources) -> 
     if not ruling["allowed"]:
         return refusal(call, ruling["reason"]), ""
     given = ruling.get("arguments")
-    return await _do(call if given is None else call.model_copy(update={"arguments": given}), step, res)
+    if given is None:
+        return await _do(call, step, res)
+    outcome, for_person = await _do(call.model_copy(update={"arguments": given}), step, res)
+    told = f"{_changed_by_person(call, given)}\n{outcome.for_model}"
+    return outcome.model_copy(update={"for_model": told}), for_person
+
+
+def _changed_by_person(call: ToolCall, given: Mapping[str, JsonValue]) -> str:
+    """For the model, which would not know its own call again in the result."""
+    named = [key for key in {**call.arguments, **given} if call.arguments.get(key) != given.get(key)]
+    shown = (f"{key}={cut_line(repr(given[key]), _MAX_SHOWN_CHARS)}" if key in given else f"no {key}" for key in named)
+    return f"[the user changed this call before it was run: {', '.join(shown) or 'nothing'}]"
 
 
 def _key(call: ToolCall, res: Resources) -> str:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
@@ -54,8 +60,13 @@ class PrunedSaver(SqliteSaver):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """See `BaseCheckpointSaver`."""
-        self.put_writes(config, writes, task_id, task_path)
+        """Save what a node asked or was answered; what it wrote into the state comes with the next checkpoint.
+
+        No two nodes run side by side, so nothing is won by keeping one's writes apart: a node that was killed before
+        its checkpoint runs again from its first line.
+        """
+        if all(channel in WRITES_IDX_MAP for channel, _ in writes):
+            self.put_writes(config, writes, task_id, task_path)
 
     def _prune(self, thread_id: str) -> None:
         with self.cursor() as cursor:

@@ -63,6 +63,8 @@ class AgentConfig(BaseModel):
     """Rebuilds in one session."""
     summary_tokens: int = Field(default=1_024, ge=16)
     """Longest summary at a rebuild."""
+    tell_facts: bool = True
+    """Tell the model the date, git's status, changes of the mode, and when a budget is nearly used up."""
     max_instruction_chars: int = Field(default=16_000, ge=0)
     """Most that is read of one AGENTS.md."""
     checkpoints_kept: int = Field(default=16, ge=2)

@@ -82,13 +82,25 @@ class SnapshotRecord(_Record):
 
 
 class RewindRecord(_Record):
-    """The session went back to a step; what came after it counts no more."""
+    """The session went back to a step; what came after it counts no more. Earlier versions wrote it."""
 
     kind: Literal["rewind"] = "rewind"
     step: NonNegativeInt
 
 
-Record = IntentRecord | OutcomeRecord | StepRecord | SnapshotRecord | RewindRecord
+class MoveRecord(_Record):
+    """The session goes to a step: its own, to go back, or another session's, to begin there. What comes after it counts
+    no more. Done when the step's record follows.
+    """
+
+    kind: Literal["move"] = "move"
+    to: StepRecord
+    """In this session's ledger."""
+    snapshot: str | None
+    """The files there; None when they are those at hand."""
+
+
+Record = IntentRecord | OutcomeRecord | StepRecord | SnapshotRecord | RewindRecord | MoveRecord
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -107,6 +119,8 @@ class Journal:
         self._steps: dict[int, StepRecord] = {}
         self._snapshots: list[tuple[int, str]] = []
         """(turns before it, snapshot) in the order they were taken."""
+        self.move: MoveRecord | None = None
+        """Begun, and not done as far as is known."""
         for record in _records(path):
             self._index(record)
         _cut_torn_line(path)
@@ -152,10 +166,14 @@ class Journal:
                 self._outcomes[record.key] = record.outcome
             case StepRecord():
                 self._steps[record.step] = record
+                self.move = None
             case SnapshotRecord():
                 self._snapshots.append((record.step, record.snapshot))
             case RewindRecord():
                 self._forget_after(record.step)
+            case MoveRecord():
+                self._forget_after(record.to.step)
+                self.move = record
 
     def _forget_after(self, step: int) -> None:
         self._steps = {number: record for number, record in self._steps.items() if number <= step}

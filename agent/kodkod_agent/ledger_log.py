@@ -8,8 +8,10 @@ checkpoint: it is dropped, except for a complete turn of the model, which is tak
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -122,6 +124,27 @@ class LedgerLog:
         """
         return self._replayed(tokenizer, mark)
 
+    def before_rebuilds(self, mark: int) -> list[int]:
+        """Marks of the conversation at `mark` as it was just before each of its rebuilds, the first one first.
+
+        Raises:
+            SessionDamaged: the file cannot be read.
+        """
+        begun: dict[str, tuple[BranchRecord, int]] = {}
+        branch_id = ""
+        for record, start in self._records(mark):
+            if isinstance(record, BranchRecord):
+                branch_id = record.branch_id
+                begun[branch_id] = (record, start)
+        marks: list[int] = []
+        while branch_id in begun:
+            record, start = begun[branch_id]
+            left = record.branched_from
+            if left is not None and left.kind == "rebuild":
+                marks.insert(0, start)
+            branch_id = left.parent_id if left is not None else ""
+        return marks
+
     def turn_behind(self, tokenizer: Tokenizer, mark: int) -> TokenLedger | None:
         """The ledger with the turn that was written behind the mark. None when there is no complete one; then the file
         is cut at the mark.
@@ -158,7 +181,7 @@ class LedgerLog:
         branch: BranchRecord | None = None
         ids: list[int] = []
         spans: list[Span] = []
-        for record in self._records(mark):
+        for record, _ in self._records(mark):
             if isinstance(record, BranchRecord):
                 opened, branch = opened or record, record
                 ids, spans = ids[: record.keep], _cut(spans, record.keep)
@@ -176,13 +199,15 @@ class LedgerLog:
         )
         return TokenLedger.from_state(tokenizer, state)
 
-    def _records(self, mark: int) -> Iterator[BranchRecord | SpanRecord]:
-        """Whole lines up to the mark; a last line torn by a kill is no record."""
+    def _records(self, mark: int) -> Iterator[tuple[BranchRecord | SpanRecord, int]]:
+        """Whole lines up to the mark, and where each begins; a last line torn by a kill is no record."""
+        start = 0
         try:
             with self._path.open("rb") as file:
                 lines = file.read(mark).split(b"\n")
             for line in lines[:-1]:
-                yield _RECORD.validate_json(line)
+                yield _RECORD.validate_json(line), start
+                start += len(line) + 1
         except (OSError, ValidationError) as fault:
             reason = str(fault).splitlines()[0]
             raise SessionDamaged(f"{self._path} cannot be read ({reason}); fork an earlier step") from fault
@@ -199,12 +224,9 @@ def _branch_record(ledger: TokenLedger, keep: int, *, with_tools: bool) -> Branc
 
 
 def _span_records(ledger: TokenLedger, start: int) -> list[SpanRecord]:
-    ids = ledger.token_ids
-    return [
-        SpanRecord(origin=span.origin, ids=ids[max(span.start, start) : span.end])
-        for span in ledger.spans
-        if span.end > start
-    ]
+    ids, spans = ledger.token_ids, ledger.spans
+    first = bisect_right(spans, start, key=attrgetter("end"))
+    return [SpanRecord(origin=span.origin, ids=ids[max(span.start, start) : span.end]) for span in spans[first:]]
 
 
 def _cut(spans: Sequence[Span], keep: int) -> list[Span]:

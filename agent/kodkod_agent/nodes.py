@@ -15,7 +15,7 @@ from kodkod_agent import events, trajectory
 from kodkod_agent import verify as checks
 from kodkod_agent.approval import Approval, rule_on
 from kodkod_agent.calls import answer_pending, perform
-from kodkod_agent.context import new_instructions, prompt, shorten
+from kodkod_agent.context import prompt, shorten
 from kodkod_agent.errors import ContextFull, NoProgress
 from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import remaining, require_more
@@ -24,8 +24,8 @@ from kodkod_agent.policy import Verdict
 from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
+from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_engine.messages import AssistantMessage, ToolCall
@@ -38,10 +38,11 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
     """Make the conversation ready for a turn: what the person said, limits, room in the context."""
     if state["inbox"]:
         return await _begin(state, res)
-    require_more(res.config, state, res.stopwatch.seconds)
+    left = require_more(res.config, state, res.stopwatch.seconds)
     update = AgentState(next=Node.MODEL)
-    if res.budget.is_near_full(res.ledger):
+    if res.moment.is_full(res.budget, res.ledger):
         update |= await _rebuild(state, res)
+    update |= tell_mode(state, res) | tell_budgets(left, state, res)
     update["ledger_mark"] = res.log.sync(res.ledger)
     _record_step({**state, **update}, res)
     return update
@@ -50,9 +51,9 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
 async def _begin(state: AgentState, res: Resources) -> AgentState:
     """Take in what the person said, and remember the world as it is before the first turn."""
     answer_pending("the run was cut short before it", res)
-    shown = _show_instructions(["."], state["instructions"], state["step"], res)
-    if state["plan_only"] != res.permissions.plan_only:
-        res.tell_model(prompt("plan" if res.permissions.plan_only else "work"), state["step"])
+    shown = show_instructions(["."], state["instructions"], state["step"], res)
+    await tell_facts(state["step"], res)
+    mode = tell_mode(state, res)
     for text in state["inbox"]:
         res.ledger.append_user(text)
         res.record(trajectory.UserMessage(text=text), state["step"])
@@ -62,10 +63,9 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     if res.config.baseline_tests and not res.config.attended and _can_test(res):
         tests = await _run_tests(res, before=True)
     mark = res.log.sync(res.ledger)
-    return AgentState(
+    return mode | AgentState(
         next=Node.PREPARE,
         inbox=[],
-        plan_only=res.permissions.plan_only,
         base_snapshot=snapshot,
         tests_before=tests,
         ledger_mark=mark,
@@ -73,20 +73,15 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     )
 
 
-def _show_instructions(touched: Sequence[str], known: Sequence[str], step: int, res: Resources) -> list[str]:
-    """Append the project's instructions for these paths; returns all that were shown by now."""
-    new = new_instructions(res.tools, touched, known, res.config.max_instruction_chars)
-    for path, text in new:
-        res.tell_model(prompt("instructions", path=path, text=text), step)
-    return [*known, *(path for path, _ in new)]
-
-
 async def _rebuild(state: AgentState, res: Resources) -> AgentState:
     if state["rebuilds"] >= res.config.max_rebuilds:
         raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
     before = len(res.ledger)
     res.ledger, summary = await shorten(res.ledger, res.engine, res.tokenizer, res.tools, res.config)
-    shown = _show_instructions(["."], [], state["step"], res)
+    shown = show_instructions(["."], [], state["step"], res)
+    await tell_facts(state["step"], res)
+    if state["plan_only"]:
+        res.tell_model(prompt("plan"), state["step"])
     res.stream_id = None
     res.emit(events.ContextRebuilt(before, len(res.ledger), summary))
     rebuilt = trajectory.Rebuilt(tokens_before=before, tokens_after=len(res.ledger), summary=summary)
@@ -124,7 +119,7 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
     _tell_doubt(step, turn, res)
-    res.record(_told(turn, res.ledger), step)
+    res.record(_told(turn, res), step)
     update["generated_tokens"] = state["generated_tokens"] + turn.usage.generated_tokens
     update["prompt_tokens"] = state["prompt_tokens"] + turn.usage.prompt_tokens
     update["reused_tokens"] = state["reused_tokens"] + turn.usage.reused_tokens
@@ -160,15 +155,17 @@ def _tell_doubt(step: int, turn: Turn, res: Resources) -> None:
         res.emit(events.ModelDoubted(step, *counts, *texts))
 
 
-def _told(turn: Turn, ledger: TokenLedger) -> trajectory.AssistantTurn:
-    start = max(span.end for span in ledger.spans if span.origin is Origin.PROMPT)
+def _told(turn: Turn, res: Resources) -> trajectory.AssistantTurn:
+    start = next(span.end for span in reversed(res.ledger.spans) if span.origin is Origin.PROMPT)
     return trajectory.AssistantTurn(
         text=turn.message.text,
         reasoning=turn.message.reasoning,
         calls=turn.message.calls,
         finish_reason=turn.finish_reason,
         usage=turn.usage,
-        token_ids=ledger.token_ids[start:],
+        context_tokens=start,
+        max_context_tokens=res.budget.context,
+        token_ids=res.ledger.token_ids[start:],
     )
 
 
@@ -215,7 +212,7 @@ async def tools(state: AgentState, res: Resources) -> AgentState:
     for call in calls:
         outcomes.append(await perform(call, _ruling(call, state, outcomes), state["step"], res))
     res.emit(events.TurnEnded(state["step"]))
-    shown = _show_instructions(_touched(calls, outcomes), state["instructions"], state["step"], res)
+    shown = show_instructions(_touched(calls, outcomes), state["instructions"], state["step"], res)
     update = AgentState(next=Node.PREPARE, rulings={}, instructions=shown, malformed=_malformed(outcomes, state, res))
     finished = next((outcome for outcome in outcomes if outcome.facts.get("finishes")), None)
     if finished is not None:

@@ -16,6 +16,7 @@ from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.limits import Stopwatch
 from kodkod_agent.loop_detection import LoopDetector
 from kodkod_agent.model_turn import Emit
+from kodkod_agent.moment import Moment
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.trajectory import TrajectoryWriter
 from kodkod_engine.api import Engine
@@ -80,6 +81,7 @@ class Resources:
     """Holds the calls of any other model to what can be done; None where it writes freely."""
     searched: bool = False
     """See `Profile.searched`."""
+    moment: Moment = field(default_factory=Moment)
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None

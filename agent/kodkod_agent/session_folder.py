@@ -15,6 +15,8 @@ from __future__ import annotations
 import fcntl
 import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,7 +27,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound
 
 _ID = re.compile(r"[\w-]+")
+_MADE = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _MAX_TITLE_CHARS = 80
+_ABANDONED_S = 3_600.0
+"""A folder that is no session by then never will be one."""
 
 
 class ForkPoint(BaseModel):
@@ -65,7 +70,8 @@ class SessionFolder:
 
     @classmethod
     def make(cls, root: Path) -> SessionFolder:
-        """A new folder under `root`; ids sort by time. It is a session only once `write_info` was called."""
+        """A new folder under `root`; ids sort by time. It is a session only once `describe` was called."""
+        _remove_abandoned(root)
         folder = cls(root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
         folder.logs.mkdir(parents=True)
         folder.path.chmod(0o700)
@@ -140,3 +146,19 @@ def list_sessions(root: Path, work_tree: Path | None = None) -> list[SessionInfo
         if work_tree is None or info.work_tree == work_tree:
             found.append(info)
     return found
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Clear away what a kill left of sessions on their way to be made: nothing was said in them, no file touched."""
+    for path in root.glob("*/"):
+        folder = SessionFolder(path)
+        began = any(file.exists() for file in (folder._info, folder.trajectory, folder.checkpoints))
+        if _MADE.fullmatch(path.name) and not began and _age_s(path) > _ABANDONED_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -17,6 +17,9 @@ from itertools import pairwise
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
+from kodkod_agent.shell_words import HIDDEN_EXPANSION, WordReader
+from kodkod_agent.shell_words import Word as Word  # who takes a command apart finds its words here
+
 _MAX_CHARS = 20_000
 _MAX_DEPTH = 60
 
@@ -43,24 +46,9 @@ _ONE_LINE = names(
     "variable_assignment"
 )
 """Nodes whose parts bash would take for several commands if a line ended between them."""
-_PLAIN_WORD = re.compile(r"(?:\\[^\n]|[^\s|&;()<>$`\"'\\])+")
-_PLAIN_EXPANSION = re.compile(r"\$\{[A-Za-z_][A-Za-z_0-9]*\}|\s*\$(?:[A-Za-z_][A-Za-z_0-9]*|[0-9@*#?$!-])")
-_HIDDEN_EXPANSION = re.compile(r"(?<!\\)(?:\\\\)*(?:`|\$[({\[])")
 _DELIMITER = re.compile(r"(?P<quote>['\"]?)(?P<name>[A-Za-z_][A-Za-z_0-9]*)(?P=quote)")
 _BETWEEN = re.compile(r"(?:[ \t\n]|\\\n)*")
 _JOINED_LINES = re.compile(r"(?<![ \t])\\\n|\\\n[ \t]*#")
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word of a command, before bash expands it."""
-
-    text: str | None
-    """What the program gets; None where that is only known when it runs."""
-    source: str
-    """As written."""
-    is_pattern: bool = False
-    """It has unquoted `*`, `?` or `[`: bash may put any number of file names in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +120,13 @@ class _Building:
         return SimpleCommand(tuple(self.words), tuple(self.assigned), tuple(self.redirections))
 
 
-class _Reader:
+class _Reader(WordReader):
     """One pass over one syntax tree."""
 
     def __init__(self, source: bytes) -> None:
-        self._source = source
+        super().__init__(source)
         self._depth = 0
         self.commands: list[SimpleCommand] = []
-        self.doubts: list[str] = []
 
     def read(self) -> None:
         root = _parser().parse(self._source).root_node
@@ -149,12 +136,6 @@ class _Reader:
             self.doubts.append("it continues a line in the middle of a word")
         self._check_coverage(root)
         self._statement(root)
-
-    def _text(self, node: Node) -> str:
-        return self._source[node.start_byte : node.end_byte].decode()
-
-    def _doubt(self, node: Node) -> None:
-        self.doubts.append(f"it has syntax that is not judged ({node.type.replace('_', ' ').strip() or 'line end'})")
 
     def _check_coverage(self, root: Node) -> None:
         """Nothing but white space may lie between the leaves."""
@@ -382,72 +363,9 @@ class _Reader:
                 break
             at += len(line.encode()) + 1
         body = self._source[first:at].decode()
-        expands = not delimiter["quote"] and (_HIDDEN_EXPANSION.search(body) or "\\\n" in body)
+        expands = not delimiter["quote"] and (HIDDEN_EXPANSION.search(body) or "\\\n" in body)
         if not at <= end.start_byte <= at + len(line) or expands:
             self._doubt(node)
-
-    # Words
-
-    def _odd_word(self, node: Node) -> Word:
-        self._unknown(node)
-        return Word(None, self._text(node))
-
-    def _word(self, node: Node) -> Word:
-        """What is known of a word; the commands substituted in it are listed."""
-        source = self._text(node)
-        pieces = node.children if node.type == "concatenation" else [node]
-        if any(left.end_byte != right.start_byte for left, right in pairwise(pieces)):
-            self._doubt(node)
-        texts = [self._piece(piece) for piece in pieces]
-        bare = "".join(self._bare(piece) for piece in pieces)
-        unsure = bare.startswith("~") or ("{" in bare and ("," in bare or ".." in bare)) or "=~" in bare
-        known = None if unsure or None in texts else "".join(text or "" for text in texts)
-        return Word(known, source, is_pattern=any(sign in bare for sign in "*?["))
-
-    def _bare(self, node: Node) -> str:
-        """The unquoted part of a piece, escapes taken away: where bash looks for patterns, braces and homes."""
-        if node.type in ("word", "number", "extglob_pattern", "variable_name", "brace_expression"):
-            return re.sub(r"\\.", "", self._text(node))
-        return ""
-
-    def _piece(self, node: Node) -> str | None:
-        text, kind = self._text(node), node.type
-        if kind in ("word", "number", "extglob_pattern", "variable_name") or (kind == "$" and text == "$"):
-            return self._plain(node, text)
-        if kind == "raw_string":
-            return text[1:-1] if text.count("'") == 2 else self._odd_word(node).text
-        if kind == "string":
-            return self._string(node)
-        if kind in ("simple_expansion", "expansion"):
-            if not _PLAIN_EXPANSION.fullmatch(text):
-                self._unknown(node)
-            return None
-        if kind in ("command_substitution", "process_substitution"):
-            self._statement(node)
-            return None
-        if kind == "arithmetic_expansion" and re.fullmatch(r"\$\(\([0-9 +*/%-]+\)\)", text):
-            return None
-        return self._odd_word(node).text
-
-    def _plain(self, node: Node, text: str) -> str | None:
-        if text == "$" or _PLAIN_WORD.fullmatch(text):
-            return re.sub(r"\\(.)", r"\1", text)
-        return self._odd_word(node).text
-
-    def _string(self, node: Node) -> str | None:
-        """A string in double quotes; bash takes the backslash away before `$`, a back quote, `"` and itself alone."""
-        is_known = True
-        for child in node.named_children:
-            if child.type == "string_content":
-                if _HIDDEN_EXPANSION.search(self._text(child)):
-                    self._doubt(node)
-            else:
-                is_known = False
-                self._piece(child)
-        text = self._text(node)
-        if not (len(text) >= 2 and text[0] == text[-1] == '"'):
-            self._doubt(node)
-        return re.sub(r"\\([$`\"\\])", r"\1", text[1:-1].replace("\\\n", "")) if is_known else None
 
 
 def _leaves(node: Node) -> Iterator[Node]:

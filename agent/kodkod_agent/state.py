@@ -78,6 +78,8 @@ class AgentState(TypedDict, total=False):
     """Instruction files that are in the conversation."""
     plan_only: bool
     """The model was told that nothing may be changed."""
+    mode: str
+    """The permission mode the model knows of: a `PermissionMode`."""
 
     next: str
     """The node that follows: a `Node`."""
@@ -87,6 +89,8 @@ class AgentState(TypedDict, total=False):
     """Steps before this run."""
     base_snapshot: str
     """The work tree before this run."""
+    told_budgets: list[str]
+    """What the model was told is nearly used up."""
     generated_tokens: int
     prompt_tokens: int
     reused_tokens: int
@@ -124,6 +128,7 @@ def new_run(text: str, *, step: int) -> AgentState:
         inbox=[text],
         first_step=step,
         base_snapshot="",
+        told_budgets=[],
         generated_tokens=0,
         prompt_tokens=0,
         reused_tokens=0,

@@ -47,6 +47,12 @@ class SessionStarted(_Record):
     resumed: bool = False
     engine: str = ""
     """Back end and what tells its build and weights apart: enough to say whether a replay is exact."""
+    context_tokens: NonNegativeInt | None = None
+    """Most the engine takes, prompt and answer together. With what follows: when the conversation is compacted."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Settings of the runs: an `AgentConfig`."""
+    profile: dict[str, JsonValue] = Field(default_factory=dict)
+    """How the model is worked with: a `Profile`."""
     system: str = ""
     tools: tuple[ToolSpec, ...] = ()
 
@@ -67,6 +73,9 @@ class AssistantTurn(_Record):
     calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    context_tokens: NonNegativeInt | None = None
+    """Of the conversation it was written for, the tag that asks for a turn included."""
+    max_context_tokens: NonNegativeInt | None = None
     token_ids: tuple[NonNegativeInt, ...] | None = None
     """What it generated, for an exact replay."""
 
@@ -80,6 +89,8 @@ class Decided(_Record):
     reason: str
     rule: str | None = None
     by_person: bool = False
+    arguments: dict[str, JsonValue] | None = None
+    """What the person put in place of the model's arguments."""
 
 
 class CallStarted(_Record):

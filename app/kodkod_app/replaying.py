@@ -12,76 +12,37 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from kodkod_agent.approval import Approval
-from kodkod_agent.config import AgentConfig
-from kodkod_agent.errors import SessionDamaged
-from kodkod_agent.events import ApprovalAsked
-from kodkod_agent.journal import Journal
+from kodkod_agent.context import Budget
+from kodkod_agent.events import ApprovalAsked, ApprovalRequest, Event
 from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.moment import Allowance, Moment, is_of_the_moment
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted
-from kodkod_app.session_story import read_story
+from kodkod_app.recorded_session import Entry, RecordedRun, Recording, entries_of
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.errors import EngineError
 from kodkod_sandbox.base import Sandbox
 from kodkod_tools import registry
+from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
 
 _SECONDS = re.compile(r"\b\d+(\.\d+)? ?s\b")
 _REFUSAL = re.compile(r"\A((?:<\w+>|\s)*)not run: .*", re.DOTALL)
 _ENDED = "The run ends here"
 """Begins the notice that tells a model so."""
-_NO_LIMIT = 10**9
 _SHOWN_CHARS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One message of a conversation, as ids: a turn of the model from its tag to its EOS, or anything else."""
-
-    origin: Origin
-    """A turn's is `prompt`."""
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """What the person said, and the turns the model took."""
-
-    text: str
-    first_step: int
-    turns: tuple[tuple[int, ...], ...]
-    """Generated ids."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A session as it stands, read from its folder."""
-
-    folder: SessionFolder
-    entries: tuple[Entry, ...]
-    runs: tuple[RecordedRun, ...]
-    states: Mapping[int, Mapping[str, Any]]
-    """The graph's state in each run, by the run's first step."""
-    executed: frozenset[str]
-    """Ids of the calls that were run."""
-    config: AgentConfig
-    num_turns: int
-    """Turns of the session's own, those that cannot be followed too."""
-    note: str = ""
-    """Why the recording is not followed to its end; empty when it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,90 +70,6 @@ class Replayed:
     note: str = ""
 
 
-def read_recording(folder: SessionFolder, tokenizer: Tokenizer, config: AgentConfig | None = None) -> Recording:
-    """What is to be done again.
-
-    Args:
-        folder: the session's.
-        tokenizer: of the model it was recorded with.
-        config: what the runs were set to, as far as it is known; their limits do not matter.
-
-    Raises:
-        SessionDamaged: a file cannot be read, or nothing was said in the session.
-        LedgerFault: another tokenizer than the session's.
-    """
-    steps = Journal(folder.journal).steps
-    if not steps:
-        raise SessionDamaged(f"session {folder.path.name} has no step that could be replayed; choose another")
-    followed = [step for step in steps if step.state.get("rebuilds") == steps[0].state.get("rebuilds")]
-    ledger = LedgerLog(folder.ledger).at(tokenizer, followed[-1].ledger_mark)
-    story, entries = read_story(folder), entries_of(ledger)
-    first_step = 0 if story.info.forked_from is None else story.info.forked_from.step
-    turns_without_call = {step.number for step in story.steps if not step.turn.calls}
-    states = {int(step.state.get("first_step", 0)): step.state for step in followed}
-    outcomes = (outcome for step in story.steps for outcome in step.outcomes.values())
-    return Recording(
-        folder=folder,
-        entries=entries,
-        runs=_runs(entries, tokenizer, first_step),
-        states=states,
-        executed=frozenset(outcome.call_id for outcome in outcomes if not outcome.refused),
-        config=_config(config or AgentConfig(), states.values(), turns_without_call),
-        num_turns=steps[-1].step - first_step,
-        note="" if len(followed) == len(steps) else _compacted(followed[-1].step),
-    )
-
-
-def _compacted(step: int) -> str:
-    return f"the conversation was compacted after step {step}; what follows is not replayed"
-
-
-def entries_of(ledger: TokenLedger) -> tuple[Entry, ...]:
-    """A conversation cut into its entries."""
-    entries: list[Entry] = []
-    for span in ledger.spans:
-        ids = ledger.token_ids[span.start : span.end]
-        if span.origin.is_written or span.origin is Origin.CLOSING:
-            entries[-1] = Entry(entries[-1].origin, entries[-1].ids + ids)
-        else:
-            entries.append(Entry(span.origin, ids))
-    return tuple(entries)
-
-
-def _runs(entries: Sequence[Entry], tokenizer: Tokenizer, first_step: int) -> tuple[RecordedRun, ...]:
-    """The runs after the first `first_step` turns, which are those of the session this one was forked from."""
-    turns: list[tuple[int, ...]] = []
-    begun: list[tuple[str, int]] = []
-    for entry in entries:
-        if entry.origin is Origin.PROMPT:
-            turns.append(entry.ids[1:])
-        elif entry.origin is Origin.USER and len(turns) >= first_step:
-            begun.append((tokenizer.decode(entry.ids[1:], skip_special=False), len(turns)))
-    ends = [*(start for _, start in begun[1:]), len(turns)]
-    return tuple(
-        RecordedRun(text, start, tuple(turns[start:end])) for (text, start), end in zip(begun, ends, strict=True)
-    )
-
-
-def _config(known: AgentConfig, states: Iterable[Mapping[str, Any]], turns_without_call: set[int]) -> AgentConfig:
-    """Settings under which the runs go on as long as the recorded ones, and check what those checked."""
-    kept = list(states)
-    ends = [(state.get("status"), state.get("step")) for state in kept]
-    inferred = {
-        "max_turns": _NO_LIMIT,
-        "max_tokens": _NO_LIMIT,
-        "timeout_s": _NO_LIMIT,
-        "max_turn_tokens": _NO_LIMIT,
-        "max_nudges": _NO_LIMIT,
-        "max_malformed_calls": _NO_LIMIT,
-        "max_loop_warnings": _NO_LIMIT,
-        "attended": any(status == "done" and step in turns_without_call for status, step in ends),
-        "baseline_tests": any(state.get("tests_before") for state in kept),
-        "verify": any(state.get("tests_after") for state in kept),
-    }
-    return known.model_copy(update=inferred)
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Where a replay happens: all of it may be thrown away afterwards."""
@@ -203,7 +80,8 @@ class Stage:
     """The copy; see `copies.py`."""
     tokenizer: Tokenizer
     tools: ToolsConfig = field(default_factory=ToolsConfig)
-    context_tokens: int = CONTEXT_TOKENS
+    context_tokens: int | None = None
+    """None: as recorded, or plenty where that was not written down."""
 
 
 async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replayed:
@@ -214,7 +92,8 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
         SandboxError, GitFault: the box or git failed.
     """
     follower = _Follower(recording, stage)
-    engine = open_scripted(follower.next_turn, stage.tokenizer, stage.context_tokens)
+    context_tokens = stage.context_tokens or recording.context_tokens or CONTEXT_TOKENS
+    engine = open_scripted(follower.next_turn, stage.tokenizer, context_tokens)
     try:
         setup = SessionSetup(
             engine=engine,
@@ -227,6 +106,9 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
             # Everything is asked, and answered as it was recorded.
             rules=Rules(ask=tuple(Rule(tool=spec.name) for spec in registry.specs())),
             trusted=True,
+            # A turn that was searched for was recorded as any other.
+            profile=recording.profile.model_copy(update={"searched": False}),
+            moment=RecordedMoment(follower),
         )
         async with await _begin(recording, stage, setup) as session:
             return await follower.follow(session)
@@ -257,15 +139,19 @@ class _Follower:
         """Turns of the run that were not said yet."""
         self._is_over = False
         """The session wanted another turn, and the recorded run has none."""
+        self._segment = 0
+        self._branch_id = ""
         self._checked = 0
-        """Entries that are the same."""
+        """Entries of the segment that are the same."""
         self._turns = 0
         self._difference: Difference | None = None
 
     async def follow(self, session: Session) -> Replayed:
         """Run after run, to the first difference."""
         self._session = session
-        note = self._recording.note
+        log = LedgerLog(session.folder.ledger)
+        self._segment, self._branch_id = len(log.before_rebuilds(log.mark)), session.ledger.branch_id
+        note = ""
         for number, run in enumerate(self._recording.runs):
             if number and self._is_over:
                 if self._was_ended:
@@ -277,24 +163,15 @@ class _Follower:
                 break
         else:
             if not self._is_over:
-                self._difference = self._compare(entries_of(session.ledger), is_whole=not note)
+                self._difference = self._compare(entries_of(self._ledger), is_whole=True)
         return Replayed(self._turns, self._recording.num_turns, self._difference, note)
 
     async def _follow_run(self, session: Session, run: RecordedRun) -> None:
-        state = self._recording.states.get(run.first_step, {})
-        if state.get("base_snapshot"):
-            self._snapshots.restore(state["base_snapshot"])
-        if state.get("plan_only"):
-            session.permissions.mode = PermissionMode.PLAN
-        else:
-            session.permissions.mode = PermissionMode.BYPASS_PERMISSIONS
         self._left, self._is_over = list(run.turns), False
         try:
-            async for event in session.send(run.text):
+            async for event in self._begun(session, run):
                 if isinstance(event, ApprovalAsked):
-                    executed = self._recording.executed
-                    ids = (request.call.id for request in event.requests)
-                    session.answer(*(Approval(call_id=call_id, allowed=call_id in executed) for call_id in ids))
+                    session.answer(*map(self._answered, event.requests))
         except EngineError:
             if not self._is_over and self._difference is None:
                 raise
@@ -303,12 +180,59 @@ class _Follower:
                 self._turns + 1, "turn", 0, f"another {len(self._left)} turns", "the run ended before them"
             )
 
-    def next_turn(self, prompt_ids: tuple[int, ...]) -> list[int]:
-        """The script: what was said to this prompt, if it is the recorded one."""
+    def _begun(self, session: Session, run: RecordedRun) -> AsyncGenerator[Event, None]:
+        """A run, with the files and the mode as they were at its beginning."""
+        if run.text is None:
+            return session.go_on()  # where the fork has put the files
+        state = self._recording.states.get(run.first_step, {})
+        if state.get("base_snapshot"):
+            self._snapshots.restore(state["base_snapshot"])
+        plan_only = bool(state.get("plan_only"))
+        session.permissions.mode = PermissionMode.PLAN if plan_only else PermissionMode.BYPASS_PERMISSIONS
+        return session.send(run.text)
+
+    def _answered(self, request: ApprovalRequest) -> Approval:
+        step = self._recording.first_step + self._turns
+        known = self._recording.answers.get(step, {}).get(request.call.id)
+        return known or Approval(call_id=request.call.id, allowed=False)
+
+    @property
+    def _ledger(self) -> TokenLedger:
+        """The conversation. Where it was rebuilt, its next segment is the one that is followed."""
         assert self._session is not None
         ledger = self._session.ledger
+        if ledger.branch_id != self._branch_id:
+            self._branch_id = ledger.branch_id
+            if ledger.branched_from is not None and ledger.branched_from.kind == "rebuild":
+                self._segment, self._checked = self._segment + 1, 0
+        return ledger
+
+    @property
+    def _recorded(self) -> tuple[Entry, ...]:
+        """The segment that is followed; empty behind the last."""
+        return self._recording.segments[self._segment] if self._segment < len(self._recording.segments) else ()
+
+    def is_full(self, budget: Budget, ledger: TokenLedger) -> bool:
+        """Whether the recorded conversation was compacted here; the copy's place may take more tokens, or fewer."""
+        if self._segment < len(self._recording.summaries):
+            return len(entries_of(self._ledger)) >= len(self._recorded)
+        return budget.is_near_full(ledger) and len(entries_of(self._ledger)) > len(self._recorded)
+
+    def facts(self) -> list[str]:
+        """What was told of the moment at this place."""
+        told = []
+        for entry in self._recorded[len(entries_of(self._ledger)) :]:
+            text = self._tokenizer.decode(entry.ids[1:], skip_special=False)
+            if entry.origin is not Origin.NOTICE or not is_of_the_moment(text):
+                break
+            told.append(text)
+        return told
+
+    def next_turn(self, prompt_ids: tuple[int, ...]) -> list[int]:
+        """The script: what was said to this prompt, if it is the recorded one."""
+        ledger = self._ledger
         if prompt_ids != ledger.token_ids:
-            raise EngineError("the conversation was never compacted, and is to be now; give more --context-tokens")
+            return self._next_summary(ledger)
         self._difference = self._compare(entries_of(ledger)[:-1], is_whole=False)
         if self._difference is not None:
             raise LookupError("the replay has parted")
@@ -318,9 +242,19 @@ class _Follower:
         self._turns += 1
         return self._new_places.in_ids(self._left.pop(0))
 
+    def _next_summary(self, ledger: TokenLedger) -> list[int]:
+        """What was said when the conversation was to be summed up."""
+        if self._segment >= len(self._recording.summaries):
+            raise EngineError("the conversation was not compacted here, and is to be now; give more --context-tokens")
+        self._difference = self._compare(entries_of(ledger), is_whole=True)
+        if self._difference is not None:
+            raise LookupError("the replay has parted")
+        ids = self._tokenizer.encode_text(self._recording.summaries[self._segment])
+        return [*self._new_places.in_ids(ids), self._tokenizer.eos_id]
+
     def _compare(self, replayed: Sequence[Entry], *, is_whole: bool) -> Difference | None:
         """The first difference, to the end of what was replayed; `is_whole`: of both."""
-        recorded = self._recording.entries if is_whole else self._recording.entries[: len(replayed)]
+        recorded = self._recorded if is_whole else self._recorded[: len(replayed)]
         for place, pair in enumerate(zip_longest(recorded, replayed)):
             if place >= self._checked:
                 if not self._is_same(*pair):
@@ -331,7 +265,7 @@ class _Follower:
     @property
     def _was_ended(self) -> bool:
         """Whether the recorded run was ended at what was compared last: by a limit, or by the person."""
-        following = self._recording.entries[self._checked : self._checked + 1]
+        following = self._recorded[self._checked : self._checked + 1]
         return any(
             entry.origin is Origin.NOTICE and self._tokenizer.decode(entry.ids[1:]).startswith(_ENDED)
             for entry in following
@@ -354,12 +288,38 @@ class _Follower:
     def _described(self, place: int, recorded: Entry | None, replayed: Entry | None) -> Difference:
         sides = [() if entry is None else entry.ids for entry in (recorded, replayed)]
         common = next((at for at, (a, b) in enumerate(zip_longest(*sides)) if a != b), 0)
-        start = sum(len(entry.ids) for entry in self._recording.entries[:place])
+        start = sum(len(entry.ids) for entry in self._recorded[:place])
         texts = [self._comparable(entry) if entry else "(nothing)" for entry in (recorded, replayed)]
         entry = recorded or replayed
         assert entry is not None
         what = "turn" if entry.origin is Origin.PROMPT else str(entry.origin)
         return Difference(self._turns + 1, what, start + common, *_around_difference(*texts))
+
+
+class RecordedMoment(Moment):
+    """Does what was recorded, at the place where it was."""
+
+    def __init__(self, follower: _Follower) -> None:
+        self._follower = follower
+
+    def is_full(self, budget: Budget, ledger: TokenLedger) -> bool:
+        """See `Moment`."""
+        return self._follower.is_full(budget, ledger)
+
+    async def facts(self, tools: ToolContext) -> list[str]:
+        """See `Moment`."""
+        del tools
+        return self._follower.facts()
+
+    def mode(self, before: str, now: PermissionMode) -> list[str]:
+        """See `Moment`."""
+        del before, now
+        return self._follower.facts()
+
+    def budgets(self, low: Sequence[Allowance]) -> list[str]:
+        """See `Moment`."""
+        del low
+        return self._follower.facts()
 
 
 class Replacement:

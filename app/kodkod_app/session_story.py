@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from kodkod_agent import trajectory as t
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.journal import Journal, StepRecord
@@ -38,6 +40,8 @@ class StoryStep:
     """What the person said before it."""
     outcomes: dict[str, t.CallFinished] = field(default_factory=dict)
     """By call id; a call that was cut short has none."""
+    changed: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
+    """By call id: the arguments a person put in place of the model's."""
 
     def outcome(self, call: ToolCall) -> str:
         """One word."""
@@ -130,6 +134,8 @@ def _steps(entries: Iterable[t.Entry]) -> list[StoryStep]:
                 steps = [step for step in steps if step.number < entry.step]
                 steps.append(StoryStep(entry.step, entry.time, turn, said))
                 said = []
+            case t.Decided(call_id=call_id, arguments=dict() as arguments) if steps:
+                steps[-1].changed[call_id] = arguments
             case t.CallFinished() as finished if steps:
                 steps[-1].outcomes[finished.call_id] = finished
             case _:

@@ -11,10 +11,11 @@ from kodkod_sandbox import bubblewrap, landlock
 from kodkod_sandbox.base import BoxOptions, Sandbox
 from kodkod_sandbox.base import SandboxKind as SandboxKind  # who chooses a box finds the kinds here
 from kodkod_sandbox.bubblewrap import BubblewrapSandbox
+from kodkod_sandbox.building import build_apart
 from kodkod_sandbox.daemon import Daemon
 from kodkod_sandbox.docker import DockerSandbox
 from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
-from kodkod_sandbox.images import BASE, Image, image_for
+from kodkod_sandbox.images import BASE, Image, image_for, ready_image
 from kodkod_sandbox.landlock import LandlockSandbox
 from kodkod_sandbox.none import NoSandbox
 
@@ -75,9 +76,7 @@ async def _open(
     tell: Callable[[str], None] | None = None,
 ) -> Sandbox:
     if kind is SandboxKind.DOCKER and image is None:
-        image = await asyncio.to_thread(
-            find_image, options.work_tree, allow_build_network=allow_build_network, tell=tell
-        )
+        image = await _image(options.work_tree, allow_build_network, tell)
     box = make_sandbox(kind, options, image or BASE)
     try:
         await box.start()
@@ -85,6 +84,20 @@ async def _open(
         await box.close()
         raise
     return box
+
+
+async def _image(work_tree: Path, allow_build_network: bool, tell: Callable[[str], None] | None) -> Image:
+    if not allow_build_network:
+        return await asyncio.to_thread(find_image, work_tree)
+    return await asyncio.to_thread(_ready_image, work_tree) or await build_apart(work_tree, tell)
+
+
+def _ready_image(work_tree: Path) -> Image | None:
+    daemon = Daemon.connect()
+    try:
+        return ready_image(work_tree, daemon)
+    finally:
+        daemon.close()
 
 
 def find_image(

@@ -17,16 +17,16 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kodkod_sandbox import identity
-from kodkod_sandbox.base import BoxOptions, Channel, ExecChunk, ExecResult
+from kodkod_sandbox.base import BoxOptions, ExecChunk, ExecResult
 from kodkod_sandbox.daemon import Attachment, ContainerPlan, Daemon, Mount
 from kodkod_sandbox.environment import BOX_HOME, SYSTEM_PATH, as_argv, box_env, check_shown, inside_tree
 from kodkod_sandbox.errors import ImageError, SandboxError, SandboxLost, SandboxUnavailable
 from kodkod_sandbox.frames import FrameReader
 from kodkod_sandbox.images import Image
 from kodkod_sandbox.launcher.spec import Identity
-from kodkod_sandbox.output import BoundedOutput
+from kodkod_sandbox.output import KeptOutput
 from kodkod_sandbox.owner import Owner
-from kodkod_sandbox.streaming import TIMED_OUT, StreamingSandbox, finish
+from kodkod_sandbox.streaming import StreamingSandbox, finish
 from kodkod_sandbox.translated import make_view, reap_views, remove_view
 
 MARK = "KODKOD_COMMAND"
@@ -200,7 +200,7 @@ class _Command:
         self._box = box
         self._daemon = daemon
         self._container = container
-        self._kept = {channel: BoundedOutput(max_output_bytes) for channel in Channel}
+        self._kept = KeptOutput(max_output_bytes)
         self._mark = secrets.token_hex(8)
         self._id = ""
         self._attachment: Attachment | None = None
@@ -219,7 +219,7 @@ class _Command:
             feeding = asyncio.create_task(_feed(self._attachment, stdin))
             async with contextlib.aclosing(self._pieces(self._attachment, start_s + limit_s)) as pieces:
                 async for piece in pieces:
-                    self._kept[piece.channel].add(piece.data)
+                    self._kept.add(piece)
                     yield piece
             yield await asyncio.to_thread(self._result, time.monotonic() - start_s, since_s)
         finally:
@@ -286,18 +286,9 @@ class _Command:
 
     def _result(self, duration_s: float, since_s: float) -> ExecResult:
         state = self._daemon.state(self._id)
-        stdout, stderr = self._kept[Channel.STDOUT], self._kept[Channel.STDERR]
         killed = state.exit_code == 128 + 9 and not self._timed_out
-        return ExecResult(
-            exit_code=TIMED_OUT if self._timed_out else state.exit_code,
-            stdout=stdout.kept(),
-            stderr=stderr.kept(),
-            stdout_bytes=stdout.total_bytes,
-            stderr_bytes=stderr.total_bytes,
-            duration_s=duration_s,
-            timed_out=self._timed_out,
-            out_of_memory=killed and self._daemon.ran_out_of_memory(self._container, since_s),
-        )
+        out_of_memory = killed and self._daemon.ran_out_of_memory(self._container, since_s)
+        return self._kept.result(state.exit_code, duration_s, timed_out=self._timed_out, out_of_memory=out_of_memory)
 
 
 def _identity(tree: Path) -> Identity:

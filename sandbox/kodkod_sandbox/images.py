@@ -195,9 +195,9 @@ def image_for(
     Raises:
         ImageError: neither the project's image nor the base can be had; says how to get one.
     """
+    if image := ready_image(work_tree, daemon):
+        return image
     recipe = find_recipe(work_tree)
-    if recipe and daemon.has_image(recipe.tag):
-        return Image(recipe.tag)
     if recipe is None or recipe.folder is None or not allow_build_network:
         ensure_base(daemon, allow_build_network=allow_build_network)
     if recipe is None:
@@ -212,6 +212,18 @@ def image_for(
         tell(f"building the Docker image that {recipe.source} describes; this is done once")
     build(recipe, daemon, network=True)
     return Image(recipe.tag)
+
+
+def ready_image(work_tree: Path, daemon: Daemon) -> Image | None:
+    """The image for a project where nothing is to be built for it.
+
+    Raises:
+        ImageError: what the repository says of it cannot be read.
+    """
+    recipe = find_recipe(work_tree)
+    if recipe:
+        return Image(recipe.tag) if daemon.has_image(recipe.tag) else None
+    return Image(BASE_TAG, _note_on_own_environment(work_tree)) if daemon.has_image(BASE_TAG) else None
 
 
 def _note_on_own_environment(work_tree: Path) -> str:
@@ -275,7 +287,7 @@ def ensure_base(daemon: Daemon, *, allow_build_network: bool) -> None:
     except ImageError:
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
             raise
-        done = subprocess.run([RECIPES / "build_base_debootstrap.sh", BASE_TAG], check=False)
+        done = subprocess.run([RECIPES / "build_base_debootstrap.sh", BASE_TAG], stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise
 

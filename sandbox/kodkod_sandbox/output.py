@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from kodkod_sandbox.base import Channel, ExecChunk, ExecResult
+
+TIMED_OUT = 124
+"""The exit code of a command that ran past its time."""
 _NOTE_BYTES = 64
 """Room for the line that says how much was cut."""
 
@@ -38,3 +42,28 @@ class BoundedOutput:
         last = (bytes(self._head) + bytes(self._tail))[-tail:] if len(self._tail) < tail else bytes(self._tail[-tail:])
         note = f"\n[... {self.total_bytes - room} bytes cut here ...]\n".encode()
         return bytes(self._head[:head]) + note + last
+
+
+class KeptOutput:
+    """Both outputs of one command, and its result when it has ended."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.stdout = BoundedOutput(max_bytes)
+        self.stderr = BoundedOutput(max_bytes)
+
+    def add(self, piece: ExecChunk) -> None:
+        """Take the next piece."""
+        (self.stdout if piece.channel is Channel.STDOUT else self.stderr).add(piece.data)
+
+    def result(self, exit_code: int, duration_s: float, *, timed_out: bool, out_of_memory: bool) -> ExecResult:
+        """How the command ended, with what was kept."""
+        return ExecResult(
+            exit_code=TIMED_OUT if timed_out else exit_code,
+            stdout=self.stdout.kept(),
+            stderr=self.stderr.kept(),
+            stdout_bytes=self.stdout.total_bytes,
+            stderr_bytes=self.stderr.total_bytes,
+            duration_s=duration_s,
+            timed_out=timed_out,
+            out_of_memory=out_of_memory,
+        )

@@ -22,9 +22,9 @@ from kodkod_sandbox.base import BoxOptions, Channel, ExecChunk, ExecResult
 from kodkod_sandbox.environment import as_argv, box_env, check_shown, inside_tree
 from kodkod_sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from kodkod_sandbox.launcher.spec import LaunchSpec, Report
-from kodkod_sandbox.output import BoundedOutput
+from kodkod_sandbox.output import KeptOutput
 from kodkod_sandbox.scratch import make_scratch, reap_scratch, remove_scratch
-from kodkod_sandbox.streaming import TIMED_OUT, StreamingSandbox, finish
+from kodkod_sandbox.streaming import StreamingSandbox, finish
 
 _LAUNCHER = str(Path(launcher.__path__[0], "__main__.py"))
 _PIECE_BYTES = 65536
@@ -139,7 +139,7 @@ class _Run:
         self._ended = False
         self._ending = asyncio.Lock()
         self._start_s = time.monotonic()
-        self._kept = {channel: BoundedOutput(max_output_bytes) for channel in Channel}
+        self._kept = KeptOutput(max_output_bytes)
         self._pieces: asyncio.Queue[ExecChunk | None] = asyncio.Queue(_QUEUED_PIECES)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -151,7 +151,7 @@ class _Run:
             control = await self._begin(spec, stdin)
             self._timer = asyncio.get_running_loop().call_later(limit_s, self._time_out)
             while piece := await self._pieces.get():
-                self._kept[piece.channel].add(piece.data)
+                self._kept.add(piece)
                 yield piece
             if self._ended:
                 raise SandboxLost("the box was closed while a command ran in it")
@@ -249,26 +249,20 @@ class _Run:
                     break
                 received += piece
         if not received.endswith(b"\n"):
-            words = self._kept[Channel.STDERR].kept().decode(errors="replace").strip().splitlines()[-1:]
+            words = self._kept.stderr.kept().decode(errors="replace").strip().splitlines()[-1:]
             raise SandboxLost(": ".join(["the box's launcher ended without a report", *words]))
         return Report.from_json(received)
 
     def _result(self, report: Report) -> ExecResult:
-        stdout, stderr = self._kept[Channel.STDOUT], self._kept[Channel.STDERR]
         if report.fault:
-            words = stderr.kept().decode(errors="replace").split()
+            words = self._kept.stderr.kept().decode(errors="replace").split()
             raise SandboxError(" ".join([report.fault, *words]))
         if report.stopped:
-            stderr.add(f"\nkodkod ended this command: {report.stopped}\n".encode())
-        timed_out = self._timed_out and report.killed
-        return ExecResult(
-            exit_code=TIMED_OUT if timed_out else report.exit_code,
-            stdout=stdout.kept(),
-            stderr=stderr.kept(),
-            stdout_bytes=stdout.total_bytes,
-            stderr_bytes=stderr.total_bytes,
-            duration_s=time.monotonic() - self._start_s,
-            timed_out=timed_out,
+            self._kept.stderr.add(f"\nkodkod ended this command: {report.stopped}\n".encode())
+        return self._kept.result(
+            report.exit_code,
+            time.monotonic() - self._start_s,
+            timed_out=self._timed_out and report.killed,
             out_of_memory=report.out_of_memory,
         )
 

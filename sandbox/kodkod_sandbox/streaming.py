@@ -15,9 +15,6 @@ from kodkod_sandbox.errors import SandboxLost
 
 T = TypeVar("T")
 
-TIMED_OUT = 124
-"""The exit code of a command that ran past its time."""
-
 
 class StreamingSandbox(ABC):
     """A box whose commands are followed piece by piece."""

@@ -207,7 +207,7 @@ async def test_the_trajectory_tells_all_of_a_turn(res_of, tokenizer):
     await nodes.tools(state, res)
     told = [entry.event.kind for entry in read(res.log._path.with_name("trajectory.jsonl"))]
     assert told == [
-        *("user_message", "snapshot_taken", "assistant_turn", "decided"),
+        *("notice", "user_message", "snapshot_taken", "assistant_turn", "decided"),
         *("snapshot_taken", "call_started", "call_finished"),
     ]
 

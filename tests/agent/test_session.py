@@ -13,6 +13,7 @@ from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import list_sessions
 from kodkod_agent.state import Status
+from kodkod_agent.trajectory import Decided, read
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
 from kodkod_sandbox.errors import SandboxLost
@@ -169,7 +170,11 @@ async def test_an_edited_call_runs_as_edited(setup_of, project, root):
     changed = {"path": "calc.py", "old": "return a - b", "new": "return b + a"}
     async with await Session.create(root, setup_of([says("", MEND), says("", FINISH)], **ASKING)) as session:
         await answering(session, "go", Approval(call_id="call_0", allowed=True, arguments=changed))
+        told = [message.text for message in session.ledger.view() if isinstance(message, ToolMessage)]
+        decided = [entry.event for entry in read(session.folder.trajectory) if isinstance(entry.event, Decided)]
     assert "return b + a" in (project / "calc.py").read_text()
+    assert told[0].startswith("[the user changed this call before it was run: new='return b + a']")
+    assert (decided[0].by_person, decided[0].arguments) == (True, changed)
 
 
 async def test_an_edited_call_cannot_pass_a_rule_that_denies(setup_of, project, root):
@@ -177,7 +182,8 @@ async def test_an_edited_call_cannot_pass_a_rule_that_denies(setup_of, project, 
     changed = {"path": "test_calc.py", "old": "== 3", "new": "!= 3"}
     async with await Session.create(root, setup) as session:
         await answering(session, "go", Approval(call_id="call_0", allowed=True, arguments=changed))
-        assert "the user changed it to what may not be done" in session.ledger.view()[3].text
+        told = [message.text for message in session.ledger.view() if isinstance(message, ToolMessage)]
+    assert "the user changed it to what may not be done" in told[0]
     assert "== 3" in (project / "test_calc.py").read_text()
 
 

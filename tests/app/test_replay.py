@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.events import ApprovalAsked
 from kodkod_agent.policy import PermissionMode
+from kodkod_agent.profile import Profile
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.trajectory import read
 from kodkod_app import paths
 from kodkod_app.cli import _run
 from kodkod_app.commands.replay import PARTED
@@ -123,7 +126,7 @@ def test_the_last_result_counts_too(root, project, replayed, tmp_path):
 
 def test_a_prompt_that_is_another_parts_at_the_first_turn(root, project, replayed, monkeypatch):
     session_id = record(root, project, [("look", [LOOK, FINISH])])
-    monkeypatch.setattr("kodkod_agent.session.prompt", lambda *_, **__: "You are another.")
+    monkeypatch.setattr("kodkod_agent.session_setup.prompt", lambda *_, **__: "You are another.")
     code, report = replayed(session_id)
     difference = report["difference"]
     assert (code, difference["turn"], difference["what"]) == (PARTED, 1, "system")
@@ -250,13 +253,99 @@ def test_what_cannot_be_replayed(root, project, replayed, capsys):
     assert _run(["replay", "nobody", "--sandbox", "none"]) == 2
 
 
-def test_a_conversation_is_followed_to_its_compaction(root, project, replayed):
+def long_text(project: Path) -> None:
     (project / "long.txt").write_text("all work and no play\n" * 270)
-    turns = [LOOK, says("", call("view", path="long.txt")), says("I looked."), FINISH]
+
+
+READ = says("", call("view", path="long.txt"))
+
+
+def test_a_conversation_is_followed_through_its_compactions(root, project, replayed):
+    long_text(project)
+    turns = [LOOK, READ, says("I looked."), MEND, READ, says("I mended it."), LOOK, FINISH]
     session_id = record(root, project, [("read it", turns)], context_tokens=24_000)
-    code, report = replayed(session_id, "--context-tokens", 24_000)
-    assert (code, report["num_turns"], report["recorded_turns"]) == (0, 1, 3)
-    assert "was compacted after step 1" in report["note"]
+    kinds = [entry.event.kind for entry in read(SessionFolder.find(root, session_id).trajectory)]
+    assert kinds.count("rebuilt") == 2
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["note"]) == (0, None, "")
+    assert (report["num_turns"], report["recorded_turns"]) == (6, 6)
+
+
+def test_what_comes_after_a_compaction_is_compared_too(root, project, replayed, tmp_path):
+    long_text(project)
+    outside = tmp_path / "outside.txt"
+    outside.write_text("then")
+    turns = [LOOK, READ, says("I looked."), shell(f"cat {outside}"), FINISH]
+    session_id = record(root, project, [("read it", turns)], context_tokens=24_000)
+    outside.write_text("now")
+    code, report = replayed(session_id)
+    assert (code, report["difference"]["turn"], report["difference"]["what"]) == (PARTED, 4, "tool_result")
+
+
+def test_facts_of_the_moment_are_told_as_they_were(root, project, replayed, monkeypatch):
+    session_id = record(root, project, [("look", [LOOK] * 9 + [FINISH])], config=LOW)
+    (project / "new.txt").write_text("git would tell of it")
+    told = [entry.event.text for entry in read(SessionFolder.find(root, session_id).trajectory) if notice(entry)]
+    assert [text.split(":")[0] for text in told] == ["Facts of the moment", "Left of this run", "Left of this run"]
+    monkeypatch.setattr("kodkod_agent.moment.date", type("Doomsday", (), {"today": lambda: date(2999, 1, 1)}))
+    code, report = replayed(session_id)
+    assert (code, report["num_turns"], report["difference"]) == (0, 10, None)
+
+
+LOW = AgentConfig(baseline_tests=False, verify=False, max_turns=12, max_loop_warnings=100)
+
+
+def notice(entry) -> bool:
+    return entry.event.kind == "notice" and not entry.event.text.startswith("You")
+
+
+def test_a_call_that_the_person_changed_is_changed_again(root, project, replayed):
+    session_id = asyncio.run(changing(root, project, [LOOK, MEND, FINISH]))
+    assert "return b + a" in (project / "calc.py").read_text()
+    code, report = replayed(session_id)
+    assert (code, report["num_turns"], report["difference"]) == (0, 3, None)
+
+
+async def changing(root, project, turns):
+    changed = {"path": "calc.py", "old": "return a - b", "new": "return b + a"}
+    engine = open_scripted(replay(map(turn_ids, turns)), TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    config = AgentConfig(baseline_tests=False, verify=False)
+    async with await Session.create(root, SessionSetup(engine, TOKENIZER, box, project, config=config)) as session:
+        async for event in session.send("go"):
+            if isinstance(event, ApprovalAsked):
+                (one,) = event.requests
+                session.answer(Approval(call_id=one.call.id, allowed=True, arguments=changed))
+    engine.close()
+    return session.id
+
+
+def test_a_session_is_replayed_with_the_profile_it_had(root, project, replayed):
+    plain = Profile(tools=("view", "edit", "finish"), declare_tools=False, system=False)
+    session_id = record(root, project, [("mend add", [LOOK, MEND, FINISH])], profile=plain)
+    code, report = replayed(session_id)
+    assert (code, report["num_turns"], report["difference"]) == (0, 3, None)
+
+
+def test_a_fork_that_went_on_with_the_run_is_replayed(root, project, replayed):
+    parent = record(root, project, [("mend add", [LOOK, MEND, FINISH])])
+    forked = asyncio.run(going_on(root, parent, project, [MEND, FINISH]))
+    code, report = replayed(forked)
+    assert (code, report["num_turns"], report["difference"]) == (0, 2, None)
+
+
+async def going_on(root, parent, project, turns):
+    engine = open_scripted(replay(map(turn_ids, turns)), TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    setup = SessionSetup(
+        engine, TOKENIZER, box, project, mode=PermissionMode.BYPASS_PERMISSIONS,
+        config=AgentConfig(baseline_tests=False, verify=False),
+    )  # fmt: skip
+    async with await Session.fork(root, parent, 1, setup) as session:
+        async for _event in session.go_on():
+            pass
+    engine.close()
+    return session.id
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import os
+import secrets
 import shutil
 import tempfile
 import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,40 @@ def test_a_dockerfile_that_fails_tells_why_in_a_line(tree: Path, instruction: st
         find_image(tree, allow_build_network=True)
     assert cause in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["Dockerfile", "requirements.txt"])
+async def test_a_build_that_is_cancelled_leaves_nothing_running(tree: Path, daemon: Daemon, source: str) -> None:
+    mark = f"{tree.name}-{secrets.token_hex(4)}"
+    texts = {"Dockerfile": f"FROM {BASE_TAG}\nRUN : {mark}\nRUN sleep 300\n", "requirements.txt": f"# {mark}\nsix\n"}
+    (tree / source).write_text(texts[source])
+    before = containers(daemon)
+    opening = asyncio.create_task(open_sandbox("docker", BoxOptions(tree), allow_build_network=True))
+    if source == "Dockerfile":
+        await until(lambda: any("sleep 300" in command for command in containers(daemon).values()))
+    else:
+        await until(lambda: containers(daemon).keys() - before.keys())
+    started_s = time.monotonic()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert time.monotonic() - started_s < 10
+    await until(lambda: containers(daemon).keys() <= before.keys())
+    recipe = find_recipe(tree)
+    assert recipe
+    assert not daemon.has_image(recipe.tag)
+
+
+def containers(daemon: Daemon) -> dict[str, str]:
+    """What each container runs."""
+    return {each["Id"]: each["Command"] for each in daemon._api.containers(all=True)}
+
+
+async def until(holds: Callable[[], object], limit_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() < deadline_s, "it never came"
+        await asyncio.sleep(0.1)
 
 
 class _Index(http.server.SimpleHTTPRequestHandler):

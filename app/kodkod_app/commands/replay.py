@@ -18,10 +18,11 @@ from kodkod_app import paths
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.copies import copy_work_tree
 from kodkod_app.headless import what_was_asked
-from kodkod_app.offline import CONTEXT_TOKENS, model_of, open_tokenizer
+from kodkod_app.offline import model_of, open_tokenizer
 from kodkod_app.python_environment import find_environment
+from kodkod_app.recorded_session import Recording, read_recording
 from kodkod_app.render import for_terminal
-from kodkod_app.replaying import Difference, Recording, Replayed, Stage, read_recording, replay
+from kodkod_app.replaying import Difference, Replayed, Stage, replay
 from kodkod_app.settings import Settings, load_settings
 from kodkod_sandbox.choose import SandboxKind
 
@@ -46,9 +47,7 @@ PARTED = 3
 @click.option(
     "--context-tokens",
     type=click.IntRange(min=1024),
-    default=CONTEXT_TOKENS,
-    show_default=True,
-    help="Context of the recorded model.",
+    help="Context of the recorded model. [default: as recorded]",
 )
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def command(
@@ -56,13 +55,13 @@ def command(
     target: Path | None,
     sandbox: str | None,
     model: str | None,
-    context_tokens: int,
+    context_tokens: int | None,
     output_format: str,
 ) -> int:
     """Do again what the model decided in session ID, on a copy of the files as they were, and compare.
 
-    Your work tree and the session stay as they are. A conversation is followed to
-    its first compaction, and to the first run that was ended by a limit or by you before another began.
+    Your work tree and the session stay as they are. A conversation is followed through its compactions, to
+    the first run that was ended by a limit or by you before another began.
     Exit codes: 0 identical as far as it is followed, 3 parted.
     """
     folder = SessionFolder.find(paths.sessions_folder(), session_id)

@@ -1,0 +1,63 @@
+"""Beginning a session where another one stood: the conversation, and what its files are to be.
+
+A fork is made apart and becomes a session in one step, when its description is written. Until then nothing outside its
+folder was touched. From then on its journal says where it is to go, and opening it, at once or after a kill, takes it
+there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kodkod_agent.errors import SessionNotFound
+from kodkod_agent.journal import Journal, MoveRecord, StepRecord
+from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.session_folder import ForkPoint, SessionFolder
+from kodkod_engine.chat.tokenizer import Tokenizer
+
+
+def require_step(journal: Journal, step: int, session_id: str) -> StepRecord:
+    """Where a session was after so many turns.
+
+    Raises:
+        SessionNotFound: no such step.
+    """
+    record = journal.step(step)
+    if record is None:
+        known = ", ".join(str(one.step) for one in journal.steps) or "none"
+        raise SessionNotFound(f"session {session_id} has no step {step}; it has {known}")
+    return record
+
+
+def make_fork(root: Path, session_id: str, step: int, tokenizer: Tokenizer, work_tree: Path) -> SessionFolder:
+    """The folder of a new session that is to go to another's step; the files of `work_tree` are still as they were.
+
+    Raises:
+        SessionNotFound: no such session, or no such step.
+        LedgerFault: another tokenizer than the session's.
+    """
+    parent = SessionFolder.find(root, session_id)
+    parents = Journal(parent.journal)
+    record = require_step(parents, step, session_id)
+    folder = SessionFolder.make(root)
+    mark = _copy_ledger(parent, folder, record.ledger_mark, tokenizer)
+    if parent.snapshots.exists():
+        shutil.copytree(parent.snapshots, folder.snapshots)
+    Journal(folder.journal).add(move_to(record, mark, parents.snapshot_after(step)))
+    folder.describe(work_tree, parent.info.title, ForkPoint(session_id=session_id, step=step))
+    return folder
+
+
+def move_to(record: StepRecord, mark: int, snapshot: str | None) -> MoveRecord:
+    """To a step, whose conversation now ends at `mark`."""
+    there = StepRecord(step=record.step, ledger_mark=mark, state={**record.state, "ledger_mark": mark})
+    return MoveRecord(to=there, snapshot=snapshot)
+
+
+def _copy_ledger(parent: SessionFolder, folder: SessionFolder, mark: int, tokenizer: Tokenizer) -> int:
+    """Begin a session's ledger as a branch of another's; returns the mark where it begins."""
+    LedgerLog(parent.ledger).copy_to(folder.ledger, mark)
+    log = LedgerLog(folder.ledger)
+    whole = log.load(tokenizer, mark)
+    return log.sync(whole.fork(len(whole)))

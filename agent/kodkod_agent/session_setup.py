@@ -1,0 +1,147 @@
+"""What a session works with, and what its nodes act on, made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kodkod_agent import trajectory
+from kodkod_agent.config import AgentConfig
+from kodkod_agent.context import Budget, prompt
+from kodkod_agent.guidance import Guide, WorkTreeFiles
+from kodkod_agent.journal import Journal
+from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.moment import Moment
+from kodkod_agent.permissions import Permissions
+from kodkod_agent.policy import PermissionMode
+from kodkod_agent.profile import Profile
+from kodkod_agent.resources import Resources
+from kodkod_agent.rules import Rules
+from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.snapshots import WorkTreeSnapshots
+from kodkod_engine.api import Engine
+from kodkod_engine.chat.ledger import TokenLedger
+from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_sandbox.base import Sandbox
+from kodkod_tools.base import ToolContext
+from kodkod_tools.config import ToolsConfig
+
+if TYPE_CHECKING:
+    from kodkod_agent.call_grammar import CallGrammar
+
+_CHARS_PER_TOKEN = 3
+_FAILURES_OF_A_GUIDED_RUN = 1
+"""Told in full: a small model reads one well, and its context is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSetup:
+    """What a session works with. The engine and the box are the caller's, started by it and closed by it."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    sandbox: Sandbox
+    work_tree: Path
+    config: AgentConfig = field(default_factory=AgentConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    mode: PermissionMode = PermissionMode.DEFAULT
+    rules: Rules = field(default_factory=Rules)
+    trusted: bool = False
+    """The person trusts this folder."""
+    sandboxed: bool = False
+    """The box holds the work tree alone and has no network."""
+    model: str = ""
+    """Name of the checkpoint, for the record."""
+    profile: Profile = field(default_factory=Profile)
+    """How the model is to be worked with."""
+    moment: Moment = field(default_factory=Moment)
+    """Tells the facts of the moment."""
+
+
+def started(session_id: str, setup: SessionSetup, *, resumed: bool) -> trajectory.SessionStarted:
+    """For the trajectory: what the session works with, as far as it can be told."""
+    return trajectory.SessionStarted(
+        session_id=session_id,
+        version=version("kodkod"),
+        model=setup.model,
+        seed=setup.config.seed,
+        work_tree=str(setup.work_tree),
+        resumed=resumed,
+        engine=f"{type(setup.engine).__name__}, tokenizer {setup.tokenizer.fingerprint[:12]}",
+        context_tokens=setup.engine.max_context_tokens,
+        config=setup.config.model_dump(mode="json"),
+        profile=setup.profile.model_dump(mode="json"),
+        system=_system_text(setup) or "",
+        tools=setup.profile.specs(),
+    )
+
+
+def _system_text(setup: SessionSetup) -> str | None:
+    return prompt("system", work_tree=setup.work_tree) if setup.profile.system else None
+
+
+def first_ledger(setup: SessionSetup) -> TokenLedger:
+    """A conversation of which nothing was said. Tools that are not declared are known to its parser all the same."""
+    declare = setup.profile.declare_tools
+    return TokenLedger.open(setup.tokenizer, setup.profile.specs(), _system_text(setup), declare=declare)
+
+
+def tool_context(folder: SessionFolder, setup: SessionSetup) -> ToolContext:
+    """Where a session's calls act. To be entered and left."""
+    budget = Budget.of(setup.config, setup.engine)
+    max_chars = max(1_000, min(setup.tools.max_result_chars, budget.result * _CHARS_PER_TOKEN))
+    update: dict[str, Any] = {"max_result_chars": max_chars}
+    if setup.profile.guided:
+        update |= {"test_targets": setup.config.test_targets, "max_failures": _FAILURES_OF_A_GUIDED_RUN}
+    config = setup.tools.model_copy(update=update)
+    return ToolContext(setup.sandbox, setup.work_tree, config, folder.logs)
+
+
+def _agent_config(setup: SessionSetup) -> AgentConfig:
+    update: dict[str, Any] = {}
+    if not setup.profile.system:
+        # Nor would the project's instructions be understood, or what the day is.
+        update |= {"max_instruction_chars": 0, "tell_facts": False}
+    if setup.profile.guided:
+        # It finishes only where nothing else makes sense: asked to go on, it would finish again.
+        update["max_verifications"] = 1
+    return setup.config.model_copy(update=update)
+
+
+def _guide(setup: SessionSetup, tools: ToolContext) -> Guide | None:
+    return Guide(setup.tokenizer, WorkTreeFiles(tools), setup.config.max_tries) if setup.profile.guided else None
+
+
+def _grammar(setup: SessionSetup, tools: ToolContext) -> CallGrammar | None:
+    if setup.profile.guided or not setup.config.constraints:
+        return None
+    from kodkod_agent.call_grammar import CallGrammar  # loads numba and llguidance: half a second
+
+    return CallGrammar(setup.tokenizer, setup.profile.specs(), tools)
+
+
+def resources(
+    folder: SessionFolder, setup: SessionSetup, tools: ToolContext, writer: trajectory.TrajectoryWriter
+) -> Resources:
+    """What a session's nodes act on."""
+    log = LedgerLog(folder.ledger)
+    return Resources(
+        config=_agent_config(setup),
+        engine=setup.engine,
+        tokenizer=setup.tokenizer,
+        ledger=log.at(setup.tokenizer, log.mark),
+        log=log,
+        journal=Journal(folder.journal),
+        trajectory=writer,
+        tools=tools,
+        snapshots=WorkTreeSnapshots(setup.work_tree, folder.path.name, folder=folder.path),
+        permissions=Permissions(setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed),
+        emit=lambda _: None,
+        guide=_guide(setup, tools),
+        grammar=_grammar(setup, tools),
+        searched=setup.profile.searched,
+        moment=setup.moment,
+        is_stale=True,
+    )
