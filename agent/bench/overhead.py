@@ -1,11 +1,12 @@
 """What the agent itself costs per step: the graph, the ledger, the journal, snapshots and tools, without the model's
 time and without commands.
 
-    python agent/bench/overhead.py [--steps 500]
+    python agent/bench/overhead.py [--steps 500] [--folder DIR]
 
 The scripted engine replays recorded turns; its time is measured per turn and taken off. Written to
 `agent/bench/results`, with the date and the commit: milliseconds per step for two kinds of steps (a call that only
-looks, and one that edits), early and late in a session, and the size of the checkpoint file.
+looks, and one that edits), early and late in a session, the processor time in them (git's included, the engine's
+thread left out; it says the same on a busy machine), and the size of the checkpoint file.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -47,12 +50,15 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
-    steps = parser.parse_args().steps
-    kinds = {kind: asyncio.run(_measure(kind, steps)) for kind in ("view", "edit")}
+    parser.add_argument("--folder", help="where the project and the session lie meanwhile; the disk counts")
+    given = parser.parse_args()
+    steps = given.steps
+    kinds = {kind: asyncio.run(_measure(kind, steps, given.folder)) for kind in ("view", "edit")}
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load": [round(load, 2) for load in os.getloadavg()],
         "command": f"python agent/bench/overhead.py --steps {steps}",
         "project_files": NUM_FILES,
         "steps": steps,
@@ -65,21 +71,23 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-async def _measure(kind: str, steps: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as temporary:
+async def _measure(kind: str, steps: int, place: str | None = None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=place) as temporary:
         folder = Path(temporary).resolve()
         setup = _setup(folder, kind, steps)
         await setup.sandbox.start()
         try:
             async with await Session.create(folder / "sessions", setup) as session:
-                spent = [step async for step in _steps(session)]
+                found = [step async for step in _steps(session)]
                 folder = SessionFolder.find(folder / "sessions", session.id)
                 size = sum(path.stat().st_size for path in folder.path.glob("checkpoints.sqlite*"))
                 context = len(session.ledger)
         finally:
             await setup.sandbox.close()
             setup.engine.close()
+    spent, busy = ([step[at] for step in found] for at in (0, 1))
     return {
+        "cpu_ms_per_step_median": round(statistics.median(busy), 2),
         "ms_per_step_median": round(statistics.median(spent), 2),
         "ms_per_step_first_tenth": round(statistics.median(spent[: steps // 10]), 2),
         "ms_per_step_last_tenth": round(statistics.median(spent[-steps // 10 :]), 2),
@@ -89,21 +97,37 @@ async def _measure(kind: str, steps: int) -> dict[str, float]:
     }
 
 
-async def _steps(session: Session) -> AsyncIterator[float]:
-    """Milliseconds of each step, without the time from the request to the end of the model's answer."""
-    started, asked, model_s = time.perf_counter(), 0.0, 0.0
+async def _steps(session: Session) -> AsyncIterator[tuple[float, float]]:
+    """Milliseconds of each step and of processor time in it, without those from the request to the end of the model's
+    answer.
+    """
+    started, asked, model = _clocks(), (0.0, 0.0), (0.0, 0.0)
     async for event in session.send("go"):
         match event:
             case events.TurnStarted():
-                asked = time.perf_counter()
+                asked = _clocks()
             case events.UsageReported():
-                model_s = time.perf_counter() - asked
+                now = _clocks()
+                model = (now[0] - asked[0], now[1] - asked[1])
             case events.TurnEnded():
-                now = time.perf_counter()
-                yield 1_000 * (now - started - model_s)
+                now = _clocks()
+                yield 1_000 * (now[0] - started[0] - model[0]), 1_000 * (now[1] - started[1] - model[1])
                 started = now
             case events.RunEnded(report):
                 assert report.summary == "done", report
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds by the wall, and of the processors without the engine's thread."""
+    engine = [thread for thread in threading.enumerate() if thread.name == "kodkod-engine"]
+    engine_s = sum(time.clock_gettime(time.pthread_getcpuclockid(thread.ident)) for thread in engine if thread.ident)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), time.process_time() - engine_s + children.ru_utime + children.ru_stime
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _setup(folder: Path, kind: str, steps: int) -> SessionSetup:
@@ -113,6 +137,8 @@ def _setup(folder: Path, kind: str, steps: int) -> SessionSetup:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(50)))
     (project / "log.txt").write_text("end\n")
+    for path in project.rglob("*.py"):  # of files as young as its index git reads the content at every look
+        os.utime(path, (time.time() - 3_600,) * 2)
     for command in ("init -q", "add .", "-c user.name=b -c user.email=b@localhost commit -qm 1"):
         subprocess.run(["git", *command.split()], cwd=project, check=True)
     write_byte_tokenizer(folder)

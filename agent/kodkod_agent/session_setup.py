@@ -56,6 +56,8 @@ class SessionSetup:
     """Name of the checkpoint, for the record."""
     profile: Profile = field(default_factory=Profile)
     """How the model is to be worked with."""
+    told_work_tree: Path | None = None
+    """Where the model is told that the project lies, when that is not `work_tree`: in a replay, where it lay."""
     moment: Moment = field(default_factory=Moment)
     """Tells the facts of the moment."""
 
@@ -79,7 +81,8 @@ def started(session_id: str, setup: SessionSetup, *, resumed: bool) -> trajector
 
 
 def _system_text(setup: SessionSetup) -> str | None:
-    return prompt("system", work_tree=setup.work_tree) if setup.profile.system else None
+    work_tree = setup.told_work_tree or setup.work_tree
+    return prompt("system", work_tree=work_tree) if setup.profile.system else None
 
 
 def first_ledger(setup: SessionSetup) -> TokenLedger:

@@ -108,6 +108,8 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
             trusted=True,
             # A turn that was searched for was recorded as any other.
             profile=recording.profile.model_copy(update={"searched": False}),
+            # As long as it was: what is cut to fit the context is cut at the same place.
+            told_work_tree=recording.folder.info.work_tree,
             moment=RecordedMoment(follower),
         )
         async with await _begin(recording, stage, setup) as session:
@@ -214,14 +216,15 @@ class _Follower:
 
     def is_full(self, budget: Budget, ledger: TokenLedger) -> bool:
         """Whether the recorded conversation was compacted here; the copy's place may take more tokens, or fewer."""
+        place = len(entries_of(self._ledger))
         if self._segment < len(self._recording.summaries):
-            return len(entries_of(self._ledger)) >= len(self._recorded)
-        return budget.is_near_full(ledger) and len(entries_of(self._ledger)) > len(self._recorded)
+            return place >= len(self._recorded)
+        return place > len(self._recorded) and budget.is_near_full(ledger)
 
     def facts(self) -> list[str]:
         """What was told of the moment at this place."""
-        told = []
-        for entry in self._recorded[len(entries_of(self._ledger)) :]:
+        told, place = [], len(entries_of(self._ledger))
+        for entry in self._recorded[place:]:
             text = self._tokenizer.decode(entry.ids[1:], skip_special=False)
             if entry.origin is not Origin.NOTICE or not is_of_the_moment(text):
                 break
