@@ -78,14 +78,14 @@ async def _rebuild(state: AgentState, res: Resources) -> AgentState:
         raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
     before = len(res.ledger)
     res.ledger, summary = await shorten(res.ledger, res.engine, res.tokenizer, res.tools, res.config)
-    shown = show_instructions(["."], [], state["step"], res)
-    await tell_facts(state["step"], res)
-    if state["plan_only"]:
-        res.tell_model(prompt("plan"), state["step"])
     res.stream_id = None
     res.emit(events.ContextRebuilt(before, len(res.ledger), summary))
     rebuilt = trajectory.Rebuilt(tokens_before=before, tokens_after=len(res.ledger), summary=summary)
     res.record(rebuilt, state["step"])
+    shown = show_instructions(["."], [], state["step"], res)
+    await tell_facts(state["step"], res)
+    if state["plan_only"]:
+        res.tell_model(prompt("plan"), state["step"])
     return AgentState(rebuilds=state["rebuilds"] + 1, instructions=shown)
 
 

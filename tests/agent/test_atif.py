@@ -56,8 +56,17 @@ def test_a_session_becomes_a_document() -> None:
         recorded(
             START,
             TASK,
-            turn("a", "b", text="looking", reasoning="hm", usage=usage, token_ids=(1, 2)),
-            t.Decided(call_id="a", verdict=Verdict.ALLOW, reason="reads"),
+            turn(
+                "a",
+                "b",
+                text="looking",
+                reasoning="hm",
+                usage=usage,
+                token_ids=(1, 2),
+                context_tokens=100,
+                max_context_tokens=4096,
+            ),
+            t.Decided(call_id="a", verdict=Verdict.ALLOW, reason="reads", by_person=True, arguments={"command": "ls"}),
             t.CallStarted(call_id="a", name="shell"),
             result("a", "out a"),
             result("b", "out b"),
@@ -89,6 +98,8 @@ def test_a_session_becomes_a_document() -> None:
     assert step["reasoning_content"] == "hm"
     assert step["timestamp"] == "2026-01-01T12:00:00Z"
     assert step["extra"]["decided"][0]["verdict"] == "allow"
+    assert step["extra"]["decided"][0]["arguments"] == {"command": "ls"}
+    assert (step["extra"]["context_tokens"], step["extra"]["max_context_tokens"]) == (100, 4096)
     assert step["extra"]["snapshot_taken"] == [{"snapshot": "f00"}]
     assert found["final_metrics"] == {
         "total_prompt_tokens": 200,
@@ -103,8 +114,9 @@ def test_a_session_becomes_a_document() -> None:
 def test_a_compacted_session_becomes_several_documents(tmp_path: Path) -> None:
     rebuilt = t.Rebuilt(tokens_before=100, tokens_after=10, summary="so far")
     trajectory = recorded(
-        START, TASK, turn("a"), result("a"), rebuilt, turn("b"), result("b"), rebuilt, turn(text="end")
-    )
+        START, t.Notice(text="it is Monday"), TASK, turn("a"), result("a"),
+        rebuilt, turn("b"), result("b"), rebuilt, turn(text="end"),
+    )  # fmt: skip
     paths = atif.write(trajectory, tmp_path / "run.json")
     assert [path.name for path in paths] == ["run.json", "run.cont-1.json", "run.cont-2.json"]
     first, second, third = (json.loads(path.read_text()) for path in paths)

@@ -110,11 +110,17 @@ def test_a_ledger_comes_back_from_its_log_at_every_mark(tokenizer, tmp_path):
         marks[log.sync(ledger)] = ledger.state()
     rebuilt = ledger.rebuild([UserMessage(text="one")])
     marks[log.sync(rebuilt)] = rebuilt.state()
+    *_, before, after = sorted(marks)
+    assert [log.before_rebuilds(mark) for mark in (before, after)] == [[], [before]]
+    twice = rebuilt.rebuild([UserMessage(text="two")])
+    marks[log.sync(twice)] = twice.state()
+    assert log.before_rebuilds(log.mark) == [before, after]
     earlier = log.at(tokenizer, sorted(marks)[1])
     branch = earlier.fork(len(earlier))
     marks[log.sync(branch)] = branch.state()
     branch.append_user("after the branch")
     marks[log.sync(branch)] = branch.state()
+    assert log.before_rebuilds(log.mark) == []  # it left before the first of them
     for mark in sorted(marks, reverse=True):
         assert LedgerLog(tmp_path / "ledger.jsonl").at(tokenizer, mark).state() == marks[mark]
     assert log.sync(branch) == max(marks)
