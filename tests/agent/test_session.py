@@ -8,6 +8,7 @@ from kodkod_agent import events
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionBusy, SessionNotFound
+from kodkod_agent.moment import is_of_the_moment
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session
@@ -404,7 +405,7 @@ async def test_rewind_takes_files_and_conversation_back(setup_of, project, root)
         await session.rewind(1)
         assert (project / "calc.py").read_text() == FAULTY
         assert session.ledger.token_ids == whole[: len(session.ledger)]
-        assert len(session.ledger.view()) == 4
+        assert len(session.ledger.view()) == 5  # system, facts of the moment, what was said, a turn, its result
         assert session.steps == [0, 1]
         found = await all_events(session, "another way")
         assert found[-1].report.status is Status.DONE
@@ -482,5 +483,6 @@ async def test_project_instructions_are_shown_root_first_and_once(setup_of, proj
             for s in session.ledger.spans
             if s.origin is Origin.NOTICE
         ]
+    notices = [notice for notice in notices if not is_of_the_moment(notice)]
     assert [n.splitlines()[0].split()[3] for n in notices] == ["AGENTS.md", "pkg/AGENTS.md"]
     assert "Use tabs. {braces}" in notices[0]
