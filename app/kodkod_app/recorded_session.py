@@ -185,6 +185,7 @@ def _config(
     kept = list(states)
     ends = [(state.get("status"), state.get("step")) for state in kept]
     inferred = {
+        "constraints": False,  # what was written is said again as it is
         "max_turns": _NO_LIMIT,
         "max_tokens": _NO_LIMIT,
         "timeout_s": _NO_LIMIT,
