@@ -14,6 +14,7 @@ COMMANDS = {
     "swebench": ("kodkod_app.commands.swebench", "Solve issues of a SWE-bench data set unattended, grade, count."),
     "eval": ("kodkod_app.commands.eval", "Measure how well a model uses tools and repairs."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
+    "convert": ("kodkod_app.commands.convert", "Write a checkpoint in 4 or 8 bits, once."),
     "generate": ("kodkod_app.commands.generate", "Continue a prompt with the engine and print what it says."),
     "sessions": ("kodkod_app.commands.sessions", "List the sessions; show, rewind, export or delete one."),
     "replay": ("kodkod_app.commands.replay", "Do a session's recorded decisions again on a copy and compare."),

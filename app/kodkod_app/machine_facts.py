@@ -45,7 +45,9 @@ async def look_around(folder: Path, model: Path | None) -> AsyncIterator[Fact]:
         yield fact
     for fact in await sandbox_facts():
         yield fact
-    for fact in await _in_thread(lambda: image_facts(folder), lambda: model_facts(model), torch_facts):
+    for fact in await _in_thread(
+        lambda: image_facts(folder), lambda: model_facts(model), lambda: placement_facts(model), torch_facts
+    ):
         yield fact
 
 
@@ -163,6 +165,36 @@ def image_facts(work_tree: Path) -> Iterator[Fact]:
         yield Fact("docker image", False, str(fault))
     else:
         yield Fact("docker image", not image.note, image.note or image.tag)
+
+
+MAX_OTHER_PLACEMENTS = 3
+
+
+def placement_facts(folder: Path | None) -> Iterator[Fact]:
+    """Where the checkpoint's parts would go here, and how fast that would be; nothing is loaded."""
+    from kodkod_engine import load_config
+    from kodkod_engine.errors import CheckpointError, NotEnoughMemory
+    from kodkod_engine.placement.machine import this_machine
+    from kodkod_engine.placement.plan import choose, fits, placements
+    from kodkod_engine.placement.sizes import part_sizes
+
+    if folder is None:
+        return
+    try:
+        sizes = part_sizes(load_config(folder))
+    except CheckpointError:
+        return  # the line on the model says it
+    machine = this_machine(folder)
+    try:
+        best = choose(sizes, machine)
+    except NotEnoughMemory as fault:
+        yield Fact("placement", False, str(fault))
+        return
+    yield Fact("placement", True, best.story)
+    yield Fact("its settings", True, ", ".join(f"engine.{key} = {value}" for key, value in best.options.items()))
+    others = [one for one in placements(sizes, machine) if one != best and fits(one, machine)]
+    for other in sorted(others, key=lambda one: -one.expected_tokens_per_s)[:MAX_OTHER_PLACEMENTS]:
+        yield Fact("would fit too", True, other.story)
 
 
 async def sandbox_facts() -> list[Fact]:

@@ -5,6 +5,8 @@
     │   ├── CheckpointMissing        4   no such folder, no config, no index, no shard
     │   ├── UnknownArchitecture      4   a model family or option this engine does not have
     │   └── CheckpointCorrupt        4   truncated or unreadable file; missing, extra, wrongly shaped tensors
+    ├── DiskFull                     1   no room for what is being written
+    ├── NotEnoughMemory              4   the model fits nowhere on this machine (placement)
     ├── RequestError                 2   the request cannot be served as it stands
     │   ├── PromptTooLong            2   prompt and answer do not fit the context or the cache
     │   └── TokenOutOfRange          2   a token id the vocabulary does not have
@@ -41,6 +43,16 @@ class UnknownArchitecture(CheckpointError):
 
 class CheckpointCorrupt(CheckpointError):
     """A truncated or unreadable file, or tensors that are missing, extra or of the wrong shape."""
+
+
+class DiskFull(EngineError):
+    """No room for what is being written; says how much is missing."""
+
+
+class NotEnoughMemory(EngineError):
+    """No placement of the model fits this machine; says by how much, and what would fit."""
+
+    exit_code = 4
 
 
 class RequestError(EngineError):

@@ -10,8 +10,10 @@ from kodkod_engine.backends.looped import LoopedEngine, num_blocks_for
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
+from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
-from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
+from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
+from kodkod_engine.placement.admission import require_room
 
 
 class NativeEngine(LoopedEngine):
@@ -39,7 +41,9 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
 
     Raises:
         CheckpointError: the folder cannot be used; the message says why and what to do.
+        NotEnoughMemory: it does not fit; says by how much, and what would.
     """
+    require_room(Path(checkpoint_dir), config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = load_model(
@@ -48,6 +52,8 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         device=config.device,
         mtp=config.mtp,
         ngram_tables=TableHome(config.ngram_tables),
+        precisions=Precisions.of(config.precision) if config.precision else None,
+        weights=WeightHome(config.weights),
         progress=progress,
     )
     has_tokenizer = (Path(checkpoint_dir) / "tokenizer.json").exists()

@@ -18,7 +18,7 @@ from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import ChosenToken, TokenRun
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
-from kodkod_engine.layers.linear import is_host_bf16, max_thin_rows
+from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.ngram_hash import ABSENT
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.loading import LoadedModel
@@ -53,6 +53,8 @@ class ModelRunner:
             block_size=block_size,
         )
         self._kernel_threads = kernel_threads(loaded)
+        a_matrix = loaded.model.dual_layers[0].first.dense.down.home
+        self._kernel_rows = kernel_rows(a_matrix)
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
 
     @property
@@ -92,7 +94,7 @@ class ModelRunner:
         the tests it asked for run beside it.
         """
         is_small = self._kernel_threads == 1
-        in_kernels = is_host_bf16(self.loaded.model.dual_layers[0].experts.down) and num_tokens <= max_thin_rows()
+        in_kernels = num_tokens <= self._kernel_rows
         if not (in_kernels or (is_small and self.loaded.device.type == "cpu")):
             yield
             return

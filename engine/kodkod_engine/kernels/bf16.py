@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -38,6 +38,23 @@ def _widen(_context: Any, bits: Any) -> Any:
 
 widen: Any = intrinsic(_widen)
 """Inside a kernel: the fp32 value whose upper half is these 16 bits, uint16 -> float32."""
+
+
+def as_float(value: Any) -> Any:
+    """Inside a kernel: a weight as fp32, whether it is kept as fp32 or as bf16 bits."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(as_float, inline="always")
+def _as_float(value):  # type: ignore[no-untyped-def]  # numba compares signatures
+    if isinstance(value, types.Integer):
+        return lambda value: widen(value)  # noqa: PLW0108  # numba compiles functions of its own, no intrinsics
+    return lambda value: value
+
+
+def float_or_bits(tensor: Tensor) -> Any:
+    """A weight for `as_float`: bf16 as bits, anything else as fp32."""
+    return bits_of(tensor) if tensor.dtype == torch.bfloat16 else tensor.detach().float().numpy()
 
 
 def bits_of(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint16]]:

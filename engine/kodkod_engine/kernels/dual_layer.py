@@ -11,22 +11,65 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 from torch import Tensor
 
-from kodkod_engine.kernels import expert_mix, latent_attention, rms_norm, thin_linear
+from kodkod_engine.kernels import expert_mix, latent_attention, packed_experts, packed_linear, rms_norm, thin_linear
 from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, lock
 
 Array = Any
-"""A numpy array as numba sees it; bf16 matrices are uint16."""
+"""A numpy array as numba sees it: bf16 matrices are uint16, packed ones a pair of arrays."""
 
 _SERIAL: dict[str, Any] = {"fastmath": FAST_MATH, "cache": True, "nogil": True, "boundscheck": False}
 
-_norm, _linear, _attend, _mix = rms_norm._kernel, thin_linear._kernel, latent_attention._kernel, expert_mix._kernel
+_norm, _attend = rms_norm._kernel, latent_attention._kernel
+
+
+def _linear(weight: Array, x: Array, out: Array) -> None:
+    """Whatever the weight is kept as."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_linear, inline="never", jit_options=_SERIAL)
+def _linear_of(weight, x, out):  # type: ignore[no-untyped-def]  # numba compares signatures
+    kernel = thin_linear._kernel if isinstance(weight, types.Array) else packed_linear.multiply
+
+    def run(weight, x, out):  # type: ignore[no-untyped-def]
+        kernel(weight, x, out)
+
+    return run
+
+
+def _outputs(weight: Array) -> int:
+    """Rows of a weight."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_outputs, inline="always")
+def _outputs_of(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
+    if isinstance(weight, types.Array):
+        return lambda weight: weight.shape[0]
+    return lambda weight: weight.codes.shape[0]
+
+
+def _mix(x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array, out: Array) -> None:
+    """Whatever the experts are kept as."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_mix, inline="never", jit_options=_SERIAL)
+def _mix_of(x, gate_up, down, chosen, weights, out):  # type: ignore[no-untyped-def]  # numba compares signatures
+    kernel = expert_mix._kernel if isinstance(down, types.Array) else packed_experts.mix
+
+    def run(x, gate_up, down, chosen, weights, out):  # type: ignore[no-untyped-def]
+        kernel(x, gate_up, down, chosen, weights, out)
+
+    return run
 
 
 class HalfWeights(NamedTuple):
-    """One attention block and one dense network. Norms and kv_b are fp32, the others bf16 bits."""
+    """One attention block and one dense network. Norms are fp32, kv_b fp32 or bf16, the others bf16 or packed."""
 
     input_norm: Array
     qkv_a: Array
@@ -42,7 +85,7 @@ class HalfWeights(NamedTuple):
 
 
 class ExpertWeights(NamedTuple):
-    """Router in fp32, experts as bf16 bits."""
+    """Router in fp32, experts as bf16 bits or packed."""
 
     router: Array
     selection_bias: Array
@@ -61,6 +104,7 @@ class LayerScalars(NamedTuple):
     routed_scale: np.float32
     experts_per_token: int
     nope: int
+    num_experts: int
 
 
 class LayerWeights(NamedTuple):
@@ -115,9 +159,9 @@ def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArra
     rank, heads = len(half.q_norm), half.kv_b.shape[0]
     normed = np.empty((len(down), rank), np.float32)
     _norm(np.ascontiguousarray(down[:, :rank]), half.q_norm, scalars.latent_eps, normed)
-    flat = np.empty((len(down), half.q_b.shape[0]), np.float32)
+    flat = np.empty((len(down), _outputs(half.q_b)), np.float32)
     _linear(half.q_b, normed, flat)
-    query = flat.reshape(len(down), heads, half.q_b.shape[0] // heads)
+    query = flat.reshape(len(down), heads, flat.shape[1] // heads)
     for token in range(len(down)):
         for head in range(heads):
             for i in range(query.shape[2]):
@@ -131,7 +175,7 @@ def _attention(x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArr
     """x plus its attention block."""
     normed = np.empty_like(x)
     _norm(x, half.input_norm, scalars.eps, normed)
-    down = np.empty((len(x), half.qkv_a.shape[0]), np.float32)
+    down = np.empty((len(x), _outputs(half.qkv_a)), np.float32)
     _linear(half.qkv_a, normed, down)
     _write_latents(down, half, scalars, step, latents)
     query = _query(down, half, scalars, step)
@@ -145,9 +189,9 @@ def _attention(x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArr
 
 @njit(**_SERIAL)
 def _dense(normed: Array, half: HalfWeights) -> Array:
-    wide = np.empty((len(normed), half.gate_up.shape[0]), np.float32)
+    wide = np.empty((len(normed), _outputs(half.gate_up)), np.float32)
     _linear(half.gate_up, normed, wide)
-    width = half.down.shape[1]
+    width = wide.shape[1] // 2
     inner = np.empty((len(normed), width), np.float32)
     for token in range(len(normed)):
         for i in range(width):
@@ -193,7 +237,7 @@ def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars) -> Array:
     for token in range(len(x)):
         kept = np.float32(0)
         for place in range(scalars.experts_per_token):
-            if chosen[token, place] >= len(experts.down):
+            if chosen[token, place] >= scalars.num_experts:
                 kept += weights[token, place]
         for i in range(x.shape[1]):
             out[token, i] = kept * x[token, i]

@@ -14,7 +14,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, lock
+from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, as_float, float_or_bits, lock
 
 HEADS_AT_A_TIME = 4
 """Heads that share one reading of the latents."""
@@ -30,13 +30,14 @@ def reference(
         latents: fp32 [slots, rank + rope], one cache layer.
         slots: int64 [tokens, context]: where the tokens of each token's sequence lie.
         positions: int64 [tokens]: a token sees places 0 to its own position.
-        kv_weight: fp32 [heads, nope + value, rank]; per head the key rows come first.
+        kv_weight: fp32 or bf16 [heads, nope + value, rank]; per head the key rows come first.
         scale: factor on the scores.
 
     Returns:
         fp32 [tokens, heads, value].
     """
     nope, rank = kv_weight.shape[1] - value_dim, kv_weight.shape[2]
+    kv_weight = kv_weight.float()
     out = query.new_empty(*query.shape[:2], value_dim)
     for token, (own_slots, position) in enumerate(zip(slots, positions.tolist(), strict=True)):
         seen = latents[own_slots[: position + 1]]
@@ -55,7 +56,7 @@ def _absorb(query: Any, key_weight: Any, nope: int, wide: Any) -> None:
         for n in range(nope):
             factor = query[head, n]
             for r in range(rank):
-                wide[head, r] += factor * key_weight[head, n, r]
+                wide[head, r] += factor * as_float(key_weight[head, n, r])
         for r in range(wide.shape[1] - rank):
             wide[head, rank + r] = query[head, nope + r]
 
@@ -106,7 +107,7 @@ def _leave(mixed: Any, value_weight: Any, nope: int, out: Any) -> None:
         for v in range(out.shape[1]):
             total = np.float32(0)
             for r in range(mixed.shape[1]):
-                total += mixed[head, r] * value_weight[head, nope + v, r]
+                total += mixed[head, r] * as_float(value_weight[head, nope + v, r])
             out[head, v] = total
 
 
@@ -133,10 +134,10 @@ def _kernel(
 def latent_attention(
     query: Tensor, latents: Tensor, slots: Tensor, positions: Tensor, kv_weight: Tensor, scale: float, value_dim: int
 ) -> Tensor:
-    """See `reference`; everything fp32 (ids int64) and contiguous, on the host. `scale` must be positive."""
+    """See `reference`; all else fp32 (ids int64), contiguous, on the host. `scale` must be positive."""
     out = torch.empty(*query.shape[:2], value_dim)
     nope = kv_weight.shape[1] - value_dim
-    arrays = (tensor.detach().numpy() for tensor in (query.contiguous(), latents, slots, positions, kv_weight))
+    arrays = (tensor.detach().numpy() for tensor in (query.contiguous(), latents, slots, positions))
     with lock:
-        _kernel(*arrays, np.float32(scale), nope, out.numpy())
+        _kernel(*arrays, float_or_bits(kv_weight), np.float32(scale), nope, out.numpy())
     return out

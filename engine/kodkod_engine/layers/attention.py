@@ -40,7 +40,9 @@ class LatentAttention(nn.Module):
         self.q_norm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS, dtype=activation_dtype)
         self.q_b = Linear(config.q_lora_rank, heads * (config.qk_nope_head_dim + config.qk_rope_head_dim))
         self.kv_norm = RMSNorm(rank, LATENT_NORM_EPS, dtype=activation_dtype)
-        self.kv_b = Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), dtype=activation_dtype)
+        # Kernels widen bf16 where they read it; other dtypes are kept as the products of this block take them.
+        own_dtype = torch.bfloat16 if torch.get_default_dtype() == torch.bfloat16 else activation_dtype
+        self.kv_b = Linear(rank, heads * (config.qk_nope_head_dim + config.v_head_dim), dtype=own_dtype)
         self.o = Linear(heads * config.v_head_dim, config.hidden_size)
 
     def forward(self, x: Tensor, batch: StepBatch, rope_table: Tensor, cache: KvCache) -> Tensor:
@@ -113,10 +115,10 @@ class LatentAttention(nn.Module):
         expanded = context * rank * (nope + value) + new * context * (nope + rope + value)
         return absorbed <= expanded
 
-    def _head_weights(self) -> tuple[Tensor, Tensor]:
+    def _head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Key part [heads, nope, rank] and value part [heads, value, rank] of kv_b; per head keys come first."""
         config = self.config
-        per_head = self.kv_b.weight.view(config.num_heads, -1, config.kv_lora_rank)
+        per_head = self.kv_b.weight.to(dtype).view(config.num_heads, -1, config.kv_lora_rank)
         return per_head[:, : config.qk_nope_head_dim], per_head[:, config.qk_nope_head_dim :]
 
     def absorbed(self, query: Tensor, latents: Tensor, positions: Tensor) -> Tensor:
@@ -132,13 +134,13 @@ class LatentAttention(nn.Module):
         """
         config = self.config
         nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        key_weight, value_weight = self._head_weights()
+        key_weight, value_weight = self._head_weights(query.dtype)
         sequences, new, heads, _ = query.shape
         # [heads, sequences * new, nope] x [heads, nope, rank]
         absorbed = torch.bmm(nope.flatten(0, 1).transpose(0, 1), key_weight).transpose(0, 1)
         wide = torch.cat([absorbed.unflatten(0, (sequences, new)), rope], dim=-1).flatten(1, 2) * config.score_scale
         # For a few rows narrowing the latents would cost more than it saves.
-        latents = narrowed(latents, self.o.weight, sequences * new)
+        latents = narrowed(latents, self.o.home, sequences * new)
         scores = torch.bmm(wide.to(latents.dtype), latents.transpose(1, 2)).view(sequences, new, heads, -1)
         weights = _causal_softmax(scores, positions[:, :, None])
         mixed = torch.bmm(weights.flatten(1, 2), latents[:, :, : config.kv_lora_rank])
@@ -158,7 +160,7 @@ class LatentAttention(nn.Module):
 
     def _expanded_one(self, query: Tensor, latents: Tensor, positions: Tensor) -> Tensor:
         config = self.config
-        dtype = product_dtype(self.o.weight, query.dtype)
+        dtype = product_dtype(self.o.home, query.dtype)
         latent, rope_key = latents.to(dtype).split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
         # Keys and values stand on end, [heads, dim, context], as the products want them: no copy but the rope keys'.
         per_head = (self.kv_b.weight.to(dtype) @ latent.t()).unflatten(0, (config.num_heads, -1))

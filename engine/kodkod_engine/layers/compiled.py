@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import bits_of
+from kodkod_engine.kernels.bf16 import bits_of, float_or_bits
 from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
-from kodkod_engine.layers.linear import is_host_bf16, max_thin_rows
+from kodkod_engine.kernels.packed_linear import packed_arrays
+from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS
 
@@ -22,7 +24,7 @@ MAX_SCORES = 1 << 16
 """Tokens times context, up to which attention in the kernel beats batched products."""
 
 
-def step_arrays(x: Tensor, weight: Tensor, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
+def step_arrays(x: Tensor, weight: Slot, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
     """The step for the kernel; None when it is not one for it: another device or dtype, too many tokens or context.
 
     Args:
@@ -32,8 +34,8 @@ def step_arrays(x: Tensor, weight: Tensor, batch: StepBatch, rope_table: Tensor)
         rope_table: complex64 [tokens, rope / 2].
     """
     context_len = max(group.context_len for group in batch.groups)
-    is_small = len(x) <= max_thin_rows() and len(x) * context_len <= MAX_SCORES
-    if not (is_small and is_host_bf16(weight) and x.dtype == torch.float32) or torch.is_grad_enabled():
+    is_small = len(x) <= kernel_rows(weight) and len(x) * context_len <= MAX_SCORES
+    if not (is_small and x.dtype == torch.float32) or torch.is_grad_enabled():
         return None
     return StepArrays(
         turns=torch.view_as_real(rope_table).contiguous().numpy(),
@@ -65,11 +67,15 @@ def layer_weights(first: HalfLayer, second: HalfLayer, experts: MixtureOfExperts
         routed_scale=np.float32(router.scaling_factor),
         experts_per_token=router.experts_per_token,
         nope=config.qk_nope_head_dim,
+        num_experts=experts.num_experts,
     )
-    own_experts = ExpertWeights(
-        router.weight.numpy(), router.selection_bias.numpy(), bits_of(experts.gate_up), bits_of(experts.down)
-    )
+    own_experts = ExpertWeights(router.weight.numpy(), router.selection_bias.numpy(), *map(_arrays, experts.homes))
     return LayerWeights(_half(first), _half(second), own_experts, scalars)
+
+
+def _arrays(home: Slot) -> Any:
+    """A large matrix for the kernel: bf16 bits, or codes and scales."""
+    return packed_arrays(home.codes, home.scales, home.bits) if isinstance(home, PackedMatrix) else bits_of(home)
 
 
 def _half(half: HalfLayer) -> HalfWeights:
@@ -77,13 +83,13 @@ def _half(half: HalfLayer) -> HalfWeights:
     per_head = attention.kv_b.weight.view(attention.config.num_heads, -1, attention.config.kv_lora_rank)
     return HalfWeights(
         input_norm=half.input_norm.weight.numpy(),
-        qkv_a=bits_of(attention.qkv_a.weight),
+        qkv_a=_arrays(attention.qkv_a.home),
         q_norm=attention.q_norm.weight.numpy(),
-        q_b=bits_of(attention.q_b.weight),
+        q_b=_arrays(attention.q_b.home),
         kv_norm=attention.kv_norm.weight.numpy(),
-        kv_b=per_head.numpy(),
-        o=bits_of(attention.o.weight),
+        kv_b=float_or_bits(per_head),
+        o=_arrays(attention.o.home),
         post_norm=half.post_norm.weight.numpy(),
-        gate_up=bits_of(dense.gate_up.weight),
-        down=bits_of(dense.down.weight),
+        gate_up=_arrays(dense.gate_up.home),
+        down=_arrays(dense.down.home),
     )

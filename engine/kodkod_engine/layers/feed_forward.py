@@ -24,5 +24,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
-        out: Tensor = self.down(swiglu(self.gate_up(narrowed(x, self.gate_up.weight, len(x)))))
+        out: Tensor = self.down(swiglu(self.gate_up(narrowed(x, self.gate_up.home, len(x)))))
         return out.to(x.dtype)

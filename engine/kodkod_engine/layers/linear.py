@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kodkod_engine.kernels.packed_linear import packed_linear
 from kodkod_engine.kernels.thin_linear import thin_linear
+from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot, map_rows
 
 MAX_THIN_ROWS = 64
 """Up to here the kernel wins where torch has no bf16 arithmetic."""
@@ -33,9 +35,9 @@ def has_native_bf16(device: torch.device) -> bool:
 _CPU_HAS_NATIVE_BF16 = has_native_bf16(torch.device("cpu"))
 
 
-def is_host_bf16(weight: Tensor) -> bool:
+def is_host_bf16(weight: Slot) -> bool:
     """Whether this matrix has the roads of bf16 weights on a processor."""
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return isinstance(weight, Tensor) and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
 def max_thin_rows() -> int:
@@ -43,7 +45,14 @@ def max_thin_rows() -> int:
     return MAX_THIN_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
+def kernel_rows(weight: Slot) -> int:
+    """Rows up to which a step with this weight runs in our own kernels; 0 where there are none for it."""
+    if isinstance(weight, PackedMatrix):
+        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" else 0
+    return max_thin_rows() if is_host_bf16(weight) else 0
+
+
+def linear(x: Tensor, weight: Slot) -> Tensor:
     """x times weight transposed.
 
     Args:
@@ -53,19 +62,22 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [rows, out], dtype of x.
     """
+    if isinstance(weight, PackedMatrix):
+        return _packed(x, weight)
     if not is_host_bf16(weight) or torch.is_grad_enabled():
         return F.linear(x, weight.to(x.dtype))
     return thin_linear(x, weight) if x.shape[0] <= max_thin_rows() else many_rows_linear(x, weight)
 
 
-def many_rows_linear(x: Tensor, weight: Tensor) -> Tensor:
+def many_rows_linear(x: Tensor, weight: Slot) -> Tensor:
     """As `linear`, for many rows and a weight that is bf16 on a processor."""
+    assert isinstance(weight, Tensor)
     if _CPU_HAS_NATIVE_BF16:
         return F.linear(x.bfloat16(), weight).to(x.dtype)
     return widened_linear(x, weight)
 
 
-def narrowed(x: Tensor, weight: Tensor, num_rows: int) -> Tensor:
+def narrowed(x: Tensor, weight: Slot, num_rows: int) -> Tensor:
     """x in the dtype that a step of `num_rows` beside `weight` takes its products in, so that a chain converts once.
 
     In a step of a few rows that is x itself: what is narrowed takes the road of many rows.
@@ -74,9 +86,17 @@ def narrowed(x: Tensor, weight: Tensor, num_rows: int) -> Tensor:
     return x.to(product_dtype(weight, x.dtype)) if is_many else x
 
 
-def product_dtype(weight: Tensor, activation_dtype: torch.dtype) -> torch.dtype:
+def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
     """Of large products beside a model's large matrices: bf16 where those are and the processor multiplies it."""
     return torch.bfloat16 if is_host_bf16(weight) and _CPU_HAS_NATIVE_BF16 else activation_dtype
+
+
+def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
+    if x.shape[0] <= kernel_rows(weight):
+        return packed_linear(x, weight.codes, weight.scales, weight.bits)
+    is_host = weight.codes.device.type == "cpu"
+    dtype = torch.bfloat16 if is_host and _CPU_HAS_NATIVE_BF16 else x.dtype
+    return map_rows(x.to(dtype), weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(dtype))).to(x.dtype)
 
 
 def widened_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -96,6 +116,28 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features, dtype=dtype), requires_grad=False)
 
+    @property
+    def home(self) -> Slot:
+        """Where its weight [out, in] lies."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]."""
         return linear(x, self.weight)
+
+
+class PackedLinear(Linear):
+    """The same with a weight in 8 or 4 bits; it has a `home` and no `weight`."""
+
+    def __init__(self, in_features: int, out_features: int, precision: Precision) -> None:
+        nn.Module.__init__(self)
+        self.packed = PackedParameter((out_features, in_features), precision)
+
+    @property
+    def home(self) -> Slot:
+        """See `Linear`."""
+        return self.packed.matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `Linear`."""
+        return linear(x, self.packed.matrix)

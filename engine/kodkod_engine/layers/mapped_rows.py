@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 DEFAULT_CACHED_NGRAMS = 1 << 16
 """Three orders of 2 KiB each at the published sizes: 128 MiB."""
 
-_NUMPY_BITS = {torch.float32: np.float32, torch.bfloat16: np.int16, torch.float16: np.int16}
+_NUMPY_BITS: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.bfloat16: np.int16,
+    torch.float16: np.int16,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+}
 
 
 class NgramRowCache:

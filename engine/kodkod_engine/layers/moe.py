@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from kodkod_engine.kernels.expert_mix import expert_mix
 from kodkod_engine.layers.feed_forward import swiglu
 from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_thin_rows, narrowed
+from kodkod_engine.layers.packed import PackedParameter, Precision, Slot
 from kodkod_engine.models.config import ModelConfig
 
 
@@ -47,6 +50,11 @@ class MixtureOfExperts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(self.num_experts, 2 * width, hidden), requires_grad=False)
         self.down = nn.Parameter(torch.empty(self.num_experts, hidden, width), requires_grad=False)
 
+    @property
+    def homes(self) -> tuple[Slot, Slot]:
+        """Where the experts lie: gate and up [experts, 2 * width, hidden], down [experts, hidden, width]."""
+        return self.gate_up, self.down
+
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; summed in fp32."""
         chosen, weights = self.router(x)
@@ -60,7 +68,8 @@ class MixtureOfExperts(nn.Module):
         tokens, places = (~is_identity).nonzero(as_tuple=True)
         if len(tokens):
             experts, order = chosen[tokens, places].sort(stable=True)
-            rows = self._rows(narrowed(x, self.down, len(x))[tokens[order]], experts, weights[tokens, places][order])
+            own = narrowed(x, self.homes[1], len(x))[tokens[order]]
+            rows = self._rows(own, experts, weights[tokens, places][order])
             # Rows lie by expert; a bag is the rows of one token.
             first = torch.searchsorted(tokens, torch.arange(len(x), device=x.device))
             total = total + F.embedding_bag(order.argsort(), rows, first, mode="sum")
@@ -79,9 +88,30 @@ class MixtureOfExperts(nn.Module):
             [rows, hidden], dtype of x.
         """
         # An expert of a long step may have few rows; it stays on the road of the whole step.
-        multiply = many_rows_linear if is_host_bf16(self.down) else linear
+        gate_up, down = self.homes
+        multiply: Callable[[Tensor, Slot], Tensor] = many_rows_linear if is_host_bf16(down) else linear
         hit, counts = experts.unique_consecutive(return_counts=True)
         numbers, sizes = hit.tolist(), counts.tolist()
-        wide = [multiply(part, self.gate_up[e]) for e, part in zip(numbers, x.split(sizes), strict=True)]
+        wide = [multiply(part, gate_up[e]) for e, part in zip(numbers, x.split(sizes), strict=True)]
         inner = (swiglu(torch.cat(wide)) * weights[:, None]).to(x.dtype)
-        return torch.cat([multiply(part, self.down[e]) for e, part in zip(numbers, inner.split(sizes), strict=True)])
+        return torch.cat([multiply(part, down[e]) for e, part in zip(numbers, inner.split(sizes), strict=True)])
+
+
+class PackedExperts(MixtureOfExperts):
+    """The same with experts in 8 or 4 bits; it has `homes` and neither `gate_up` nor `down`."""
+
+    def __init__(self, plain: MixtureOfExperts, precision: Precision) -> None:
+        """With the router of `plain`, and unset experts."""
+        nn.Module.__init__(self)
+        self.num_experts, self.router = plain.num_experts, plain.router
+        self.packed_gate_up = PackedParameter(tuple(plain.gate_up.shape), precision)
+        self.packed_down = PackedParameter(tuple(plain.down.shape), precision)
+
+    @property
+    def homes(self) -> tuple[Slot, Slot]:
+        """See `MixtureOfExperts`."""
+        return self.packed_gate_up.matrix, self.packed_down.matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `MixtureOfExperts`."""
+        return self._by_expert(x, *self.router(x))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,9 +18,12 @@ from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, UnknownArchitecture
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+SCALE_SUFFIX = "weight_scale_inv"
+FP8_BLOCK = 128
 STAGING_BYTES = 16 * 1024**2
 MAX_HEADER_BYTES = 100 * 1024**2
 MAX_NAMES_SHOWN = 3
@@ -29,6 +32,9 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+    "I8": torch.int8,
 }
 """Stored dtypes this engine reads."""
 
@@ -60,6 +66,8 @@ class StoredTensor:
     offset: int
     """First byte in the file."""
     num_bytes: int
+    scales: StoredTensor | None = None
+    """Of an FP8 matrix: a factor per block of 128 x 128 values, [out / 128, in / 128] rounded up."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,8 +89,8 @@ class StoredTensor:
 class Checkpoint:
     """The tensors of a checkpoint folder, whatever its shards are called and how they are cut."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Read the index and every header, no weights.
+    def __init__(self, folder: str | Path, files: Sequence[str] | None = None) -> None:
+        """Read the index and every header, no weights; `files` stands for the index.
 
         Raises:
             CheckpointMissing: no folder, no index, or a shard that is not there.
@@ -90,9 +98,21 @@ class Checkpoint:
         """
         self.folder = Path(folder)
         self.tensors: dict[str, StoredTensor] = {}
-        for shard in self._shards():
+        for shard in self._shards() if files is None else [self.folder / name for name in files]:
             for tensor in read_header(shard):
                 self.tensors[tensor.name] = tensor
+        self._join_scales()
+
+    def _join_scales(self) -> None:
+        """Block scales belong to their matrices; they are no tensors of their own."""
+        for name in [name for name in self.tensors if name.endswith(SCALE_SUFFIX)]:
+            scales = self.tensors.pop(name)
+            owner = self.tensors.get(name.removesuffix(SCALE_SUFFIX) + "weight")
+            if owner is None or scales.shape != tuple(-(-size // FP8_BLOCK) for size in owner.shape):
+                raise CheckpointCorrupt(
+                    f"{scales.file}: {name} fits no matrix in blocks of {FP8_BLOCK}; fetch it again"
+                )
+            self.tensors[owner.name] = replace(owner, scales=scales)
 
     def _shards(self) -> Sequence[Path]:
         if not self.folder.is_dir():
@@ -118,7 +138,7 @@ class Checkpoint:
             raise CheckpointMissing(f"{self.folder}: {_some(missing)} missing; fetch the checkpoint again")
         return [self.folder / name for name in names]
 
-    def check(self, expected: Mapping[str, Tensor], *, ignored_prefixes: Sequence[str] = ()) -> None:
+    def check(self, expected: Mapping[str, Slot], *, ignored_prefixes: Sequence[str] = ()) -> None:
         """Compare with what a model wants: names, shapes, readable dtypes.
 
         Raises:
@@ -140,9 +160,16 @@ class Checkpoint:
         if faults:
             raise CheckpointCorrupt(f"{self.folder}: tensors {'; '.join(faults)}; config.json and weights do not match")
         for name in expected:
-            _ = self.tensors[name].dtype  # raises
+            stored, slot = self.tensors[name], expected[name]
+            is_code = isinstance(slot, Tensor) and not slot.dtype.is_floating_point
+            if (stored.dtype in (torch.uint8, torch.int8)) != is_code:
+                raise UnknownArchitecture(
+                    f"{stored.file}: {name} is stored as {stored.dtype_name}, which this engine does not read"
+                )
+            if stored.dtype == torch.float8_e4m3fn and stored.scales is None:
+                raise CheckpointCorrupt(f"{stored.file}: {name} is FP8 and has no {SCALE_SUFFIX}; fetch it again")
 
-    def load_into(self, slots: Mapping[str, Tensor], progress: Progress | None = None) -> None:
+    def load_into(self, slots: Mapping[str, Slot], progress: Progress | None = None) -> None:
         """Fill every slot from its tensor, in the order of the files.
 
         Raises:
@@ -211,20 +238,47 @@ def _reading(path: Path) -> BinaryIO:
         raise CheckpointMissing(f"{path}: {fault.strerror}; check the disk or fetch the file again") from fault
 
 
-def _read_tensor(handle: BinaryIO, stored: StoredTensor, slot: Tensor) -> None:
+def _read_tensor(handle: BinaryIO, stored: StoredTensor, slot: Slot) -> None:
     """Row by row through a staging buffer where dtype, device or layout differ, else straight into the slot."""
-    dtype = stored.dtype
     handle.seek(stored.offset)
-    if slot.dtype == dtype and slot.device.type == "cpu" and slot.is_contiguous():
+    if isinstance(slot, PackedMatrix):
+        _read_rows(handle, stored, slot)
+    elif slot.dtype == stored.dtype and slot.device.type == "cpu" and slot.is_contiguous():
         _read_exactly(handle, slot, stored)
-        return
-    rows = slot if slot.dim() > 1 else slot[:, None]
-    rows_at_once = max(1, STAGING_BYTES // max(1, rows[0].numel() * dtype.itemsize))
+    else:
+        _read_rows(handle, stored, slot if slot.dim() > 1 else slot[:, None])
+
+
+def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
+    dtype, per_row = stored.dtype, math.prod(rows.shape[1:])
+    rows_at_once = max(1, STAGING_BYTES // max(1, per_row * dtype.itemsize))
     staging = torch.empty((min(rows_at_once, rows.shape[0]), *rows.shape[1:]), dtype=dtype)
+    scales = _read_scales(stored.scales) if stored.scales else None
+    first = 0
     for part in rows.split(rows_at_once):
         piece = staging[: part.shape[0]]
         _read_exactly(handle, piece, stored)
-        part.copy_(piece)
+        part.copy_(piece if scales is None else scaled_blocks(piece, scales, first))
+        first += part.shape[0]
+
+
+def _read_scales(stored: StoredTensor) -> Tensor:
+    scales = torch.empty(stored.shape, dtype=stored.dtype)
+    with _reading(stored.file) as handle:
+        handle.seek(stored.offset)
+        _read_exactly(handle, scales, stored)
+    return scales.float()
+
+
+def scaled_blocks(rows: Tensor, scales: Tensor, first: int) -> Tensor:
+    """Some rows of an FP8 matrix as fp32.
+
+    Args:
+        rows: float8 [rows, in], from row `first` of the matrix.
+        scales: fp32 [out / 128, in / 128], rounded up.
+    """
+    of_row = scales[(first + torch.arange(rows.shape[0])) // FP8_BLOCK]
+    return rows.float() * of_row.repeat_interleave(FP8_BLOCK, dim=1)[:, : rows.shape[1]]
 
 
 def _read_exactly(handle: BinaryIO, target: Tensor, stored: StoredTensor) -> None:

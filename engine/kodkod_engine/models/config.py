@@ -220,11 +220,17 @@ def _refuse_unknown_options(path: Path, raw: _RawConfig) -> None:
         "router_bias": not raw.router_bias,
         "attention_bias": not raw.attention_bias,
         "nextn_use_scmoe": not raw.nextn_use_scmoe,
-        "quantization_config (take the bf16 checkpoint)": raw.quantization_config is None,
+        "this quantization_config (it has FP8 in blocks of 128 x 128, and its own conversions)": _is_read(raw),
     }
     unknown = [name for name, known in facts.items() if not known]
     if unknown:
         raise UnknownArchitecture(f"{path}: this engine does not have {', '.join(unknown)}")
+
+
+def _is_read(raw: _RawConfig) -> bool:
+    """Plain weights, or e4m3 with a scale per block of 128 x 128, as Meituan publishes."""
+    given = raw.quantization_config
+    return given is None or (given.get("quant_method") == "fp8" and given.get("weight_block_size") == [128, 128])
 
 
 def _rope_spec(path: Path, raw: _RawConfig) -> RopeSpec:

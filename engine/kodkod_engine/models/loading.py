@@ -8,15 +8,30 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from kodkod_engine.layers.mapped_rows import MappedRows
-from kodkod_engine.models.checkpoint import Checkpoint, Progress
+from kodkod_engine.errors import UnknownArchitecture
+from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
+from kodkod_engine.layers.packed import PackedMatrix, Precisions, Slot
+from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import ModelConfig, load_config
+from kodkod_engine.models.converted import Manifest, read_manifest, require_complete
 from kodkod_engine.models.longcat_flash import LongcatFlash
 from kodkod_engine.models.mtp import MtpBlock
+from kodkod_engine.models.packing import pack_model
 
 MTP_PREFIX = "model.mtp."
+HOME_MTP_PREFIX = "mtp."
+RESIDENT_PREFIX = "embedding.resident."
+
+
+class WeightHome(StrEnum):
+    """Where all other weights live."""
+
+    RESIDENT = "resident"
+    """In memory, on the model's device."""
+    MAPPED = "mapped"
+    """In the files of a converted checkpoint; pages come in when they are read and may leave again."""
 
 
 class TableHome(StrEnum):
@@ -26,6 +41,9 @@ class TableHome(StrEnum):
     """In memory, on the model's device."""
     MAPPED = "mapped"
     """In the checkpoint files, read row by row behind a cache of n-grams."""
+
+
+UNPACKED = Precisions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,7 @@ class LoadedModel:
     activation_dtype: torch.dtype
     """Of everything else: activations, norms, the latent projections, the KV cache."""
     device: torch.device
+    precisions: Precisions = UNPACKED
 
     @property
     def num_cache_layers(self) -> int:
@@ -79,6 +98,8 @@ def load_model(
     device: torch.device | str = "cpu",
     mtp: bool | None = None,
     ngram_tables: TableHome = TableHome.RESIDENT,
+    precisions: Precisions | None = None,
+    weights: WeightHome = WeightHome.RESIDENT,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Stream a checkpoint into a model.
@@ -86,33 +107,83 @@ def load_model(
     Args:
         dtype: of the weights; None takes the stored one.
         mtp: whether to load the draft block; None does when it is there.
+        precisions: of the large matrices; None keeps what is stored.
+        weights: mapped ones need a converted checkpoint and the host as device.
         progress: called with (bytes read, bytes in all).
 
     Raises:
         CheckpointError: see `models.config.load_config` and `models.checkpoint`.
     """
-    config = load_config(checkpoint_dir)
-    checkpoint = Checkpoint(checkpoint_dir)
-    device = torch.device(device)
-    dtype = dtype or _stored_dtype(checkpoint)
+    folder, device = Path(checkpoint_dir), torch.device(device)
+    config, manifest = load_config(folder), read_manifest(folder)
+    if manifest is not None:
+        require_complete(folder, manifest)
+    checkpoint = Checkpoint(folder, None if manifest is None else list(manifest.files))
+    dtype = dtype or stored_dtype(checkpoint)
+    precisions = _precisions(folder, manifest, precisions)
     activation_dtype = activation_dtype_for(dtype, device)
-    has_mtp = any(name.startswith(MTP_PREFIX) for name in checkpoint.tensors)
+    prefix = MTP_PREFIX if manifest is None else HOME_MTP_PREFIX
+    has_mtp = any(name.startswith(prefix) for name in checkpoint.tensors)
     with_mtp = has_mtp if mtp is None else mtp
     shapes = build_model(config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta")
+    pack_model(*shapes, precisions)
+    slots_of = _published_slots if manifest is None else _home_slots
     # Everything is checked on shapes alone, before a byte of memory is taken.
-    checkpoint.check(_slots(*shapes), ignored_prefixes=() if with_mtp else (MTP_PREFIX,))
+    checkpoint.check(slots_of(*shapes), ignored_prefixes=() if with_mtp else (prefix,))
+    if weights is WeightHome.MAPPED:
+        if manifest is None:
+            raise UnknownArchitecture(f"{folder}: only converted weights can be mapped; run `kodkod convert` first")
+        _map_weights(shapes, checkpoint)
     model, mtp_block = _allocate(shapes, checkpoint, ngram_tables, device)
-    checkpoint.load_into(_slots(model, mtp_block), progress)
-    return LoadedModel(config, model, mtp_block, dtype, activation_dtype, device)
+    unset = slots_of(model, mtp_block)
+    if weights is WeightHome.MAPPED:
+        unset = {name: slot for name, slot in unset.items() if not _is_mappable(checkpoint.tensors[name], slot)}
+    checkpoint.load_into(unset, progress)
+    return LoadedModel(config, model, mtp_block, dtype, activation_dtype, device, precisions)
 
 
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    stored = checkpoint.tensors.get("model.norm.weight")
-    return stored.dtype if stored else torch.bfloat16
+def _precisions(folder: Path, manifest: Manifest | None, asked: Precisions | None) -> Precisions:
+    if manifest is None:
+        return asked or Precisions()
+    if asked is not None and asked != manifest.precisions:
+        raise UnknownArchitecture(f"{folder} is converted to {manifest.precisions.experts}; convert the original again")
+    return manifest.precisions
 
 
-def _slots(model: LongcatFlash, mtp: MtpBlock | None) -> dict[str, Tensor]:
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Of the large matrices that are not packed."""
+    for name in ("model.norm.weight", "embedding.word", "word_embedding"):
+        if name in checkpoint.tensors:
+            return checkpoint.tensors[name].dtype
+    return torch.bfloat16
+
+
+def _published_slots(model: LongcatFlash, mtp: MtpBlock | None) -> dict[str, Slot]:
+    """By the names of a published checkpoint."""
     return dict(chain(model.checkpoint_slots(), mtp.checkpoint_slots() if mtp else ()))
+
+
+def _home_slots(model: LongcatFlash, mtp: MtpBlock | None) -> dict[str, Slot]:
+    """By the names of a converted checkpoint: the model's own, but for the N-gram tables."""
+    slots: dict[str, Slot] = {name: p for name, p in model.named_parameters() if not name.startswith(RESIDENT_PREFIX)}
+    slots |= dict(model.table_slots())
+    return slots | ({f"{HOME_MTP_PREFIX}{name}": p for name, p in mtp.named_parameters()} if mtp else {})
+
+
+def _is_mappable(stored: StoredTensor, slot: Slot) -> bool:
+    """Whether the bytes of the file can be the weight: same dtype, aligned, and no table."""
+    is_whole = not isinstance(slot, PackedMatrix) and slot.dtype == stored.dtype
+    return is_whole and not stored.offset % stored.dtype.itemsize and ".embedders." not in stored.name
+
+
+def _map_weights(shapes: tuple[LongcatFlash, MtpBlock | None], checkpoint: Checkpoint) -> None:
+    """Put the files' pages in place of meta parameters."""
+    for prefix, part in (("", shapes[0]), (HOME_MTP_PREFIX, shapes[1])):
+        for path, module in part.named_modules() if part is not None else ():
+            for leaf, parameter in list(module.named_parameters(recurse=False)):
+                stored = checkpoint.tensors.get(f"{prefix}{path}.{leaf}" if path else f"{prefix}{leaf}")
+                if stored is not None and _is_mappable(stored, parameter):
+                    setattr(module, leaf, nn.Parameter(map_tensor(stored), requires_grad=False))
 
 
 def _allocate(
@@ -125,5 +196,10 @@ def _allocate(
     model, mtp = shapes
     if tables is TableHome.MAPPED and model.embedding is not None:
         model.embedding.move_tables(MappedRows(model.embedding.spec, checkpoint))
-    model.to_empty(device=device)
-    return model, mtp.to_empty(device=device) if mtp else None
+    for part in shapes:
+        for module in part.modules() if part is not None else ():
+            for leaf, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.is_meta:
+                    memory = torch.empty_like(parameter, device=device)
+                    setattr(module, leaf, nn.Parameter(memory, requires_grad=False))
+    return model, mtp

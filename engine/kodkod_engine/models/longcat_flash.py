@@ -22,12 +22,18 @@ from kodkod_engine.layers.linear import Linear, linear
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.norm import RMSNorm
+from kodkod_engine.layers.packed import Slot
 from kodkod_engine.layers.rotary import Rotary
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.config import ModelConfig
 
-Slots = Iterator[tuple[str, Tensor]]
+Slots = Iterator[tuple[str, Slot]]
 """Names of checkpoint tensors with the views they are loaded into."""
+
+
+def unpacked_slots(*slots: Slots) -> dict[str, Tensor]:
+    """The slots of parts that hold nothing packed."""
+    return {name: slot for part in slots for name, slot in part if isinstance(slot, Tensor)}
 
 
 class HalfLayer(nn.Module):
@@ -80,31 +86,32 @@ class DualLayer(nn.Module):
         experts = self.experts
         yield f"{prefix}mlp.router.classifier.weight", experts.router.weight
         yield f"{prefix}mlp.router.e_score_correction_bias", experts.router.selection_bias
+        gate_up, down = experts.homes
         for expert in range(experts.num_experts):
-            gate, up = experts.gate_up[expert].chunk(2)
+            gate, up = gate_up[expert].chunk(2)
             yield f"{prefix}mlp.experts.{expert}.gate_proj.weight", gate
             yield f"{prefix}mlp.experts.{expert}.up_proj.weight", up
-            yield f"{prefix}mlp.experts.{expert}.down_proj.weight", experts.down[expert]
+            yield f"{prefix}mlp.experts.{expert}.down_proj.weight", down[expert]
 
 
 def attention_slots(attention: LatentAttention, prefix: str) -> Slots:
     """The seven tensors of one attention block."""
     rank = attention.config.q_lora_rank
-    yield f"{prefix}q_a_proj.weight", attention.qkv_a.weight[:rank]
+    yield f"{prefix}q_a_proj.weight", attention.qkv_a.home[:rank]
     yield f"{prefix}q_a_layernorm.weight", attention.q_norm.weight
-    yield f"{prefix}q_b_proj.weight", attention.q_b.weight
-    yield f"{prefix}kv_a_proj_with_mqa.weight", attention.qkv_a.weight[rank:]
+    yield f"{prefix}q_b_proj.weight", attention.q_b.home
+    yield f"{prefix}kv_a_proj_with_mqa.weight", attention.qkv_a.home[rank:]
     yield f"{prefix}kv_a_layernorm.weight", attention.kv_norm.weight
     yield f"{prefix}kv_b_proj.weight", attention.kv_b.weight
-    yield f"{prefix}o_proj.weight", attention.o.weight
+    yield f"{prefix}o_proj.weight", attention.o.home
 
 
 def dense_slots(dense: FeedForward, prefix: str) -> Slots:
     """The three tensors of one dense network."""
-    gate, up = dense.gate_up.weight.chunk(2)
+    gate, up = dense.gate_up.home.chunk(2)
     yield f"{prefix}gate_proj.weight", gate
     yield f"{prefix}up_proj.weight", up
-    yield f"{prefix}down_proj.weight", dense.down.weight
+    yield f"{prefix}down_proj.weight", dense.down.home
 
 
 class LongcatFlash(nn.Module):
@@ -144,7 +151,7 @@ class LongcatFlash(nn.Module):
         """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden]."""
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
-        step = step_arrays(x, self.dual_layers[0].first.dense.down.weight, batch, table)
+        step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
         for layer in self.dual_layers:
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
@@ -155,7 +162,7 @@ class LongcatFlash(nn.Module):
 
     def head(self, normed: Tensor) -> Tensor:
         """[rows, hidden] already normalised -> fp32 [rows, vocab]."""
-        weight = self._words if self.lm_head is None else self.lm_head.weight
+        weight = self._words if self.lm_head is None else self.lm_head.home
         return linear(normed, weight).float()
 
     @property
@@ -168,18 +175,23 @@ class LongcatFlash(nn.Module):
         """Every tensor of the main model's checkpoint, by its published name."""
         yield "model.embed_tokens.weight", self._words
         if self.embedding is not None:
-            yield from self._ngram_slots(self.embedding)
+            yield from self.table_slots()
+            yield from self._projection_slots(self.embedding)
         for index, layer in enumerate(self.dual_layers):
             yield from layer.checkpoint_slots(f"model.layers.{index}.")
         yield "model.norm.weight", self.norm.weight
         if self.lm_head is not None:
-            yield "lm_head.weight", self.lm_head.weight
+            yield "lm_head.weight", self.lm_head.home
+
+    def table_slots(self) -> Slots:
+        """The N-gram tables that are in memory."""
+        if self.embedding is not None and self.embedding.resident is not None:
+            for index in range(self.embedding.spec.num_tables):
+                yield f"model.ngram_embeddings.embedders.{index}.weight", self.embedding.resident.table(index)
 
     @staticmethod
-    def _ngram_slots(embedding: NgramEmbedding) -> Slots:
+    def _projection_slots(embedding: NgramEmbedding) -> Slots:
         width = embedding.spec.table_width
         for index in range(embedding.spec.num_tables):
-            if embedding.resident is not None:
-                yield f"model.ngram_embeddings.embedders.{index}.weight", embedding.resident.table(index)
             columns = slice(index * width, (index + 1) * width)
             yield f"model.ngram_embeddings.post_projs.{index}.weight", embedding.projection.weight[:, columns]

@@ -62,7 +62,7 @@ class MtpBlock(nn.Module):
         yield f"{prefix}norm.weight", self.norm.weight
         yield f"{layer}enorm.m.weight", self.embedding_norm.weight
         yield f"{layer}hnorm.m.weight", self.hidden_norm.weight
-        yield f"{layer}eh_proj.weight", self.join.weight
+        yield f"{layer}eh_proj.weight", self.join.home
         yield f"{layer}input_layernorm.weight", self.input_norm.weight
         yield f"{layer}post_attention_layernorm.weight", self.post_norm.weight
         yield from attention_slots(self.attention, f"{layer}self_attn.")

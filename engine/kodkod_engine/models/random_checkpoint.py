@@ -19,6 +19,7 @@ from torch import Tensor
 from kodkod_engine.models.checkpoint import INDEX_NAME, Progress
 from kodkod_engine.models.config import NGRAM_ARCHITECTURE, load_config
 from kodkod_engine.models.loading import build_model
+from kodkod_engine.models.longcat_flash import unpacked_slots
 
 DEFAULT_SHARD_BYTES = 512 * 1024**2
 
@@ -91,7 +92,7 @@ def write_random_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
     model, mtp = build_model(load_config(folder), with_mtp=with_mtp, dtype=dtype, activation_dtype=dtype, device="meta")
-    slots = dict(model.checkpoint_slots()) | (dict(mtp.checkpoint_slots()) if mtp else {})
+    slots = unpacked_slots(model.checkpoint_slots(), *([mtp.checkpoint_slots()] if mtp else []))
     shards = list(_cut_into_shards(slots, shard_bytes))
     generator = torch.Generator().manual_seed(seed)
     total, done = sum(slot.nbytes for slot in slots.values()), 0

@@ -8,7 +8,6 @@ tensors alone, so that one compilation serves all layers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from kodkod_engine.layers.norm import RMSNorm
 from kodkod_engine.layers.rotary import inverse_frequencies
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 from kodkod_engine.models.loading import build_model
-from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer
+from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer, unpacked_slots
 from kodkod_engine.training.causal_attention import causal_attention
 
 
@@ -213,7 +212,7 @@ class TrainableModel(nn.Module):
 
     def checkpoint_slots(self) -> dict[str, Tensor]:
         """Every tensor by its published name."""
-        return dict(chain(self.main.checkpoint_slots(), self.mtp.checkpoint_slots() if self.mtp else ()))
+        return unpacked_slots(self.main.checkpoint_slots(), *([self.mtp.checkpoint_slots()] if self.mtp else []))
 
     def forward(self, token_ids: Tensor, is_token: Tensor) -> Passed:
         """Run documents from their starts.

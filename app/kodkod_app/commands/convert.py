@@ -1,0 +1,39 @@
+"""`kodkod convert`: a checkpoint in the precision that fits this machine, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kodkod_app.progress import bytes_progress
+
+
+@click.command(name="convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(["int4", "int8", "bf16"]),
+    default="int4",
+    show_default=True,
+    help="Of experts, attention, dense networks and head (which int4 leaves at int8).",
+)
+@click.option("--verify", is_flag=True, help="Afterwards read every file again and compare its hash.")
+def command(source: Path, target: Path, precision: str, verify: bool) -> None:
+    """Write SOURCE, a published checkpoint (bf16, fp16, fp32 or FP8), in another precision to TARGET.
+
+    Weights stream through, so little memory is needed. Cut off at any moment, the same command goes on where it was;
+    with a finished TARGET it does nothing.
+    """
+    from kodkod_engine.layers.packed import Precisions
+    from kodkod_engine.models.convert import convert
+    from kodkod_engine.models.converted import require_sound
+
+    with bytes_progress("converting") as progress:
+        manifest = convert(source, target, Precisions.of(precision), progress)
+    if verify:
+        with bytes_progress("verifying") as progress:
+            require_sound(target, manifest, progress)
+    size = sum(file.num_bytes for file in manifest.files.values())
+    click.echo(f"{target}: {len(manifest.files)} files, {size / 1e9:.2f} GB, {precision}; use it with -m {target}")

@@ -1,0 +1,270 @@
+"""The published model's whole shape on this machine: 68.5 billion parameters, 4-bit weights, tables on the disk.
+
+    python engine/bench/full_size.py [--layers 14] [--folder DIR] [--precision int4] [--weights mapped]
+
+Weights are random and written directly in converted form (20 GB for all 14 layers), the twelve tables are sparse files
+of their full size (63 GB that take no room), mapped and read row by row. What counts is that it loads, what it needs,
+and how near decoding comes to the read rate of the same run. The folder is deleted afterwards unless --keep is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import shutil
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import keep, read_bandwidth, seconds
+
+from kodkod_engine import load_engine
+from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
+from kodkod_engine.backends.native import NativeEngine
+from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.packed import Precisions
+from kodkod_engine.models import longcat_flash
+from kodkod_engine.models.config import load_config
+from kodkod_engine.models.convert import WeightFile, plan_weight_files
+from kodkod_engine.models.converted import ConvertedFile, Manifest
+from kodkod_engine.models.loading import build_model
+from kodkod_engine.models.packing import pack_model
+from kodkod_engine.models.random_checkpoint import TINY
+from kodkod_engine.models.safetensors_writer import PlannedTensor, SafetensorsWriter, file_bytes, header_bytes
+
+CONFIG: dict[str, Any] = {
+    **TINY,
+    "vocab_size": 131_072,
+    "hidden_size": 3072,
+    "num_layers": 14,
+    "num_attention_heads": 32,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "ffn_hidden_size": 6144,
+    "expert_ffn_hidden_size": 1024,
+    "n_routed_experts": 256,
+    "zero_expert_num": 128,
+    "moe_topk": 12,
+    "ngram_vocab_size_ratio": 78,
+    "torch_dtype": "bfloat16",
+}
+PROMPT_TOKENS = 32
+DECODE_TOKENS = 24
+REPEATS = 5
+MAX_CACHED_TOKENS = 4096
+
+
+def write_model(folder: Path, layers: int, precision: str) -> None:
+    """A converted checkpoint with random weights of trained scale and tables of holes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_layers": layers}), encoding="utf-8")
+    precisions = Precisions.of(precision)
+    model, _ = build_model(
+        load_config(folder), with_mtp=False, dtype=torch.bfloat16, activation_dtype=torch.float32, device="meta"
+    )
+    pack_model(model, None, precisions)
+    spec = load_config(folder).ngram
+    assert spec is not None
+    generator = torch.Generator().manual_seed(0)
+    files: dict[str, ConvertedFile] = {}
+    for file in plan_weight_files(model, None):
+        print(f"writing {file.name}", flush=True)
+        files[file.name] = write_random(folder / file.name, file, generator)
+    for index, rows in enumerate(spec.moduli):
+        name = f"model.ngram_embeddings.embedders.{index}.weight"
+        table = [PlannedTensor(name, torch.bfloat16, (rows, spec.table_width))]
+        files[f"table-{index:02d}.safetensors"] = write_holes(folder / f"table-{index:02d}.safetensors", table)
+    parts = {part: getattr(precisions, part) for part in ("experts", "attention", "dense", "head")}
+    Manifest(source="random", has_mtp=False, is_complete=True, files=files, **parts).save(folder)
+
+
+def write_random(path: Path, file: WeightFile, generator: torch.Generator) -> ConvertedFile:
+    """Values of trained scale: a matrix keeps the variance of its input."""
+    tensors = file.tensors()
+    inputs = {tensor.name: tensor.shape[-1] for tensor in tensors}
+    with SafetensorsWriter(path, tensors) as writer:
+        for tensor in tensors:
+            # By the leading dimension, so that 256 experts need not be in memory at once.
+            rows = tensor.shape[0] if len(tensor.shape) < 3 else 32
+            for first in range(0, tensor.shape[0], rows):
+                shape = (min(rows, tensor.shape[0] - first), *tensor.shape[1:])
+                writer.write_tensor(random_values(tensor, shape, inputs, generator))
+    return ConvertedFile(num_bytes=file_bytes(tensors), sha256=writer.sha256)
+
+
+def random_values(
+    tensor: PlannedTensor, shape: tuple[int, ...], inputs: dict[str, int], generator: torch.Generator
+) -> torch.Tensor:
+    """Codes of any value; scales to go with them; norms near one; matrices by their input's size."""
+    if tensor.dtype in (torch.uint8, torch.int8):
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).view(tensor.dtype)
+    if tensor.name.endswith(".scales"):
+        codes = tensor.name.removesuffix("scales") + "codes"
+        groups, code_bytes = tensor.shape[-1], inputs[codes]
+        is_nibbles = code_bytes * 2 == groups * 128
+        spread, width = (4.61, groups * 128) if is_nibbles else (73.9, code_bytes)
+        return torch.full(shape, 1 / (spread * width**0.5), dtype=tensor.dtype)
+    values = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        is_bias = tensor.name.endswith("selection_bias")
+        return (values * 0.01 if is_bias else 1 + 0.1 * values).to(tensor.dtype)
+    return (values if "word" in tensor.name else values / shape[-1] ** 0.5).to(tensor.dtype)
+
+
+def write_holes(path: Path, tensors: list[PlannedTensor]) -> ConvertedFile:
+    """A file of its full size that takes no room: its rows read as zeros."""
+    with path.open("wb") as handle:
+        handle.write(header_bytes(tensors))
+        handle.truncate(file_bytes(tensors))
+    return ConvertedFile(num_bytes=file_bytes(tensors), sha256="")
+
+
+def complete(engine: NativeEngine, prompt: tuple[int, ...], max_tokens: int) -> Completion:
+    request = GenerationRequest(prompt, SamplingParams(max_tokens=max_tokens, ignore_eos=True))
+    return asyncio.run(collect(engine.generate(request)))
+
+
+@contextmanager
+def counted_experts(engine: NativeEngine) -> Iterator[list[int]]:
+    """Real experts chosen per layer and token, while inside; steps go through the modules, whose choice shows."""
+    counts: list[int] = []
+
+    def count(owner: MixtureOfExperts, chosen: torch.Tensor) -> None:
+        counts.append(int((chosen < owner.num_experts).sum()))
+
+    layers = [layer.experts for layer in engine.runner.loaded.model.dual_layers]
+    hooks = [o.router.register_forward_hook(lambda _m, _i, out, o=o: count(o, out[0])) for o in layers]
+    admits = longcat_flash.step_arrays
+    longcat_flash.step_arrays = lambda *_args: None
+    try:
+        yield counts
+    finally:
+        longcat_flash.step_arrays = admits
+        for hook in hooks:
+            hook.remove()
+
+
+def step_bytes(engine: NativeEngine, experts_per_token: float, context_tokens: float) -> dict[str, float]:
+    """Bytes one token has to read, by part; word rows and table rows are nothing beside them."""
+    model = engine.runner.loaded.model
+    parts = {"experts": 0.0, "attention": 0.0, "dense": 0.0, "router": 0.0}
+    for layer in model.dual_layers:
+        each = sum(home.nbytes for home in layer.experts.homes) / layer.experts.num_experts
+        parts["experts"] += each * experts_per_token
+        parts["router"] += layer.experts.router.weight.nbytes
+        for half in (layer.first, layer.second):
+            parts["attention"] += sum(parameter.nbytes for parameter in half.attention.parameters())
+            parts["dense"] += sum(parameter.nbytes for parameter in half.dense.parameters())
+    assert model.lm_head is not None
+    parts["head"] = model.lm_head.home.nbytes
+    assert model.embedding is not None
+    parts["projection"] = model.embedding.projection.weight.nbytes
+    parts["kv"] = context_tokens * engine.runner.layout.bytes_per_token
+    return parts
+
+
+def memory() -> dict[str, float]:
+    """Of this process in GB: now by kind, and the most it had."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    kinds = {"anonymous": "RssAnon", "mapped": "RssFile", "peak": "VmHWM"}
+    return {f"{name}_gb": int(lines[key].split()[0]) * 1024 / 1e9 for name, key in kinds.items()}
+
+
+def faults() -> tuple[int, int]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_majflt, usage.ru_minflt
+
+
+def measure(engine: NativeEngine) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(7)
+
+    def prompt() -> tuple[int, ...]:
+        return tuple(torch.randint(3, CONFIG["vocab_size"], (PROMPT_TOKENS,), generator=generator).tolist())
+
+    first_s = seconds(lambda: complete(engine, prompt(), 2))
+    with counted_experts(engine) as counts:
+        complete(engine, prompt(), 3)
+    layers = len(engine.runner.loaded.model.dual_layers)
+    experts = statistics.mean(counts[-layers:])
+    runs = []
+    for _ in range(REPEATS):
+        rate = read_bandwidth(num_bytes=1 << 29, repeats=3)
+        before = faults()
+        usage = complete(engine, prompt(), DECODE_TOKENS).usage
+        after = faults()
+        step_s = usage.decode_s / (DECODE_TOKENS - 1)
+        parts = step_bytes(engine, experts, PROMPT_TOKENS + DECODE_TOKENS / 2)
+        limit_s = sum(parts.values()) / rate
+        runs.append(
+            {
+                "tokens_per_s": 1 / step_s,
+                "prefill_s": usage.prefill_s,
+                "read_bytes_per_s": rate,
+                "fraction_of_limit": limit_s / step_s,
+                "major_faults_per_token": (after[0] - before[0]) / DECODE_TOKENS,
+                "minor_faults_per_token": (after[1] - before[1]) / DECODE_TOKENS,
+            }
+        )
+        print(json.dumps(runs[-1]), flush=True)
+    return {
+        "first_two_tokens_s": first_s,
+        "real_experts_per_token": experts,
+        "bytes_per_token": parts,
+        "runs": runs,
+        "median": {key: statistics.median(run[key] for run in runs) for key in runs[0]},
+        "memory": memory(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=14)
+    parser.add_argument("--precision", default="int4")
+    parser.add_argument("--weights", default="mapped", choices=["mapped", "resident"])
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/kodkod-full-size"))
+    parser.add_argument("--keep", action="store_true", help="leave the folder for another run")
+    options = parser.parse_args()
+    try:
+        if not (options.folder / "converted.json").exists():
+            write_model(options.folder, options.layers, options.precision)
+        record: dict[str, Any] = {
+            "what": f"published shape, {options.layers} of 14 layers, {options.precision}, {options.weights} weights, "
+            "mapped tables, batch 1, random weights",
+            "machine_memory_gb": _memory_gb(),
+        }
+        engines: list[NativeEngine] = []
+        record["load_s"] = seconds(
+            lambda: engines.append(
+                load_engine(
+                    options.folder,
+                    weights=options.weights,
+                    ngram_tables="mapped",
+                    max_cached_tokens=MAX_CACHED_TOKENS,
+                )
+            )
+        )
+        print(f"loaded in {record['load_s']:.1f} s", flush=True)
+        record |= measure(engines[0])
+        engines[0].close()
+        print(json.dumps(record["median"], indent=1))
+        print(f"kept in {keep(f'full-size-{options.weights}-{options.layers}', record).name}")
+    finally:
+        if not options.keep:
+            shutil.rmtree(options.folder, ignore_errors=True)
+
+
+def _memory_gb() -> float:
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return int(lines[0].split()[1]) * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()

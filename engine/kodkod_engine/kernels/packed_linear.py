@@ -1,0 +1,204 @@
+"""A linear map with packed weights for few rows: bound by reading the codes, each read once for all rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit, prange, types
+from numba.extending import overload
+from torch import Tensor
+
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.packed_dot import MAX_TOKENS, VECTOR_GROUP, row_dots
+from kodkod_engine.kernels.packing import unpack
+
+OUTPUTS_PER_JOB = 16
+HIGHEST = 32767
+
+_SERIAL: dict[str, Any] = {"cache": True, "nogil": True, "boundscheck": False}
+
+
+class Nibbles128(NamedTuple):
+    """A 4-bit matrix in groups of 128: the type by which kernels choose their code."""
+
+    codes: Any
+    """uint8 [out, in / 2]."""
+    scales: Any
+    """bf16 bits [out, groups]."""
+
+
+class NibblesAny(NamedTuple):
+    """A 4-bit matrix in groups of any other size."""
+
+    codes: Any
+    scales: Any
+
+
+class Bytes128(NamedTuple):
+    """An 8-bit matrix in groups of 128; codes uint8 bits [out, in]."""
+
+    codes: Any
+    scales: Any
+
+
+class BytesAny(NamedTuple):
+    """An 8-bit matrix in groups of any other size."""
+
+    codes: Any
+    scales: Any
+
+
+Packed = Nibbles128 | NibblesAny | Bytes128 | BytesAny
+
+KINDS: dict[tuple[int, int], type[Packed]] = {(4, VECTOR_GROUP): Nibbles128, (8, VECTOR_GROUP): Bytes128}
+_BY_KIND = {kind: key for key, kind in KINDS.items()} | {NibblesAny: (4, 0), BytesAny: (8, 0)}
+
+
+def packed_arrays(codes: Tensor, scales: Tensor, bits: int) -> Packed:
+    """A packed matrix as a kernel takes it, without a copy; leading dimensions become one with the rows."""
+    group = codes.shape[-1] * 8 // bits // scales.shape[-1]
+    kind = KINDS.get((bits, group), NibblesAny if bits == 4 else BytesAny)
+    return kind(codes.view(torch.uint8).flatten(0, -2).numpy(), bits_of(scales.flatten(0, -2)))
+
+
+def reference(x: Tensor, codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """x times the unpacked weight transposed, in fp32: [rows, in] -> [rows, out], x's dtype. See `packing.pack`."""
+    return (x.float() @ unpack(codes, scales, bits).t()).to(x.dtype)
+
+
+@njit(**_SERIAL)
+def narrow(x: Any, out: Any, factors: Any) -> None:
+    """Rows fp32 [rows, in] as int16 and one factor each; a row that is not finite gets the factor NaN."""
+    for row in range(x.shape[0]):
+        highest = faults = np.float32(0)
+        for i in range(x.shape[1]):
+            highest = max(highest, abs(x[row, i]))
+            faults += x[row, i] - x[row, i]
+        factors[row] = highest / np.float32(HIGHEST) + faults
+        inverse = np.float32(HIGHEST) / highest if highest > 0 else np.float32(0)
+        for i in range(x.shape[1]):
+            out[row, i] = np.int16(np.rint(x[row, i] * inverse)) if faults == 0 else np.int16(0)
+
+
+@njit(**_SERIAL)
+def _nibble(code: Any, is_high: bool) -> Any:
+    value = np.int32(code >> 4) if is_high else np.int32(code & 15)
+    return value - 16 if value > 7 else value
+
+
+def _plain_dot(bits: int) -> Any:
+    """Any group size, one row; for small models."""
+
+    @njit(**_SERIAL)
+    def dot(codes: Any, scales: Any, o: Any, x: Any, token: Any) -> Any:
+        group = x.shape[1] // scales.shape[1]
+        total = np.float32(0)
+        for g in range(scales.shape[1]):
+            whole = np.int32(0)
+            for j in range(group // 2):
+                if bits == 4:
+                    code = codes[o, g * (group // 2) + j]
+                    low, high = _nibble(code, False), _nibble(code, True)
+                else:
+                    low = np.int32(np.int8(codes[o, g * group + j]))
+                    high = np.int32(np.int8(codes[o, g * group + group // 2 + j]))
+                whole += low * x[token, g * group + j] + high * x[token, g * group + group // 2 + j]
+            total += np.float32(whole) * widen(scales[o, g])
+        return total
+
+    return dot
+
+
+_PLAIN = {bits: _plain_dot(bits) for bits in (4, 8)}
+
+
+def dot_one(weight: Any, o: Any, x: Any, token: Any) -> Any:
+    """Inside a kernel: weight row o with one row of x."""
+    raise NotImplementedError("for compiled code alone")
+
+
+def dot_four(weight: Any, o: Any, x: Any, token: Any) -> Any:
+    """Inside a kernel: weight row o with four rows of x."""
+    raise NotImplementedError("for compiled code alone")
+
+
+def _key_of(weight: Any) -> tuple[int, int] | None:
+    """Bits and group of a kernel argument; None when it is not packed."""
+    return _BY_KIND.get(weight.instance_class) if isinstance(weight, types.BaseNamedTuple) else None
+
+
+@overload(dot_one, inline="never", jit_options=_SERIAL)
+def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    key = _key_of(weight)
+    if key is None:
+        return None
+    dot = row_dots[1, key[0]] if key[1] == VECTOR_GROUP else _PLAIN[key[0]]
+
+    def one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        return dot(weight.codes, weight.scales, o, x, token)
+
+    return one
+
+
+@overload(dot_four, inline="never", jit_options=_SERIAL)
+def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    key = _key_of(weight)
+    if key is None:
+        return None
+    if key[1] == VECTOR_GROUP:
+        dot = row_dots[MAX_TOKENS, key[0]]
+
+        def four(weight, o, x, token):  # type: ignore[no-untyped-def]
+            return dot(weight.codes, weight.scales, o, x, token)
+
+        return four
+    plain = _PLAIN[key[0]]
+
+    def one_by_one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        codes, scales = weight.codes, weight.scales
+        return (
+            plain(codes, scales, o, x, token),
+            plain(codes, scales, o, x, token + 1),
+            plain(codes, scales, o, x, token + 2),
+            plain(codes, scales, o, x, token + 3),
+        )
+
+    return one_by_one
+
+
+@njit(**KERNEL_OPTIONS)
+def _kernel(weight: Any, x: Any, factors: Any, out: Any) -> None:
+    rows, outputs = out.shape
+    for job in prange((outputs + OUTPUTS_PER_JOB - 1) // OUTPUTS_PER_JOB):
+        for o in range(job * OUTPUTS_PER_JOB, min(outputs, (job + 1) * OUTPUTS_PER_JOB)):
+            row = 0
+            while rows - row >= MAX_TOKENS:
+                a, b, c, d = dot_four(weight, o, x, row)
+                out[row, o] = a * factors[row]
+                out[row + 1, o] = b * factors[row + 1]
+                out[row + 2, o] = c * factors[row + 2]
+                out[row + 3, o] = d * factors[row + 3]
+                row += MAX_TOKENS
+            while row < rows:
+                out[row, o] = dot_one(weight, o, x, row) * factors[row]
+                row += 1
+
+
+@njit(**_SERIAL)
+def multiply(weight: Any, x: Any, out: Any) -> None:
+    """Inside a kernel: as `packed_linear` on arrays."""
+    codes = np.empty(x.shape, np.int16)
+    factors = np.empty(x.shape[0], np.float32)
+    narrow(x, codes, factors)
+    _kernel(weight, codes, factors, out)
+
+
+def packed_linear(x: Tensor, codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """See `reference`; the weight contiguous, on the host. A row with an infinity or NaN comes out as NaN."""
+    wide = x.float().contiguous()
+    out = torch.empty(x.shape[0], codes.shape[0])
+    with lock:
+        multiply(packed_arrays(codes, scales, bits), wide.numpy(), out.numpy())
+    return out.to(x.dtype)

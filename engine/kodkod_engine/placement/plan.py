@@ -1,0 +1,150 @@
+"""The plan: homes and precision of a model's parts on a machine, chosen among all that fit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kodkod_engine.errors import NotEnoughMemory
+from kodkod_engine.placement.machine import GIB, Machine
+from kodkod_engine.placement.sizes import PartSizes
+
+PRECISIONS = ("bf16", "int8", "int4")
+EXPECTED_FRACTION = {("gpu", "int8"): 0.1, ("gpu", "int4"): 0.1}
+"""Of the read limit that decoding reaches where it is not the usual one: a GPU unpacks packed weights."""
+USUAL_FRACTION = 0.5
+MAPPED_FRACTION = 0.9
+"""Of its speed that decoding keeps when weights are mapped and stay in the page cache."""
+COMFORTABLE_TOKENS_PER_S = 20.0
+"""Faster than one reads: above it precision counts for more than speed."""
+WORK_BYTES = 1.0 * GIB
+"""Activations, code and the rest of a process."""
+GPU_WORK_BYTES = 2.0 * GIB
+"""Activations of a prefill chunk, scores, graphs, torch's own."""
+PLANNED_CONTEXT_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One way to hold the model."""
+
+    device: str
+    """`gpu` or `cpu`."""
+    precision: str
+    """Of experts, attention and dense networks."""
+    weights: str
+    """`resident`, or `mapped` from a converted checkpoint."""
+    tables: str
+    """`resident` with the weights, or `mapped` behind a row cache; `none` where the model has none."""
+    device_bytes: float
+    """Memory it needs on its device."""
+    host_bytes: float
+    """Memory it needs on the host, page cache that has to stay included."""
+    limit_tokens_per_s: float
+    """Read rate over the bytes of a token."""
+    expected_tokens_per_s: float
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What `EngineConfig` is to be told."""
+        return {
+            "device": "cuda" if self.device == "gpu" else "cpu",
+            "precision": self.precision,
+            "weights": self.weights,
+            "ngram_tables": "mapped" if self.tables == "mapped" else "resident",
+        }
+
+    @property
+    def story(self) -> str:
+        """One line for a person."""
+        tables = {"none": "no tables", "resident": "tables in memory", "mapped": "tables on the disk, rows cached"}
+        home = "mapped from the disk" if self.weights == "mapped" else "in memory"
+        memory = f"{self.device_bytes / 1e9:.1f} GB on the GPU, " if self.device == "gpu" else ""
+        rate = f"{self.expected_tokens_per_s:.3g} tokens/s expected of at most {self.limit_tokens_per_s:.3g}"
+        memory += f"{self.host_bytes / 1e9:.1f} GB of host memory"
+        return f"{self.precision} on {self.device}, {home}, {tables[self.tables]}: {memory}; {rate}"
+
+
+def placements(sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS) -> Iterator[Placement]:
+    """Every way the engine knows, fitting or not."""
+    devices = ["cpu"] if machine.gpu is None or not machine.gpu.is_supported else ["gpu", "cpu"]
+    for device in devices:
+        for precision in PRECISIONS:
+            for weights in ("resident",) if device == "gpu" else ("resident", "mapped"):
+                for tables in ("resident", "mapped") if sizes.tables else ("none",):
+                    yield placement_of(sizes, machine, context_tokens, device, precision, weights, tables)
+
+
+def placement_of(
+    sizes: PartSizes, machine: Machine, context_tokens: int, device: str, precision: str, weights: str, tables: str
+) -> Placement:
+    """One of them, with what it needs and how fast it will be."""
+    latent_bytes = 2 if device == "gpu" else 4
+    needed = sizes.kept_bytes(precision) + context_tokens * sizes.latent_values * latent_bytes
+    needed += sizes.tables * 2.0 if tables == "resident" else 0.0
+    if weights == "mapped":
+        needed -= sizes.words * 2.0  # a row of it is read per token; the rest need not stay
+    if device == "gpu":
+        assert machine.gpu is not None
+        rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, WORK_BYTES
+    else:
+        rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + WORK_BYTES
+    limit = rate / sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
+    fraction = EXPECTED_FRACTION.get((device, precision), USUAL_FRACTION)
+    fraction *= MAPPED_FRACTION if weights == "mapped" else 1.0
+    return Placement(device, precision, weights, tables, device_bytes, host_bytes, limit, limit * fraction)
+
+
+def fits(placement: Placement, machine: Machine) -> bool:
+    """Whether there is memory for it."""
+    return missing_bytes(placement, machine) <= 0
+
+
+def missing_bytes(placement: Placement, machine: Machine) -> float:
+    """How much too little memory there is where it lacks most; negative when it fits."""
+    on_device = placement.device_bytes - machine.gpu.free_bytes if machine.gpu else 0.0
+    return max(placement.host_bytes - machine.host_bytes, on_device)
+
+
+def choose(sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS) -> Placement:
+    """The most precise placement that is comfortably fast, else the fastest; resident before mapped where equal.
+
+    Raises:
+        NotEnoughMemory: none fits; says by how much and what would.
+    """
+    every = list(placements(sizes, machine, context_tokens))
+    fitting = [placement for placement in every if fits(placement, machine)]
+    if not fitting:
+        raise NotEnoughMemory(_shortage(every, machine))
+    comfortable = [one for one in fitting if one.expected_tokens_per_s >= COMFORTABLE_TOKENS_PER_S]
+    if comfortable:
+        return max(comfortable, key=lambda one: (-PRECISIONS.index(one.precision), one.expected_tokens_per_s))
+    return max(fitting, key=lambda one: one.expected_tokens_per_s)
+
+
+def _shortage(every: list[Placement], machine: Machine) -> str:
+    least = min(every, key=lambda placement: missing_bytes(placement, machine))
+    missing = missing_bytes(least, machine)
+    return (
+        f"not enough memory: the smallest placement ({least.precision}, {least.weights} weights, {least.tables} "
+        f"tables) needs {missing / 1e9:.1f} GB more than the {machine.host_bytes / 1e9:.1f} GB there are; "
+        "close other programs"
+    )
+
+
+def require_memory(sizes: PartSizes, asked: Placement, machine: Machine) -> None:
+    """That a placement somebody asked for fits.
+
+    Raises:
+        NotEnoughMemory: it does not; says by how much, and what would.
+    """
+    missing = missing_bytes(asked, machine)
+    if missing <= 0:
+        return
+    fitting = [one for one in placements(sizes, machine) if fits(one, machine)]
+    best = max(fitting, key=lambda one: one.expected_tokens_per_s, default=None)
+    way_out = f"this would fit: {best.story}" if best else _shortage(list(placements(sizes, machine)), machine)
+    raise NotEnoughMemory(
+        f"{asked.precision} weights with {asked.tables} tables need {missing / 1e9:.1f} GB more memory than there is; "
+        f"{way_out}"
+    )

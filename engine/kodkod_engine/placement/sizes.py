@@ -1,0 +1,81 @@
+"""How many weights each part of a model has, and how many of them one token reads. Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kodkod_engine.models.config import ModelConfig
+
+GROUP_SIZE = 128
+SCALE_BYTES = 2
+BYTES_PER_WEIGHT = {"bf16": 2.0, "int8": 1 + SCALE_BYTES / GROUP_SIZE, "int4": 0.5 + SCALE_BYTES / GROUP_SIZE}
+
+
+@dataclass(frozen=True, slots=True)
+class PartSizes:
+    """Numbers of weights."""
+
+    attention: int
+    """The packable matrices of all blocks."""
+    latent_maps: int
+    """Key and value maps of all blocks: never packed."""
+    dense: int
+    experts: int
+    expert: int
+    """One of them."""
+    router: int
+    """Kept in fp32."""
+    head: int
+    words: int
+    projection: int
+    tables: int
+    latent_values: int
+    """Cached per token, over all blocks."""
+    active_experts: float
+    """Real experts that a token takes per layer when all choices are equally likely."""
+    num_layers: int
+
+    def kept_bytes(self, precision: str) -> float:
+        """Memory of everything but the tables."""
+        whole = (self.words + self.latent_maps + self.projection) * 2.0 + self.router * 4.0
+        packable = self.attention + self.dense + self.experts
+        return whole + packable * BYTES_PER_WEIGHT[precision] + self.head * BYTES_PER_WEIGHT[head_precision(precision)]
+
+    def read_bytes(self, precision: str, context_tokens: int, latent_bytes: int) -> float:
+        """What decoding one token reads: the experts it takes, all else once, the cache of its context."""
+        whole = (self.latent_maps + self.projection) * 2.0 + self.router * 4.0
+        packable = self.attention + self.dense + self.num_layers * self.active_experts * self.expert
+        head = self.head * BYTES_PER_WEIGHT[head_precision(precision)]
+        cache = context_tokens * self.latent_values * latent_bytes
+        return whole + packable * BYTES_PER_WEIGHT[precision] + head + cache
+
+
+def head_precision(precision: str) -> str:
+    """4 bits leave the head, which chooses the token, at 8."""
+    return "int8" if precision == "int4" else precision
+
+
+def part_sizes(config: ModelConfig) -> PartSizes:
+    """Of a model; the draft block is not counted."""
+    hidden, heads, blocks = config.hidden_size, config.num_heads, config.num_attention_blocks
+    q_head, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
+    attention = hidden * (config.q_lora_rank + config.latent_dim) + config.q_lora_rank * heads * q_head
+    attention += heads * value * hidden
+    expert = 3 * hidden * config.expert_ffn_hidden_size
+    choices = config.num_experts + config.num_identity_experts
+    spec = config.ngram
+    return PartSizes(
+        attention=blocks * attention,
+        latent_maps=blocks * config.kv_lora_rank * heads * (config.qk_nope_head_dim + value),
+        dense=blocks * 3 * hidden * config.ffn_hidden_size,
+        experts=config.num_layers * config.num_experts * expert,
+        expert=expert,
+        router=config.num_layers * choices * (hidden + 1),
+        head=0 if config.tie_word_embeddings else config.vocab_size * hidden,
+        words=config.vocab_size * hidden,
+        projection=0 if spec is None else spec.num_tables * spec.table_width * hidden,
+        tables=0 if spec is None else spec.row_offsets[-1] * spec.table_width,
+        latent_values=blocks * config.latent_dim,
+        active_experts=config.experts_per_token * config.num_experts / choices,
+        num_layers=config.num_layers,
+    )

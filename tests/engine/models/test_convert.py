@@ -1,0 +1,189 @@
+"""Converting: the same model comes back, read or mapped; cut off, resumed, verified; no room is told in time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.playing import play
+from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, DiskFull, UnknownArchitecture
+from kodkod_engine.layers.packed import PackedMatrix, Precisions
+from kodkod_engine.models import convert as convert_module
+from kodkod_engine.models.convert import convert
+from kodkod_engine.models.converted import MANIFEST_NAME, read_manifest, require_sound
+from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+from kodkod_engine.models.safetensors_writer import SafetensorsWriter
+
+IDS = [5, 9, 300, 9, 2, 40, 41]
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("source"), TINY, seed=3, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only."""
+    target = tmp_path_factory.mktemp("converted") / "int4"
+    convert(source, target, Precisions.of("int4"))
+    return target
+
+
+def _same(left: LoadedModel, right: LoadedModel) -> None:
+    for mine, theirs in ((left.model, right.model), (left.mtp, right.mtp)):
+        assert mine is not None
+        assert theirs is not None
+        others = dict(theirs.checkpoint_slots())
+        for name, slot in mine.checkpoint_slots():
+            other = others[name]
+            if isinstance(slot, PackedMatrix):
+                assert isinstance(other, PackedMatrix)
+                assert torch.equal(slot.codes, other.codes), name
+                assert torch.equal(slot.scales, other.scales), name
+            else:
+                assert isinstance(other, torch.Tensor)
+                assert torch.equal(slot, other), name
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "bf16"])
+def test_is_what_packing_on_the_way_gives(source: Path, tmp_path: Path, precision: str) -> None:
+    manifest = convert(source, tmp_path / "new", Precisions.of(precision))
+    require_sound(tmp_path / "new", manifest)
+    direct = load_model(source, precisions=Precisions.of(precision))
+    _same(load_model(tmp_path / "new"), direct)
+    _same(load_model(tmp_path / "new", weights=WeightHome.MAPPED), direct)
+
+
+def test_mapped_weights_and_tables_decode_the_same(source: Path, converted: Path) -> None:
+    direct = play(load_model(source, precisions=Precisions.of("int4")))[0].feed(IDS)
+    mapped = load_model(converted, weights=WeightHome.MAPPED, ngram_tables=TableHome.MAPPED)
+    assert torch.equal(play(mapped)[0].feed(IDS), direct)
+
+
+def test_only_converted_weights_are_mapped_and_their_precision_is_fixed(source: Path, converted: Path) -> None:
+    with pytest.raises(UnknownArchitecture, match="kodkod convert"):
+        load_model(source, weights=WeightHome.MAPPED)
+    with pytest.raises(UnknownArchitecture, match="converted to int4"):
+        load_model(converted, precisions=Precisions.of("int8"))
+
+
+def test_goes_on_where_it_was(source: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "cut"
+    plain, written = convert_module._write, []
+
+    def cut_off(path: Path, *rest: object) -> object:
+        if len(written) == 2:
+            path.with_name(path.name + ".part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return plain(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(convert_module, "_write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, target, Precisions.of("int4"))
+    with pytest.raises(CheckpointMissing, match="not finished"):
+        load_model(target)
+    again: list[str] = []
+    monkeypatch.setattr(convert_module, "_write", lambda path, *rest: again.append(path.name) or plain(path, *rest))
+    manifest = convert(source, target, Precisions.of("int4"))
+    assert not set(again) & set(written)
+    assert manifest == read_manifest(converted)
+    convert(source, target, Precisions.of("int4"))
+    assert len(again) + len(written) == len(manifest.files)
+    assert not list(target.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_survives_kill_at_any_moment(source: Path, converted: Path, tmp_path: Path) -> None:
+    target = tmp_path / "killed"
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from kodkod_engine.models.convert import convert\nfrom kodkod_engine.layers.packed import Precisions\n"
+        "convert(Path(sys.argv[1]), Path(sys.argv[2]), Precisions.of('int4'))"
+    )
+    for pause_s in (2.0, 2.2, 2.4, 2.6):
+        process = subprocess.Popen([sys.executable, "-c", script, str(source), str(target)])
+        time.sleep(pause_s)
+        process.kill()
+        process.wait()
+    manifest = convert(source, target, Precisions.of("int4"))
+    require_sound(target, manifest)
+    assert manifest == read_manifest(converted)
+
+
+def test_a_changed_byte_is_found(converted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(converted, folder)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    victim = folder / "layer-01.safetensors"
+    data = bytearray(victim.read_bytes())
+    data[-100] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(CheckpointCorrupt, match="layer-01"):
+        require_sound(folder, manifest)
+    victim.write_bytes(data[:-1])
+    with pytest.raises(CheckpointCorrupt, match="layer-01"):
+        load_model(folder)
+    victim.unlink()
+    with pytest.raises(CheckpointMissing, match="layer-01"):
+        load_model(folder)
+
+
+def test_says_before_it_begins_how_much_room_is_missing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _path: Usage(10**9, 10**9, 100))
+    with pytest.raises(DiskFull, match=r"the disk is full, \d+\.\d\d GB more are needed"):
+        convert(source, tmp_path / "new", Precisions.of("int4"))
+    assert not list((tmp_path / "new").glob("*.safetensors*"))
+
+
+def test_a_disk_that_fills_up_meanwhile(
+    source: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, budget = SafetensorsWriter._write_all, [200_000]
+
+    def write(self: SafetensorsWriter, chunk: memoryview) -> None:
+        class Full:
+            def write(self, data: memoryview) -> int:
+                if budget[0] < len(data):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                budget[0] -= len(data)
+                return len(data)
+
+        file, self._file = self._file, Full()  # type: ignore[assignment]
+        try:
+            plain(self, chunk)
+        finally:
+            self._file = file
+
+    monkeypatch.setattr(SafetensorsWriter, "_write_all", write)
+    with pytest.raises(DiskFull, match="make room and run the same command again"):
+        convert(source, tmp_path / "new", Precisions.of("int4"))
+    monkeypatch.undo()
+    for path in (tmp_path / "new").glob("*.safetensors"):
+        path.unlink()  # what the full disk swallowed
+    assert convert(source, tmp_path / "new", Precisions.of("int4")) == read_manifest(converted)
+
+
+def test_refuses_a_folder_of_something_else(source: Path, converted: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointCorrupt, match="begun from another"):
+        convert(source, converted, Precisions.of("int8"))
+    with pytest.raises(CheckpointCorrupt, match="holds another checkpoint"):
+        convert(source, source, Precisions.of("int4"))
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps({"format": 99}))
+    with pytest.raises(CheckpointCorrupt, match="convert"):
+        read_manifest(tmp_path)

@@ -1,0 +1,152 @@
+"""Models in 8 and 4 bits: the compiled step, the modules and the unpacked model agree; FP8 checkpoints are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.oracle import tensors_of
+from engine.playing import play, relative_error
+from kodkod_engine.errors import CheckpointCorrupt, UnknownArchitecture
+from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions
+from kodkod_engine.models import checkpoint as checkpoint_module
+from kodkod_engine.models import longcat_flash
+from kodkod_engine.models.checkpoint import SINGLE_NAME
+from kodkod_engine.models.loading import LoadedModel, load_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+
+IDS = [5, 9, 300, 9, 2, 40, 41, 17, 33]
+WIDE = {**TINY, "hidden_size": 192, "num_layers": 1, "expert_ffn_hidden_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("bf16"), TINY, seed=3, dtype=torch.bfloat16)
+
+
+def _unpacked(loaded: LoadedModel, folder: Path) -> LoadedModel:
+    """The model in fp32 with exactly the values that the packed one's codes stand for."""
+    plain = load_model(folder, dtype=torch.float32)
+    for mine, theirs in ((loaded.model, plain.model), (loaded.mtp, plain.mtp)):
+        assert mine is not None
+        assert theirs is not None
+        packed = dict(mine.checkpoint_slots())
+        for name, slot in theirs.checkpoint_slots():
+            value = packed[name]
+            slot.copy_(value.unpacked() if isinstance(value, PackedMatrix) else value)
+    return plain
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_equals_the_unpacked_model(folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both roads: the compiled layer, and the modules, which take long steps."""
+    loaded = load_model(folder, precisions=Precisions.of(precision))
+    assert loaded.activation_dtype == torch.float32
+    wanted = play(_unpacked(loaded, folder))[0].feed(IDS)
+    if precision == "int4":  # one compilation is enough for the default suite
+        assert relative_error(play(loaded)[0].feed(IDS), wanted) < 1e-3
+    monkeypatch.setattr(longcat_flash, "step_arrays", lambda *_args: None)
+    assert relative_error(play(loaded)[0].feed(IDS), wanted) < 1e-3
+
+
+def test_a_long_step_equals_single_tokens(folder: Path) -> None:
+    loaded = load_model(folder, precisions=Precisions.of("int4"))
+    ids = torch.randint(3, 320, (90,), generator=torch.Generator().manual_seed(0)).tolist()
+    whole = play(loaded)[0].feed(ids)
+    assert relative_error(whole, play(loaded)[0].feed_in_chunks(ids, 7)) < 1e-3
+
+
+def test_parts_may_differ(folder: Path) -> None:
+    precisions = Precisions(experts=Precision.INT4, head=Precision.INT8)
+    loaded = load_model(folder, precisions=precisions)
+    slots = dict(loaded.model.checkpoint_slots())
+    assert isinstance(slots["model.layers.0.mlp.experts.0.up_proj.weight"], PackedMatrix)
+    assert isinstance(slots["lm_head.weight"], PackedMatrix)
+    assert isinstance(slots["model.layers.0.mlps.0.up_proj.weight"], torch.Tensor)
+
+
+def test_packing_in_small_pieces_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = dict(load_model(folder, precisions=Precisions.of("int4")).model.checkpoint_slots())
+    monkeypatch.setattr(checkpoint_module, "STAGING_BYTES", 500)
+    for name, slot in load_model(folder, precisions=Precisions.of("int4")).model.checkpoint_slots():
+        if isinstance(slot, PackedMatrix):
+            other = whole[name]
+            assert isinstance(other, PackedMatrix)
+            assert torch.equal(slot.codes, other.codes)
+            assert torch.equal(slot.scales, other.scales)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_memory_is_what_the_precision_says(folder: Path, precision: str) -> None:
+    loaded = load_model(folder, precisions=Precisions.of(precision))
+    gate_up, _ = loaded.model.dual_layers[0].experts.homes
+    values = 8 * 64 * 96
+    assert gate_up.nbytes == values * Precision(precision).bits // 8 + values // 32 * 2
+
+
+def _fp8(folder: Path, target: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Every expert and dense matrix in FP8 blocks, as Meituan publishes it; and the values those stand for."""
+    tensors, values = {}, {}
+    for name, tensor in tensors_of(folder).items():
+        if ".mlp.experts." not in name and ".mlps." not in name:
+            tensors[name] = values[name] = tensor
+            continue
+        rows, columns = tensor.shape
+        scales = torch.rand(-(-rows // 128), -(-columns // 128)) + 0.5
+        spread = scales.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, :columns]
+        tensors[name] = (tensor.float() / spread).to(torch.float8_e4m3fn)
+        tensors[name.replace("weight", "weight_scale_inv")] = scales
+        values[name] = tensors[name].float() * spread
+    config = {**WIDE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(tensors, target / SINGLE_NAME)
+    return target, values
+
+
+@pytest.fixture
+def fp8(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    plain = write_random_checkpoint(tmp_path / "plain", WIDE, dtype=torch.bfloat16, with_mtp=False)
+    return _fp8(plain, tmp_path / "fp8")
+
+
+def test_fp8_blocks_are_read_as_the_values_they_stand_for(
+    fp8: tuple[Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "STAGING_BYTES", 192 * 50)  # a block's rows come in several pieces
+    folder, values = fp8
+    for name, slot in load_model(folder, dtype=torch.float32).model.checkpoint_slots():
+        assert isinstance(slot, torch.Tensor)
+        assert torch.equal(slot, values[name].to(slot.dtype)), name
+
+
+def test_fp8_may_be_packed_on_the_way(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, values = fp8
+    slots = dict(load_model(folder, precisions=Precisions.of("int8")).model.checkpoint_slots())
+    name = "model.layers.0.mlp.experts.3.down_proj.weight"
+    packed = slots[name]
+    assert isinstance(packed, PackedMatrix)
+    assert relative_error(packed.unpacked(), values[name]) < 0.01
+
+
+def test_fp8_without_its_scales_is_refused(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, _ = fp8
+    tensors = tensors_of(folder)
+    name = next(name for name in tensors if name.endswith("scale_inv"))
+    save_file({key: value for key, value in tensors.items() if key != name}, folder / SINGLE_NAME)
+    with pytest.raises(CheckpointCorrupt, match="has no weight_scale_inv"):
+        load_model(folder)
+    save_file({**tensors, name: torch.ones(9, 9)}, folder / SINGLE_NAME)
+    with pytest.raises(CheckpointCorrupt, match="fits no matrix"):
+        load_model(folder)
+
+
+def test_other_quantisations_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = {**WIDE, "quantization_config": {"quant_method": "awq"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UnknownArchitecture, match="quantization_config"):
+        load_model(tmp_path)

@@ -1,0 +1,123 @@
+"""The plan on made-up machines: what is chosen, what is refused, and that its arithmetic is the published model's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kodkod_engine.config import EngineConfig
+from kodkod_engine.errors import EngineError, NotEnoughMemory
+from kodkod_engine.layers.packed import Precisions
+from kodkod_engine.models.config import load_config
+from kodkod_engine.models.loading import build_model
+from kodkod_engine.models.packing import pack_model
+from kodkod_engine.placement import admission
+from kodkod_engine.placement.machine import GIB, Gpu, Machine
+from kodkod_engine.placement.plan import PRECISIONS, choose, fits, missing_bytes, placements, require_memory
+from kodkod_engine.placement.sizes import PartSizes, part_sizes
+
+
+@pytest.fixture
+def sizes(lite_folder) -> PartSizes:
+    return part_sizes(load_config(lite_folder))
+
+
+def _machine(host_gib: float, gpu_gb: float | None = None, rate: float = 40e9) -> Machine:
+    gpu = None if gpu_gb is None else Gpu("a card", gpu_gb * 1e9, 4.3e12, (9, 0))
+    return Machine(host_gib * GIB, rate, 100e9, gpu)
+
+
+def test_counts_are_the_published_ones(sizes: PartSizes) -> None:
+    assert sizes.tables == 31_406_985_216
+    backbone = sizes.attention + sizes.latent_maps + sizes.dense + sizes.experts + sizes.router
+    whole = backbone + sizes.tables + sizes.projection + sizes.head + sizes.words
+    norms = 14 * 2 * (2 * 3072 + 1536 + 512) + 3072
+    assert whole + norms == 68_562_465_024
+    assert sizes.active_experts == 8
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bytes_are_what_a_packed_model_takes(lite_folder, sizes: PartSizes, precision: str) -> None:
+    config = load_config(lite_folder)
+    model, _ = build_model(config, with_mtp=False, dtype=torch.bfloat16, activation_dtype=torch.float32, device="meta")
+    pack_model(model, None, Precisions.of(precision))
+    model.embedding.resident = None
+    norms = 14 * 2 * (2 * 3072 + 1536 + 512) + 3072
+    assert sum(p.nbytes for p in model.parameters()) == sizes.kept_bytes(precision) + 4 * norms
+    head = model.lm_head.home
+    assert head.nbytes > 131_072 * 3072
+
+
+def test_the_limit_of_a_large_card(sizes: PartSizes) -> None:
+    """8.01 GB per token in bf16 without context."""
+    assert sizes.read_bytes("bf16", 0, 2) == pytest.approx(8.01e9, rel=0.01)
+    assert sizes.read_bytes("int4", 0, 2) == pytest.approx(2.5e9, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("machine", "wanted"),
+    [
+        (_machine(24), ("cpu", "int4", "resident", "mapped")),
+        (_machine(20), ("cpu", "int4", "mapped", "mapped")),
+        (_machine(64), ("cpu", "int4", "resident", "mapped")),
+        (_machine(128), ("cpu", "int4", "resident", "resident")),
+        (_machine(256, rate=400e9), ("cpu", "bf16", "resident", "resident")),
+        (_machine(128, 139), ("gpu", "bf16", "resident", "mapped")),
+        (_machine(128, 192), ("gpu", "bf16", "resident", "resident")),
+        (_machine(32, 48), ("gpu", "int8", "resident", "mapped")),
+        (_machine(32, 24), ("gpu", "int4", "resident", "mapped")),
+        (_machine(32, 8), ("cpu", "int4", "resident", "mapped")),
+    ],
+)
+def test_what_is_chosen(sizes: PartSizes, machine: Machine, wanted: tuple[str, ...]) -> None:
+    chosen = choose(sizes, machine)
+    assert (chosen.device, chosen.precision, chosen.weights, chosen.tables) == wanted
+
+
+def test_too_little_memory_is_told_with_how_much(sizes: PartSizes) -> None:
+    with pytest.raises(NotEnoughMemory, match=r"needs \d+\.\d GB more than the 8\.6 GB there are"):
+        choose(sizes, _machine(8))
+
+
+def test_a_placement_that_does_not_fit_names_one_that_does(sizes: PartSizes) -> None:
+    machine = _machine(24)
+    asked = next(one for one in placements(sizes, machine) if one.precision == "bf16" and one.tables == "resident")
+    with pytest.raises(NotEnoughMemory, match=r"need 11\d\.\d GB more .* would fit: int4 on cpu"):
+        require_memory(sizes, asked, machine)
+
+
+def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:
+    old = Machine(32 * GIB, 40e9, 0.0, Gpu("old", 48e9, 0.4e12, (7, 5)))
+    assert choose(sizes, old).device == "cpu"
+
+
+@pytest.mark.parametrize(("gpu", "cause"), [(None, "no CUDA device"), (Gpu("old", 1.0, 1.0, (7, 5)), "capability 7.5")])
+def test_a_device_that_cannot_be_used(monkeypatch, gpu, cause: str) -> None:
+    monkeypatch.setattr(admission, "find_gpu", lambda: gpu)
+    with pytest.raises(EngineError, match=cause):
+        admission.require_device("cuda")
+
+
+def test_the_full_model_is_refused_before_memory_is_taken(lite_folder, monkeypatch) -> None:
+    monkeypatch.setattr(admission, "available_bytes", lambda: 24.0 * GIB)
+    with pytest.raises(NotEnoughMemory):
+        admission.require_room(lite_folder, EngineConfig())
+    admission.require_room(lite_folder, EngineConfig(precision="int4", ngram_tables="mapped", max_cached_tokens=8192))
+
+
+@settings(max_examples=50, deadline=None)
+@given(host=st.floats(1, 500), gpu=st.none() | st.floats(1, 300), rate=st.floats(1e9, 1e12))
+def test_what_is_chosen_fits_and_nothing_that_fits_is_refused(host: float, gpu: float | None, rate: float) -> None:
+    small = PartSizes(
+        10**9, 10**8, 10**9, 30 * 10**9, 10**7, 10**6, 4 * 10**8, 4 * 10**8, 10**7, 3 * 10**10, 16128, 8, 14
+    )
+    machine = _machine(host, gpu, rate)
+    try:
+        chosen = choose(small, machine)
+    except NotEnoughMemory:
+        assert not any(fits(one, machine) for one in placements(small, machine))
+    else:
+        assert missing_bytes(chosen, machine) <= 0
+        assert chosen.expected_tokens_per_s < chosen.limit_tokens_per_s
