@@ -115,7 +115,7 @@ class LatentAttention(nn.Module):
         expanded = context * rank * (nope + value) + new * context * (nope + rope + value)
         return absorbed <= expanded
 
-    def _head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Key part [heads, nope, rank] and value part [heads, value, rank] of kv_b; per head keys come first."""
         config = self.config
         per_head = self.kv_b.weight.to(dtype).view(config.num_heads, -1, config.kv_lora_rank)
@@ -134,7 +134,7 @@ class LatentAttention(nn.Module):
         """
         config = self.config
         nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        key_weight, value_weight = self._head_weights(query.dtype)
+        key_weight, value_weight = self.head_weights(query.dtype)
         sequences, new, heads, _ = query.shape
         # [heads, sequences * new, nope] x [heads, nope, rank]
         absorbed = torch.bmm(nope.flatten(0, 1).transpose(0, 1), key_weight).transpose(0, 1)

@@ -8,6 +8,8 @@ checkpoint file belongs where.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,9 @@ from kodkod_engine.layers.packed import Slot
 from kodkod_engine.layers.rotary import Rotary
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from kodkod_engine.models.gpu_step import GpuStep
 
 Slots = Iterator[tuple[str, Slot]]
 """Names of checkpoint tensors with the views they are loaded into."""
@@ -132,6 +137,7 @@ class LongcatFlash(nn.Module):
         self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=activation_dtype)
         self.lm_head = None if config.tie_word_embeddings else Linear(hidden, config.vocab_size)
         self._rotary: Rotary | None = None
+        self._gpu_step: GpuStep | None = None
 
     def rope_table(self, positions: Tensor) -> Tensor:
         """int64 [tokens] -> complex64 [tokens, rope / 2]."""
@@ -149,12 +155,26 @@ class LongcatFlash(nn.Module):
 
     def forward(self, batch: StepBatch, cache: KvCache) -> Tensor:
         """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden]."""
+        if batch.token_ids.device.type == "cuda" and not torch.is_grad_enabled():
+            fused = self._fused_step(cache)
+            if fused is not None and fused.admits(batch):
+                return fused(batch).clone()
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
         step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
         for layer in self.dual_layers:
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
+
+    def _fused_step(self, cache: KvCache) -> GpuStep | None:
+        """The step of fused kernels for this cache; None where triton is not installed."""
+        if self._gpu_step is None or self._gpu_step.cache is not cache:
+            if find_spec("triton") is None:
+                return None
+            from kodkod_engine.models.gpu_step import GpuStep
+
+            self._gpu_step = GpuStep(self, cache)
+        return self._gpu_step
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] before the final norm -> fp32 [rows, vocab]."""

@@ -1,0 +1,146 @@
+"""`kodkod bench`: how fast a model is on this machine, and how much of what the machine allows that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from kodkod_engine.benchmark.ceilings import Ceilings
+    from kodkod_engine.benchmark.points import Point
+
+
+@click.command(name="bench")
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="Folder of a checkpoint; else the bundled model.")
+@click.option("--precision", type=click.Choice(["bf16", "int8", "int4"]), help="Pack the weights on the way in.")
+@click.option("--weights", type=click.Choice(["resident", "mapped"]), default="resident", show_default=True)
+@click.option("--tables", type=click.Choice(["resident", "mapped"]), default="resident", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--batch", "batches", type=click.IntRange(1, 256), multiple=True, default=(1, 4, 16, 32), show_default=True
+)
+@click.option("--prompt", "prompts", type=click.IntRange(1), multiple=True, default=(512, 2048), show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record here.")
+@click.option(
+    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw achieved against limit here (PNG, SVG)."
+)
+def command(
+    model: Path | None,
+    precision: str | None,
+    weights: str,
+    tables: str,
+    device: str,
+    batches: tuple[int, ...],
+    prompts: tuple[int, ...],
+    repeats: int,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Measure this machine's ceilings, then decoding, prefill, a cached turn, loading and memory against them."""
+    from kodkod_app.bootstrap import require_model
+    from kodkod_engine.benchmark.points import Bench, Plan, timed_load
+
+    folder = Path(require_model(str(model) if model else None))
+    options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
+    engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
+    try:
+        bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s)
+        console = Console(stderr=True)
+        points = []
+        for point in bench.points():
+            console.print(f"[dim]{point.name}[/dim]")
+            points.append(point)
+        memory = bench.memory()
+    finally:
+        engine.close()
+    Console().print(_ceilings_table(bench.ceilings), _points_table(points), _memory_line(memory))
+    record = _record(folder, bench.precision, bench.ceilings, points, memory)
+    if json_file:
+        json_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if plot_file:
+        _plot(points, plot_file)
+
+
+def _record(
+    folder: Path, precision: str, ceilings: Ceilings, points: Sequence[Point], memory: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": str(folder),
+        "precision": precision,
+        "ceilings": asdict(ceilings),
+        "points": [asdict(point) | {"fraction": point.fraction} for point in points],
+        "memory": memory,
+    }
+
+
+def _ceilings_table(ceilings: Ceilings) -> Table:
+    table = Table("this machine allows", "", box=None, pad_edge=False)
+    rows = {
+        "reading memory": _scaled(ceilings.read_bytes_per_s, 1e9, "GB/s"),
+        "copying memory": _scaled(ceilings.copy_bytes_per_s, 1e9, "GB/s"),
+        "products in fp32": _scaled(ceilings.fp32_flop_per_s, 1e9, "GFLOP/s"),
+        "products in bf16": _scaled(ceilings.bf16_flop_per_s, 1e9, "GFLOP/s"),
+        "reading the disk": _scaled(ceilings.disk_bytes_per_s, 1e9, "GB/s"),
+        "gap in a graph": _scaled(ceilings.graph_gap_s, 1e-6, "us"),
+        "host to device": _scaled(ceilings.to_device_bytes_per_s, 1e9, "GB/s"),
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    return table
+
+
+def _scaled(value: float | None, unit: float, name: str) -> str:
+    return "" if value is None else f"{value / unit:,.1f} {name}"
+
+
+def _points_table(points: Sequence[Point]) -> Table:
+    table = Table("measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", box=None, pad_edge=False)
+    for point in points:
+        table.add_row(
+            point.name,
+            f"{point.seconds * 1e3:,.1f}",
+            f"{point.fastest_s * 1e3:,.1f}-{point.slowest_s * 1e3:,.1f}",
+            "" if point.tokens_per_s is None else f"{point.tokens_per_s:,.1f}",
+            "" if point.limit_tokens_per_s is None else f"{point.limit_tokens_per_s:,.1f}",
+            "" if point.fraction is None else f"{point.fraction:.0%}",
+        )
+    return table
+
+
+def _memory_line(memory: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name.replace('_bytes', '').replace('_', ' ')} {value / 1e9:.2f} GB" for name, value in memory.items()
+    )
+
+
+def _plot(points: Sequence[Point], file: Path) -> None:
+    """Bars of achieved tokens/s beside their limits."""
+    try:
+        import matplotlib as mpl
+    except ImportError as fault:
+        raise click.UsageError("--plot needs matplotlib; install it, or leave the option out") from fault
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = [point for point in points if point.limit_tokens_per_s]
+    figure, axes = plt.subplots(figsize=(8, 0.6 * len(shown) + 1))
+    names = [point.name for point in shown]
+    axes.barh(names, [point.limit_tokens_per_s or 0 for point in shown], color="lightgray", label="limit")
+    axes.barh(names, [point.tokens_per_s or 0 for point in shown], height=0.5, label="achieved")
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens/s")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file)
+    plt.close(figure)

@@ -1,0 +1,31 @@
+"""`kodkod pull`: a checkpoint from a hub, resumed where it was cut off, every file checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kodkod_app.progress import bytes_progress
+
+
+@click.command(name="pull")
+@click.argument("repository", default="meituan-longcat/LongCat-Flash-Lite")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--revision", default="main", show_default=True, help="Branch, tag or commit.")
+@click.option("--endpoint", metavar="URL", help="Of another hub than huggingface.co.")
+def command(repository: str, folder: Path | None, revision: str, endpoint: str | None) -> None:
+    """Fetch REPOSITORY (OWNER/NAME) to FOLDER; without it, to a folder of its name.
+
+    Cut off at any moment, the same command goes on where it was. Sizes and hashes are compared with what the hub says;
+    a file that differs is fetched again. This is the one command that uses the network.
+    """
+    from kodkod_app.hub import Hub, pull
+
+    target = folder or Path(repository.rpartition("/")[2])
+    with bytes_progress("fetching") as progress:
+        pulled = pull(Hub(repository, revision, endpoint), target, progress)
+    click.echo(
+        f"{target}: {pulled.num_files} files, {pulled.num_bytes / 1e9:.2f} GB at {pulled.commit[:12]}, all checked"
+    )
+    click.echo(f"make it smaller with: kodkod convert {target} {target}-int4")

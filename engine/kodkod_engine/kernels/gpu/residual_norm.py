@@ -1,0 +1,64 @@
+"""Residual and root-mean-square norm in one kernel: the sum is written once and normalised while it is at hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def reference(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum, and the sum normalised: statistics in fp32, cast back before it meets the weight.
+
+    Args:
+        x: [tokens, hidden].
+        added: [tokens, hidden].
+        weight: [hidden].
+
+    Returns:
+        x + added and its norm, x's dtype.
+    """
+    whole = x + added
+    wide = whole.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return whole, (wide * scale).to(x.dtype) * weight
+
+
+@triton.jit
+def _kernel(
+    x,
+    added,
+    weight,
+    whole,
+    normed,
+    hidden,
+    eps,
+    BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < hidden
+    left = tl.load(x + token * hidden + columns, mask=inside, other=0.0)
+    right = tl.load(added + token * hidden + columns, mask=inside, other=0.0)
+    sum_ = (left.to(tl.float32) + right.to(tl.float32)).to(left.dtype)
+    tl.store(whole + token * hidden + columns, sum_, mask=inside)
+    wide = sum_.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
+    factors = tl.load(weight + columns, mask=inside, other=0.0)
+    tl.store(
+        normed + token * hidden + columns,
+        (wide * scale).to(left.dtype).to(tl.float32) * factors.to(tl.float32),
+        mask=inside,
+    )
+
+
+def residual_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `reference`."""
+    whole, normed = torch.empty_like(x), torch.empty_like(x)
+    hidden = x.shape[-1]
+    grid: Any = (len(x),)
+    _kernel[grid](x, added, weight, whole, normed, hidden, eps, BLOCK=triton.next_power_of_2(hidden))
+    return whole, normed

@@ -1,0 +1,164 @@
+"""Each Triton kernel against its reference: odd batch sizes, last rows, identity experts alone, long drafts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kodkod_engine.layers.ngram_embedding import NgramEmbedding
+from kodkod_engine.layers.ngram_hash import ABSENT, NgramHasher
+from kodkod_engine.models.ngram_spec import polynomial_spec
+
+pytest.importorskip("triton")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def _embedding(dtype: torch.dtype) -> NgramEmbedding:
+    spec = polynomial_spec(vocab_size=50, ratio=3, order_limit=4, splits=2, table_width=16, border_ids=frozenset({2}))
+    embedding = NgramEmbedding(spec, 50, 40).to(DEVICE, dtype)
+    embedding.dtype = dtype
+    for index, parameter in enumerate(embedding.parameters()):
+        parameter.copy_(_randn(*parameter.shape, seed=index))
+    return embedding
+
+
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float32), (5, torch.float32), (3, torch.bfloat16)])
+def test_ngram_input(tokens: int, dtype: torch.dtype) -> None:
+    from kodkod_engine.kernels.gpu.ngram_input import NgramInput, reference
+
+    embedding = _embedding(dtype)
+    assert embedding.resident is not None
+    windows = torch.randint(3, 50, (tokens, 4), generator=torch.Generator().manual_seed(tokens)).to(DEVICE)
+    windows[0] = torch.tensor([7, 2, 9, ABSENT])  # behind a border
+    out = torch.empty(tokens, 40, device=DEVICE, dtype=dtype)
+    NgramInput(embedding, embedding.resident.weight)(windows, out)
+    wanted = reference(embedding, windows[:, 0].contiguous(), windows)
+    bound = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(out, wanted, rtol=bound, atol=bound)
+
+
+def test_the_highest_row_of_the_last_table_is_read() -> None:
+    from kodkod_engine.kernels.gpu.ngram_input import NgramInput, reference
+
+    embedding = _embedding(torch.float32)
+    assert embedding.resident is not None
+    hasher, last = NgramHasher(embedding.spec, DEVICE), embedding.spec.moduli[-1] - 1
+    candidates = torch.cartesian_prod(*[torch.arange(50)] * 2, torch.tensor([5]), torch.tensor([6])).to(DEVICE)
+    window = candidates[hasher.row_ids(candidates)[:, -1] == last][:1]
+    assert len(window)
+    out = torch.empty(1, 40, device=DEVICE)
+    NgramInput(embedding, embedding.resident.weight)(window, out)
+    torch.testing.assert_close(out, reference(embedding, window[:, 0].contiguous(), window), rtol=1e-5, atol=1e-5)
+
+
+def test_hashes_do_not_overflow_at_the_published_sizes() -> None:
+    """One-hot rows: a wrong id would show as another value. Tables of the published moduli would not fit, so ids are
+    compared through a table of one column whose rows hold their own number, modulus by modulus."""
+    from kodkod_engine.kernels.gpu.ngram_input import NgramInput
+
+    spec = polynomial_spec(
+        vocab_size=131_072, ratio=1.5, order_limit=4, splits=1, table_width=1, border_ids=frozenset({2})
+    )
+    embedding = NgramEmbedding(spec, 131_072, 3).to(DEVICE)
+    assert embedding.resident is not None
+    embedding.word.zero_()
+    embedding.resident.weight.copy_(torch.arange(spec.row_offsets[-1], dtype=torch.float32)[:, None])
+    embedding.projection.weight.copy_(torch.eye(3))
+    window = torch.tensor([[131_071, 131_071, 131_070, 131_069]], device=DEVICE)
+    out = torch.empty(1, 3, device=DEVICE)
+    NgramInput(embedding, embedding.resident.weight)(window, out)
+    ids = NgramHasher(spec, DEVICE).row_ids(window) + torch.tensor(spec.row_offsets[:-1], device=DEVICE)
+    torch.testing.assert_close(out / spec.combiner.ngram_scale, ids.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("tokens", "choices", "k"), [(1, 12, 3), (3, 24, 12), (7, 384, 12)])
+def test_route(tokens: int, choices: int, k: int) -> None:
+    from kodkod_engine.kernels.gpu.route import Routing, reference, route
+
+    x, weight = _randn(tokens, 96, seed=1), _randn(choices, 96, seed=2) / 10
+    bias = _randn(choices, seed=3) * 0.01
+    to = Routing(8, choices, k, DEVICE)
+    for _ in range(2):  # the counters must be as they were
+        route(x, weight, bias, 6.0, choices * 2 // 3, to)
+        chosen, weights, identity = reference(x, weight, bias, k, 6.0, choices * 2 // 3)
+        assert torch.equal(to.chosen[:tokens], chosen)
+        torch.testing.assert_close(to.weights[:tokens], weights, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(to.identity[:tokens], identity, rtol=1e-4, atol=1e-6)
+
+
+def test_the_bias_steers_and_does_not_weigh() -> None:
+    from kodkod_engine.kernels.gpu.route import Routing, route
+
+    to = Routing(1, 16, 1, DEVICE)
+    bias = torch.zeros(16, device=DEVICE)
+    bias[11] = 5
+    route(torch.zeros(1, 8, device=DEVICE), torch.zeros(16, 8, device=DEVICE), bias, 6.0, 16, to)
+    assert to.chosen.tolist() == [[11]]
+    assert to.weights.item() == pytest.approx(6 / 16)
+
+
+def _experts(tokens: int, chosen: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    gate_up, down = _randn(6, 48, 40, seed=4, dtype=dtype) / 6, _randn(6, 40, 24, seed=5, dtype=dtype) / 5
+    x, residual = _randn(tokens, 40, seed=6, dtype=dtype), _randn(tokens, 40, seed=7, dtype=dtype)
+    weights = torch.rand(chosen.shape, generator=torch.Generator().manual_seed(8)).to(DEVICE)
+    identity = (weights * (chosen >= 6)).sum(dim=1)
+    return x, residual, gate_up, down, chosen.int(), weights.masked_fill(chosen >= 6, 0), identity
+
+
+def _decoded(case: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
+
+    tokens, k = case[4].shape
+    inner = scratch(tokens, k, 24, DEVICE).fill_(float("nan"))
+    return expert_decode(*case, inner, torch.empty_like(case[1]))
+
+
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float32), (3, torch.float32), (5, torch.bfloat16)])
+def test_expert_decode(tokens: int, dtype: torch.dtype) -> None:
+    from kodkod_engine.kernels.gpu.expert_decode import reference
+
+    order = [torch.randperm(9, generator=torch.Generator().manual_seed(seed))[:4] for seed in range(tokens)]
+    case = _experts(tokens, torch.stack(order).to(DEVICE), dtype)
+    bound = 1e-4 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(_decoded(case), reference(*case), rtol=bound, atol=bound)
+
+
+def test_tokens_with_identity_experts_alone_read_no_expert() -> None:
+    case = _experts(3, torch.full((3, 4), 6, device=DEVICE))
+    case[2].fill_(float("nan"))
+    case[3].fill_(float("nan"))
+    x, residual, identity = case[0], case[1], case[6]
+    torch.testing.assert_close(_decoded(case), residual + identity[:, None] * x)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "new", "heads", "context", "splits"),
+    [(1, 1, 4, 1, 1), (2, 3, 5, 70, 3), (1, 9, 4, 40, 4), (3, 1, 32, 65, 2)],
+)
+def test_latent_decode(sequences: int, new: int, heads: int, context: int, splits: int) -> None:
+    from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
+
+    query, latents = _randn(sequences, new, heads, 48, seed=1), _randn(400, 48, seed=2)
+    slots = torch.randperm(400, generator=torch.Generator().manual_seed(3))[: sequences * context]
+    positions = torch.arange(context - new, context).expand(sequences, -1).clone()
+    positions[0] -= min(3, context - new)  # a shorter sequence: its last slots are padding
+    arguments: Any = (query, latents, slots.view(sequences, context).to(DEVICE), positions.to(DEVICE), 32, 0.2)
+    torch.testing.assert_close(latent_decode(*arguments, splits), reference(*arguments), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float32), (7, torch.float32), (3, torch.bfloat16)])
+def test_residual_norm(tokens: int, dtype: torch.dtype) -> None:
+    from kodkod_engine.kernels.gpu.residual_norm import reference, residual_norm
+
+    x, added = _randn(tokens, 100, seed=1, dtype=dtype), _randn(tokens, 100, seed=2, dtype=dtype)
+    weight = _randn(100, seed=3, dtype=dtype)
+    for got, wanted in zip(residual_norm(x, added, weight, 1e-5), reference(x, added, weight, 1e-5), strict=True):
+        bound = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)

@@ -1,0 +1,50 @@
+"""The fused decode step against the model: single tokens, drafts, several sequences; on a GPU with graphs replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.step import TokenRun
+from kodkod_engine.models.loading import TableHome, load_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CONFIG = {**TINY, "hidden_size": 48, "num_attention_heads": 2, "qk_rope_head_dim": 16, "num_layers": 1}
+
+
+def _run(first_block: int, start: int, ids: list[int], before: list[int]) -> TokenRun:
+    blocks = tuple(range(first_block, first_block + (start + len(ids)) // 16 + 1))
+    return TokenRun(str(first_block), tuple(ids), tuple(before[-3:]), start, blocks, None)
+
+
+@pytest.mark.parametrize("tables", [TableHome.RESIDENT, pytest.param(TableHome.MAPPED, marks=pytest.mark.slow)])
+@torch.inference_mode()
+def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kodkod_engine.models.gpu_step import GpuStep
+    from kodkod_engine.models.longcat_flash import LongcatFlash
+
+    monkeypatch.setattr(LongcatFlash, "_fused_step", lambda *_args: None)
+    loaded = load_model(write_random_checkpoint(tmp_path, CONFIG, seed=2), device=DEVICE, ngram_tables=tables)
+    runner = ModelRunner(loaded, 64, 16)
+    runner.cache._latents.zero_()
+    prompts = [[5, 9, 300, 9, 2, 40, 41], [7, 8]]
+    runner.forward([_run(0, 0, prompts[0], []), _run(8, 0, prompts[1], [])])
+    fused = GpuStep(loaded.model, runner.cache)
+    steps = [
+        [_run(0, 7, [17], prompts[0])],
+        [_run(0, 8, [18, 19, 20], [*prompts[0], 17])],
+        [_run(0, 11, [21], [18, 19, 20]), _run(8, 2, [9], prompts[1])],
+    ]
+    for runs in steps:
+        batch = build_batch(runs, runner)
+        assert fused.admits(batch)
+        got = fused(batch).clone()
+        wanted = loaded.model(batch, runner.cache)
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+    assert len(fused._shapes) == 3
