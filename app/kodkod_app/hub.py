@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md")
@@ -77,7 +78,6 @@ def pull(hub: Hub, folder: Path, progress: Callable[[int, int], None] | None = N
 def _listing(hub: Hub) -> tuple[str, list[HubFile]]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import filter_repo_objects
 
     try:
         info = HfApi(endpoint=hub.endpoint).model_info(hub.repository, revision=hub.revision, files_metadata=True)
@@ -89,11 +89,10 @@ def _listing(hub: Hub) -> tuple[str, list[HubFile]]:
         raise PullFault(f"{hub.repository}: the hub cannot be asked ({_short(fault)}); check the network") from fault
     except Exception as fault:  # the HTTP library's own family, which huggingface_hub lets through
         raise PullFault(f"{hub.repository}: the hub cannot be reached ({_short(fault)}); check the network") from fault
-    names = set(filter_repo_objects([one.rfilename for one in info.siblings or []], allow_patterns=list(WANTED)))
     files = [
         HubFile(one.rfilename, one.size or 0, one.lfs.sha256 if one.lfs else None, one.blob_id or "")
         for one in info.siblings or []
-        if one.rfilename in names
+        if any(fnmatch(one.rfilename, pattern) for pattern in WANTED)
     ]
     if not files or info.sha is None:
         raise PullFault(f"{hub.repository} holds no checkpoint; check the name")

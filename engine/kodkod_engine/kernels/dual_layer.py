@@ -21,7 +21,7 @@ from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, lock
 Array = Any
 """A numpy array as numba sees it: bf16 matrices are uint16, packed ones a pair of arrays."""
 
-_SERIAL: dict[str, Any] = {"fastmath": FAST_MATH, "cache": True, "nogil": True, "boundscheck": False}
+_SERIAL: Any = {"fastmath": FAST_MATH, "cache": True, "nogil": True, "boundscheck": False}
 
 _norm, _attend = rms_norm._kernel, latent_attention._kernel
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange, types
+from numba import njit, prange
 from numba.extending import overload
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from kodkod_engine.kernels.packing import unpack
 OUTPUTS_PER_JOB = 16
 HIGHEST = 32767
 
-_SERIAL: dict[str, Any] = {"cache": True, "nogil": True, "boundscheck": False}
+_SERIAL: Any = {"cache": True, "nogil": True, "boundscheck": False}
 
 
 class Nibbles128(NamedTuple):
@@ -53,7 +53,10 @@ class BytesAny(NamedTuple):
 Packed = Nibbles128 | NibblesAny | Bytes128 | BytesAny
 
 KINDS: dict[tuple[int, int], type[Packed]] = {(4, VECTOR_GROUP): Nibbles128, (8, VECTOR_GROUP): Bytes128}
-_BY_KIND = {kind: key for key, kind in KINDS.items()} | {NibblesAny: (4, 0), BytesAny: (8, 0)}
+_BY_KIND: dict[Any, tuple[int, int]] = {kind: key for key, kind in KINDS.items()} | {
+    NibblesAny: (4, 0),
+    BytesAny: (8, 0),
+}
 
 
 def packed_arrays(codes: Tensor, scales: Tensor, bits: int) -> Packed:
@@ -126,7 +129,7 @@ def dot_four(weight: Any, o: Any, x: Any, token: Any) -> Any:
 
 def _key_of(weight: Any) -> tuple[int, int] | None:
     """Bits and group of a kernel argument; None when it is not packed."""
-    return _BY_KIND.get(weight.instance_class) if isinstance(weight, types.BaseNamedTuple) else None
+    return _BY_KIND.get(getattr(weight, "instance_class", None))
 
 
 @overload(dot_one, inline="never", jit_options=_SERIAL)

@@ -53,4 +53,5 @@ def unpack(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
     if bits == 4:
         # Shifts of signed bytes keep the sign.
         groups = torch.cat([(groups << 4) >> 4, groups >> 4], dim=-1)
-    return (groups * scales.float()[..., None]).flatten(-2)
+    matrix: Tensor = (groups * scales.float()[..., None]).flatten(-2)
+    return matrix

@@ -87,7 +87,7 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     pack_model(model, mtp, precisions)
     checkpoint.check(dict(chain(model.checkpoint_slots(), mtp.checkpoint_slots() if mtp else ())))
     manifest = _begin(source, target, checkpoint, precisions, has_mtp)
-    files = [*plan_weight_files(model, mtp), *_table_files(checkpoint)]
+    files: list[WeightFile | TableFile] = [*plan_weight_files(model, mtp), *_table_files(checkpoint)]
     _require_room(target, files, manifest)
     done, total = 0, sum(file_bytes(file.tensors()) for file in files)
     for file in files:
