@@ -57,7 +57,7 @@ def test_a_long_step_equals_single_tokens(folder: Path) -> None:
     loaded = load_model(folder, precisions=Precisions.of("int4"))
     ids = torch.randint(3, 320, (90,), generator=torch.Generator().manual_seed(0)).tolist()
     whole = play(loaded)[0].feed(ids)
-    assert relative_error(whole, play(loaded)[0].feed_in_chunks(ids, 7)) < 1e-3
+    assert relative_error(whole, play(loaded)[0].feed_in_chunks(ids, 7)) < 0.05  # long products may be in bf16
 
 
 def test_parts_may_differ(folder: Path) -> None:
