@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kodkod_engine.errors import NotEnoughMemory
 from kodkod_engine.placement.machine import GIB, Machine
@@ -39,7 +39,9 @@ class Placement:
     device_bytes: float
     """Memory it needs on its device."""
     host_bytes: float
-    """Memory it needs on the host, page cache that has to stay included."""
+    """Memory it needs on the host to be as fast as expected, page cache that has to stay included."""
+    least_host_bytes: float
+    """Without so much it cannot run at all: mapped weights may leave memory and come again, slowly."""
     limit_tokens_per_s: float
     """Read rate over the bytes of a token."""
     expected_tokens_per_s: float
@@ -84,15 +86,18 @@ def placement_of(
     needed += sizes.tables * 2.0 if tables == "resident" else 0.0
     if weights == "mapped":
         needed -= sizes.words * 2.0  # a row of it is read per token; the rest need not stay
+    work = min(WORK_BYTES, needed)  # a small model has small activations
     if device == "gpu":
         assert machine.gpu is not None
-        rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, WORK_BYTES
+        rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, work
+        least = host_bytes
     else:
-        rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + WORK_BYTES
+        rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + work
+        least = host_bytes - sizes.kept_bytes(precision) + sizes.words * 2.0 if weights == "mapped" else host_bytes
     limit = rate / sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
     fraction = EXPECTED_FRACTION.get((device, precision), USUAL_FRACTION)
     fraction *= MAPPED_FRACTION if weights == "mapped" else 1.0
-    return Placement(device, precision, weights, tables, device_bytes, host_bytes, limit, limit * fraction)
+    return Placement(device, precision, weights, tables, device_bytes, host_bytes, least, limit, limit * fraction)
 
 
 def fits(placement: Placement, machine: Machine) -> bool:
@@ -138,7 +143,7 @@ def require_memory(sizes: PartSizes, asked: Placement, machine: Machine) -> None
     Raises:
         NotEnoughMemory: it does not; says by how much, and what would.
     """
-    missing = missing_bytes(asked, machine)
+    missing = missing_bytes(replace(asked, host_bytes=asked.least_host_bytes), machine)
     if missing <= 0:
         return
     fitting = [one for one in placements(sizes, machine) if fits(one, machine)]

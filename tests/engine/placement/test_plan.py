@@ -88,6 +88,15 @@ def test_a_placement_that_does_not_fit_names_one_that_does(sizes: PartSizes) -> 
         require_memory(sizes, asked, machine)
 
 
+def test_mapped_weights_are_loaded_with_less_memory_than_they_want(sizes: PartSizes) -> None:
+    machine = _machine(6)
+    asked = next(one for one in placements(sizes, machine) if one.weights == one.tables == "mapped")
+    assert not fits(asked, machine)
+    require_memory(sizes, asked, machine)
+    with pytest.raises(NotEnoughMemory):
+        require_memory(sizes, asked, _machine(1))
+
+
 def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:
     old = Machine(32 * GIB, 40e9, 0.0, Gpu("old", 48e9, 0.4e12, (7, 5)))
     assert choose(sizes, old).device == "cpu"
