@@ -22,7 +22,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bench_keeps_a_record_and_a_plot(folder: Path, tmp_path: Path) -> None:
     files = ["--json", str(tmp_path / "record.json"), "--plot", str(tmp_path / "plot.svg")]
-    options = ["-m", str(folder), "--batch", "1", "--batch", "2", "--prompt", "70", "--repeats", "1", *files]
+    options = [
+        "-m",
+        str(folder),
+        "--batch",
+        "1",
+        "--batch",
+        "2",
+        "--prompt",
+        "70",
+        "--repeats",
+        "1",
+        "--peer",
+        "transformers",
+        *files,
+    ]
     result = CliRunner().invoke(bench, options, catch_exceptions=False)
     assert result.exit_code == 0
     assert "decode, batch 2" in result.output
@@ -37,6 +51,8 @@ def test_bench_keeps_a_record_and_a_plot(folder: Path, tmp_path: Path) -> None:
     ]
     decode = points["decode, batch 1"]
     assert decode["fraction"] == pytest.approx(decode["tokens_per_s"] / decode["limit_tokens_per_s"])
+    assert decode["peer_s"] > 0
+    assert points["load"]["peer_s"] is None
     assert record["ceilings"]["read_bytes_per_s"] > 1e8
     assert (tmp_path / "plot.svg").stat().st_size > 1000
 

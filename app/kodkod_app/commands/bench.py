@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt", "prompts", type=click.IntRange(1), multiple=True, default=(512, 2048), show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--peer", type=click.Choice(["transformers"]), help="Measure this beside it, on the same weights.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record here.")
 @click.option(
     "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw achieved against limit here (PNG, SVG)."
@@ -42,18 +43,21 @@ def command(
     batches: tuple[int, ...],
     prompts: tuple[int, ...],
     repeats: int,
+    peer: str | None,
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
     """Measure this machine's ceilings, then decoding, prefill, a cached turn, loading and memory against them."""
     from kodkod_app.bootstrap import require_model
     from kodkod_engine.benchmark.points import Bench, Plan, timed_load
+    from kodkod_engine.benchmark.transformers_peer import TransformersPeer
 
     folder = Path(require_model(str(model) if model else None))
     options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
     engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
     try:
-        bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s)
+        other = TransformersPeer(engine.runner.loaded, folder) if peer else None
+        bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s, other)
         console = Console(stderr=True)
         points = []
         for point in bench.points():
@@ -105,7 +109,9 @@ def _scaled(value: float | None, unit: float, name: str) -> str:
 
 
 def _points_table(points: Sequence[Point]) -> Table:
-    table = Table("measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", box=None, pad_edge=False)
+    table = Table(
+        "measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", "peer", box=None, pad_edge=False
+    )
     for point in points:
         table.add_row(
             point.name,
@@ -114,6 +120,7 @@ def _points_table(points: Sequence[Point]) -> Table:
             "" if point.tokens_per_s is None else f"{point.tokens_per_s:,.1f}",
             "" if point.limit_tokens_per_s is None else f"{point.limit_tokens_per_s:,.1f}",
             "" if point.fraction is None else f"{point.fraction:.0%}",
+            "" if point.peer_s is None else f"{point.peer_s / point.seconds:.2f} times as long",
         )
     return table
 

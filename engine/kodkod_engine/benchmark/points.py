@@ -19,9 +19,11 @@ from kodkod_engine.placement.sizes import BYTES_PER_WEIGHT, PartSizes, part_size
 
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine
+    from kodkod_engine.benchmark.transformers_peer import TransformersPeer
 
 LOWEST_ID = 3
 CACHED_TURN_TOKENS = 64
+PEER_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Point:
     tokens_per_s: float | None
     limit_tokens_per_s: float | None
     """What the rates of this run allow."""
+    peer_s: float | None = None
+    """The same by the peer, in turn with ours."""
 
     @property
     def fraction(self) -> float | None:
@@ -59,8 +63,10 @@ class Plan:
 class Bench:
     """Measures one engine; prompts are random and never the same twice, so that no prefix is found by chance."""
 
-    def __init__(self, engine: NativeEngine, plan: Plan, checkpoint: Path, load_s: float) -> None:
-        self.engine, self.plan, self.load_s = engine, plan, load_s
+    def __init__(
+        self, engine: NativeEngine, plan: Plan, checkpoint: Path, load_s: float, peer: TransformersPeer | None = None
+    ) -> None:
+        self.engine, self.plan, self.load_s, self.peer = engine, plan, load_s, peer
         loaded = engine.runner.loaded
         files = sorted(checkpoint.glob("*.safetensors"), key=lambda file: -file.stat().st_size)
         self.ceilings: Ceilings = measure_ceilings(loaded.device, files[0] if files else None)
@@ -86,14 +92,16 @@ class Bench:
         return peak
 
     def _decode(self, batch: int) -> Point:
-        steps = []
+        steps, others = [], []
         for _ in range(self.plan.repeats):
             prompts = self._prompts(batch, self.plan.context_tokens)
             self._complete(prompts, 1)  # found in the cache afterwards, so that all begin to decode in one step
             done = self._complete(prompts, self.plan.decode_tokens)
             steps.append(max(one.usage.decode_s for one in done) / (self.plan.decode_tokens - 1))
+            if self.peer is not None:
+                others.append(self.peer.decode(batch, self.plan.context_tokens, PEER_STEPS))
         limit = batch * self.ceilings.read_bytes_per_s / self._step_bytes(batch)
-        return _point(f"decode, batch {batch}", steps, batch, limit)
+        return _point(f"decode, batch {batch}", steps, batch, limit, others)
 
     def _step_bytes(self, batch: int) -> float:
         """Bytes of a step when experts are hit evenly: all but the experts once, each expert hit once."""
@@ -106,14 +114,18 @@ class Bench:
         return one + more + batch * self.plan.context_tokens * layout.bytes_per_token
 
     def _prefill(self, length: int) -> Point:
-        times = [self._complete(self._prompts(1, length), 1)[0].usage.prefill_s for _ in range(self.plan.repeats)]
+        times, others = [], []
+        for _ in range(self.plan.repeats):
+            times.append(self._complete(self._prompts(1, length), 1)[0].usage.prefill_s)
+            if self.peer is not None:
+                others.append(self.peer.prefill(self._prompts(1, length)[0]))
         sizes = self.sizes
         active = sizes.attention + sizes.latent_maps + sizes.dense + sizes.projection
         flop = 2 * (active + sizes.num_layers * sizes.active_experts * sizes.expert)
         loaded = self.engine.runner.loaded
         narrow = loaded.activation_dtype != torch.float32
         rate = self.ceilings.bf16_flop_per_s if narrow else self.ceilings.fp32_flop_per_s
-        return _point(f"prefill, {length} tokens", times, length, rate / flop)
+        return _point(f"prefill, {length} tokens", times, length, rate / flop, others)
 
     def _cached_turn(self, length: int) -> Point:
         times = []
@@ -138,9 +150,10 @@ class Bench:
         return asyncio.run(together())
 
 
-def _point(name: str, samples: list[float], tokens: int, limit: float | None) -> Point:
+def _point(name: str, samples: list[float], tokens: int, limit: float | None, others: Sequence[float] = ()) -> Point:
     median = statistics.median(samples)
-    return Point(name, median, min(samples), max(samples), tokens / median, limit)
+    peer_s = statistics.median(others) if others else None
+    return Point(name, median, min(samples), max(samples), tokens / median, limit, peer_s)
 
 
 def timed_load(checkpoint: Path, options: dict[str, Any]) -> tuple[NativeEngine, float]:
