@@ -73,7 +73,7 @@ class StoredTensor:
     def dtype(self) -> torch.dtype:
         """Raises UnknownArchitecture when this engine does not read the stored dtype."""
         if self.dtype_name not in TORCH_DTYPES:
-            known = ", ".join(TORCH_DTYPES)
+            known = ", ".join(name for name, dtype in TORCH_DTYPES.items() if dtype.is_floating_point)
             raise UnknownArchitecture(
                 f"{self.file}: {self.name} is stored as {self.dtype_name}; this engine reads {known}"
             )

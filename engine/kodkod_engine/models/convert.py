@@ -89,6 +89,7 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     manifest = _begin(source, target, checkpoint, precisions, has_mtp)
     files: list[WeightFile | TableFile] = [*plan_weight_files(model, mtp), *_table_files(checkpoint)]
     _require_room(target, files, manifest)
+    _copy_texts(source, target)
     done, total = 0, sum(file_bytes(file.tensors()) for file in files)
     for file in files:
         if not _is_done(target, file.name, manifest):
@@ -97,7 +98,6 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
         done += manifest.files[file.name].num_bytes
         if progress is not None:
             progress(done, total)
-    _copy_texts(source, target)
     manifest.is_complete = True
     manifest.save(target)
     return manifest
