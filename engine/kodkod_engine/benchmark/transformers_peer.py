@@ -43,7 +43,7 @@ class TransformersPeer:
         torch.set_default_dtype(loaded.dtype)
         try:
             with torch.device("meta"):
-                self.model = LongcatFlashForCausalLM(config)
+                self.model: Any = LongcatFlashForCausalLM(config)
         finally:
             torch.set_default_dtype(before)
         self._share(unpacked_slots(loaded.model.checkpoint_slots()))
