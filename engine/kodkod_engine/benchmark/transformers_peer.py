@@ -48,7 +48,7 @@ class TransformersPeer:
             torch.set_default_dtype(before)
         self._share(unpacked_slots(loaded.model.checkpoint_slots()))
         self.model.model.rotary_emb = type(self.model.model.rotary_emb)(config)
-        self.model.eval()
+        self.model.eval()  # type: ignore[no-untyped-call]  # the library does not annotate it
 
     def _share(self, slots: dict[str, Tensor]) -> None:
         for name, parameter in [*self.model.named_parameters(), *self.model.named_buffers()]:
