@@ -7,6 +7,7 @@ Wiring alone. What is shown is in `widgets/`, what is known in `store`, `telling
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -102,9 +103,16 @@ class KodkodApp(Actions):
         self._fed.set()
         self.run_worker(self._consume(), group="consumer", exit_on_error=True)
         self.set_interval(0.25, self.look_at_meter)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._told_to_leave, number)
         self.workbench.start()
         if self.is_first_start:
             self.action_doctor("Welcome to kodkod.")
+
+    def _told_to_leave(self, number: int) -> None:
+        """By the system, or by a terminal that was closed: the session is left in order."""
+        self.exit_code = 128 + number
+        self.run_worker(self.action_leave())
 
     async def _consume(self) -> None:
         """The one reader of the feed: a frame's worth at a time, however fast it is filled."""

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-
-class Counters(Protocol):
-    """The part of `EngineStats` that is looked at while a turn runs."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of the engine since it started."""
-        ...
-
-    @property
-    def reused_tokens(self) -> int:
-        """Prompt tokens that were in the cache, since the start."""
-        ...
-
-    @property
-    def generated_tokens(self) -> int:
-        """Since the start."""
-        ...
+if TYPE_CHECKING:
+    from kodkod_engine.api import EngineStats, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +32,8 @@ class Meter:
     tokens_per_s: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    doubted_tokens: int = 0
+    """That the model was led to by a constraint, and held improbable."""
     prefill: Prefill | None = None
     """None when no prompt is being computed."""
     _base: tuple[int, int, int] | None = None
@@ -60,7 +46,7 @@ class Meter:
         """Share of the drafted tokens that the model confirmed; None where nothing was drafted."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
-    def begin_turn(self, context_tokens: int, now_s: float, counters: Counters) -> None:
+    def begin_turn(self, context_tokens: int, now_s: float, counters: EngineStats) -> None:
         """The model is asked, with a prompt of so many tokens."""
         self.context_tokens = context_tokens
         self.reused_tokens = self.new_tokens = 0
@@ -69,7 +55,7 @@ class Meter:
         self._began_s, self._decode_began, self._is_running = now_s, None, True
         self.prefill = None
 
-    def look(self, now_s: float, counters: Counters) -> None:
+    def look(self, now_s: float, counters: EngineStats) -> None:
         """Read the counters while the turn runs."""
         if self._base is None or not self._is_running:
             return
@@ -95,15 +81,16 @@ class Meter:
         spent_s = now_s - self._began_s
         self.prefill = Prefill(done, total, spent_s * (total - done) / done if done and spent_s > 0 else None)
 
-    def end_turn(self, prompt: int, reused: int, generated: int, decode_s: float, drafted: int, accepted: int) -> None:
+    def end_turn(self, bill: Usage) -> None:
         """The turn's bill, which replaces what was read on the way."""
         self.prefill, self._is_running = None, False
-        if prompt:
-            self.reused_tokens, self.new_tokens = reused, prompt - reused
-            self.context_tokens = prompt + generated
-        if decode_s > 0 and generated > 1:
-            self.tokens_per_s = generated / decode_s
-        self.drafted_tokens, self.accepted_tokens = drafted, accepted
+        if bill.prompt_tokens:
+            self.reused_tokens, self.new_tokens = bill.reused_tokens, bill.prompt_tokens - bill.reused_tokens
+            self.context_tokens = bill.prompt_tokens + bill.generated_tokens
+        if bill.decode_s > 0 and bill.generated_tokens > 1:
+            self.tokens_per_s = bill.generated_tokens / bill.decode_s
+        self.drafted_tokens, self.accepted_tokens = bill.drafted_tokens, bill.accepted_tokens
+        self.doubted_tokens = bill.doubted_tokens
 
     def stop(self) -> None:
         """The run is over, however."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kodkod_app.machine_facts import Fact
     from kodkod_app.report_text import FileStat
     from kodkod_app.settings_fields import SettingField
+    from kodkod_app.tui.screens.approval import ApprovalScreen
     from kodkod_app.tui.screens.branches import Jump
     from kodkod_app.tui.screens.sessions import SessionChoice
     from kodkod_app.tui.wish import Wish
@@ -39,6 +40,7 @@ class Opening(Updating):
     """The part of the app that opens screens."""
 
     wish: Wish
+    _approval: ApprovalScreen | None = None
 
     def is_free(self) -> bool:
         """Whether a session is open in which nothing runs; the person is told when not."""
@@ -69,7 +71,14 @@ class Opening(Updating):
         session = self.workbench.session
         judge = judge_of(session.permissions) if session is not None else None
         screen = ApprovalScreen(asked.requests, asked.facts, judge=judge, save_rules=self._save_rules)
+        self._approval = screen
         self.push_screen(screen, answer)
+
+    def close_approval(self) -> None:
+        """The run is over: nothing waits for an answer any more."""
+        if self._approval is not None and self.screen is self._approval:
+            self._approval.dismiss(None)
+        self._approval = None
 
     def _save_rules(self, rules: tuple[Rule, ...]) -> None:
         from kodkod_app.settings import SettingsFault

@@ -12,8 +12,9 @@ from kodkod_agent.report import RunReport
 from kodkod_app.report_text import diff_stat, told_tests
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
-from kodkod_app.tui.meter import Counters, Meter
+from kodkod_app.tui.meter import Meter
 from kodkod_app.tui.plan import read_plan
+from kodkod_engine.api import EngineStats
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import FileDiff
 
@@ -55,7 +56,7 @@ class Teller:
         self._answer: s.Answer | None = None
         self._calls: dict[str, s.Call] = {}
 
-    def tell(self, event: events.Event, counters: Counters) -> None:
+    def tell(self, event: events.Event, counters: EngineStats) -> None:
         """One event; `counters` are the engine's of this moment."""
         match event:
             case events.TextDelta() | events.ReasoningDelta():
@@ -153,16 +154,13 @@ class Teller:
             call.outcome = inert_line(event.for_person, _MAX_OUTCOME_CHARS)
         self._store.touch(call)
 
-    def _counted(self, event: events.TurnStarted | events.UsageReported, counters: Counters) -> None:
+    def _counted(self, event: events.TurnStarted | events.UsageReported, counters: EngineStats) -> None:
         now_s = time.monotonic()
         if isinstance(event, events.TurnStarted):
             self._meter.max_context_tokens = event.max_context_tokens
             self._meter.begin_turn(event.context_tokens, now_s, counters)
             return
-        u = event.usage
-        self._meter.end_turn(
-            u.prompt_tokens, u.reused_tokens, u.generated_tokens, u.decode_s, u.drafted_tokens, u.accepted_tokens
-        )
+        self._meter.end_turn(event.usage)
 
     def _noted(self, event: events.Event) -> None:
         match event:

@@ -133,6 +133,10 @@ class Updating(App[int]):
         """See `Actions`."""
         raise NotImplementedError
 
+    def close_approval(self) -> None:
+        """See `Opening`."""
+        raise NotImplementedError
+
     def was_answered(self, asked: u.Asked) -> None:
         """The person has answered."""
         if self._teller is not None:
@@ -143,6 +147,7 @@ class Updating(App[int]):
         self.is_busy = False
         self._activity = ""
         self.meter.stop()
+        self.close_approval()
         if self._was_interrupted:
             self._give_back()
         else:
@@ -211,6 +216,10 @@ class Updating(App[int]):
         self._activity = activity
         self._show_status()
 
+    def on_transcript_follow_changed(self) -> None:
+        """The reader left the end, or came back to it."""
+        self._show_status()
+
     def look_at_meter(self) -> None:
         """A few times a second while something runs."""
         if not self.is_busy:
@@ -223,4 +232,5 @@ class Updating(App[int]):
         activity = self._activity
         if not activity and self.is_busy:
             activity = f"working {time.monotonic() - self._began_s:.0f} s · esc stops"
-        self.status.facts = facts_of(self.meter, **self._scene, activity=activity)
+        is_behind = not self.transcript.follows
+        self.status.facts = facts_of(self.meter, is_behind=is_behind, activity=activity, **self._scene)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.tool_call import ToolCallView
@@ -15,8 +18,7 @@ async def test_from_prompt_to_approved_edit_to_green_tests(open_app, record, pro
     async with open_app(record(LOOK, MEND, FINISH)) as driver:
         await driver.opened()
         await driver.say("add subtracts; mend it")
-        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
-        assert "return a + b" in driver.screen_text()
+        await driver.until(lambda: "return a + b" in driver.screen_text(), "the question")
         assert (project / "calc.py").read_text() == FAULTY
         await driver.pilot.press("y")
         await driver.idle()
@@ -31,7 +33,7 @@ async def test_from_prompt_to_approved_edit_to_green_tests(open_app, record, pro
         assert ending.status == "done"
         assert ending.files == (("calc.py", 1, 1),)
         assert driver.app.query_one(DiffView)
-        assert "calc.py  +1 -1" in driver.screen_text()
+        await driver.until(lambda: "calc.py  +1 -1" in driver.screen_text(), "the files that changed")
 
 
 async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, project):
@@ -77,3 +79,25 @@ async def test_output_comes_while_a_command_runs_and_esc_ends_it(open_app, recor
         await driver.say("go on")
         await driver.idle()
         assert driver.entries(s.Answer)[-1].text == "Stopped?"
+
+
+async def test_an_interrupt_closes_the_question(open_app, record, project):
+    async with open_app(record(MEND, turn("Then not."))) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
+        await driver.pilot.press("ctrl+c")
+        await driver.idle()
+        assert len(driver.app.screen_stack) == 1
+        assert (project / "calc.py").read_text() == FAULTY
+        assert driver.entries(s.Ending)[-1].status == "interrupted"
+
+
+async def test_it_leaves_in_order_when_the_system_says_so(open_app, record):
+    async with open_app(record(shell("sleep 60")), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("run it")
+        await driver.running()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await driver.until(lambda: driver.app._exit, "the end")
+        assert driver.app.exit_code == 128 + signal.SIGTERM

@@ -105,7 +105,9 @@ def test_prefill_and_decode_are_told_from_the_counters() -> None:
     meter.look(15.0, EngineStats(steps=50, reused_tokens=2_148, generated_tokens=91))
     assert meter.prefill is None
     assert meter.tokens_per_s == pytest.approx(40.0)
-    meter.end_turn(prompt=4_096, reused=2_048, generated=100, decode_s=2.0, drafted=40, accepted=30)
+    bill = Usage(4_096, 2_048, 100, drafted_tokens=40, accepted_tokens=30, doubted_tokens=2, decode_s=2.0)
+    meter.end_turn(bill)
+    assert meter.doubted_tokens == 2
     assert (meter.reused_tokens, meter.new_tokens, meter.context_tokens) == (2_048, 2_048, 4_196)
     assert (meter.tokens_per_s, meter.acceptance) == (50.0, 0.75)
 

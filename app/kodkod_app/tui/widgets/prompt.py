@@ -87,6 +87,7 @@ class Prompt(TextArea):
         """Replace what is written; the cursor goes to its end."""
         self.text = text
         self.move_cursor(self.document.end)
+        self.refresh(layout=True)  # a text area that shrank keeps its height otherwise
 
     def action_new_line(self) -> None:
         """Begin a line."""

@@ -24,24 +24,29 @@ class Facts:
     branch: str = ""
     activity: str = ""
     """What goes on, in a few words."""
+    is_behind: bool = False
+    """The reader has scrolled away from the end."""
     context_tokens: int = 0
     max_context_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
     tokens_per_s: float = 0.0
     acceptance: float | None = None
+    doubted_tokens: int = 0
     prefill: Prefill | None = None
 
 
-def facts_of(meter: Meter, **scene: str) -> Facts:
+def facts_of(meter: Meter, *, is_behind: bool = False, **scene: str) -> Facts:
     """The meter's counts, and the scene."""
     return Facts(
+        is_behind=is_behind,
         context_tokens=meter.context_tokens,
         max_context_tokens=meter.max_context_tokens,
         reused_tokens=meter.reused_tokens,
         new_tokens=meter.new_tokens,
         tokens_per_s=meter.tokens_per_s,
         acceptance=meter.acceptance,
+        doubted_tokens=meter.doubted_tokens,
         prefill=meter.prefill,
         **scene,
     )
@@ -91,6 +96,8 @@ def _left(facts: Facts) -> list[_Part]:
     parts = [_Part(Content.styled(facts.mode, f"bold {_MODE_COLOURS.get(facts.mode, '$secondary')}"), 100)]
     if facts.activity:
         parts.append(_Part(Content.styled(facts.activity, "$primary"), 90))
+    if facts.is_behind:
+        parts.append(_Part(Content.styled("↓ more below, ctrl+end", "$secondary"), 92))
     if facts.model:
         parts.append(_Part(Content(facts.model), 60))
     if facts.box:
@@ -118,6 +125,8 @@ def _right(facts: Facts) -> list[_Part]:
         parts.append(_Part(Content(f"{facts.tokens_per_s:,.0f} tok/s"), 70))
     if facts.acceptance is not None:
         parts.append(_Part(Content(f"drafts {facts.acceptance:.0%}"), 50))
+    if facts.doubted_tokens:
+        parts.append(_Part(Content.styled(f"doubt {facts.doubted_tokens}", "$warning"), 55))
     if facts.reused_tokens or facts.new_tokens:
         parts.append(_Part(Content(f"reused {short(facts.reused_tokens)} new {short(facts.new_tokens)}"), 65))
     if facts.max_context_tokens:

@@ -8,14 +8,13 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.message import Message
 
 from kodkod_app.tui.store import Call, CallState, ShellRun
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.entry import EntryView, PlainText
 
-_LIVE_LINES = 8
-"""Shown of the output while it comes."""
+_LIVE_LINES = 10
+"""Shown of an output while it comes, and of one that tells of a failure: its end."""
 _MAX_LINES = 500
 """Shown of an unfolded output: its end."""
 _MAX_SUBJECT_CHARS = 300
@@ -50,9 +49,6 @@ class Block(EntryView, can_focus=True):
         Binding("y", "copy", "Copy its text", show=False),
     ]
 
-    class Folded(Message):
-        """Its height changes by the reader's wish."""
-
     def __init__(self, entry: Call | ShellRun) -> None:
         super().__init__(entry)
         self.is_unfolded: bool | None = None
@@ -64,19 +60,31 @@ class Block(EntryView, can_focus=True):
             self.action_fold()
 
     def action_fold(self) -> None:
-        """Fold or unfold."""
-        self.set_unfolded(self.has_class("folded"))
+        """Fold or unfold; one of which the end alone is shown is unfolded first."""
+        self.set_unfolded(self.has_class("folded") or self._shows_less())
 
     def set_unfolded(self, is_unfolded: bool) -> None:
         """As the reader wishes."""
         self.is_unfolded = is_unfolded
+        self._show_body()
         self._refold()
-        self.post_message(self.Folded())
 
     def action_copy(self) -> None:
         """Put what it says on the clipboard."""
         self.app.copy_to_clipboard(self._whole_text())
         self.notify("copied")
+
+    def _body(self) -> str:
+        raise NotImplementedError
+
+    def _shows_less(self) -> bool:
+        """There is more than is shown."""
+        return False
+
+    def _show_body(self) -> None:
+        body, text = self.query_one(".body", PlainText), self._body()
+        body.show(text)
+        body.set_class(not text, "empty")
 
     def _whole_text(self) -> str:
         raise NotImplementedError
@@ -113,9 +121,7 @@ class ToolCallView(Block):
         self.query_one(".head", PlainText).show(self._head())
         if self.call.diff is not None and not self.query(DiffView):
             await self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
-        body, text = self.query_one(".body", PlainText), self._body()
-        body.show(text)
-        body.set_class(not text, "empty")
+        self._show_body()
         self._refold()
 
     def _head(self) -> Content:
@@ -136,8 +142,10 @@ class ToolCallView(Block):
             return ""
         if call.state is CallState.WRITING:
             return tail(self._written(), _LIVE_LINES)
-        lines = _MAX_LINES if call.state.is_over or self.is_unfolded else _LIVE_LINES
-        return tail(call.output, lines) if call.output else ""
+        return tail(call.output, _MAX_LINES if self.is_unfolded else _LIVE_LINES) if call.output else ""
+
+    def _shows_less(self) -> bool:
+        return not self.is_unfolded and self.call.diff is None and self.call.output.count("\n") > _LIVE_LINES
 
     def _written(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.call.arguments.items() if value != self.call.subject)
@@ -166,7 +174,7 @@ class ShellRunView(Block):
     async def look_again(self) -> None:
         """It said something, or ended."""
         self.query_one(".head", PlainText).show(self._head())
-        self.query_one(".body", PlainText).show(self._body())
+        self._show_body()
 
     def _head(self) -> Content:
         code = self.run.exit_code
