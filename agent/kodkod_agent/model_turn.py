@@ -48,6 +48,7 @@ async def run_turn(
     *,
     parent_id: str | None = None,
     constraint: Constraint | None = None,
+    draft_sources: tuple[tuple[int, ...], ...] = (),
 ) -> Turn:
     """Let the model write one turn. What it writes is in the ledger to the very id, also when the task is cancelled.
 
@@ -58,13 +59,15 @@ async def run_turn(
         emit: told of what it writes while it writes.
         parent_id: the stream of the turn before, if there is one.
         constraint: what the turn may be; None leaves it open.
+        draft_sources: ids that the turn may repeat.
 
     Raises:
         EngineError: the engine failed, or was closed meanwhile.
     """
     ledger.begin_turn()
     parser = ledger.parser()
-    stream = engine.generate(GenerationRequest(ledger.token_ids, sampling, constraint, parent_id))
+    request = GenerationRequest(ledger.token_ids, sampling, constraint, parent_id, draft_sources)
+    stream = engine.generate(request)
     last = TokenChunk()
     doubt: Doubt | None = None
     try:

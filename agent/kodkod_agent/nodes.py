@@ -16,6 +16,7 @@ from kodkod_agent import verify as checks
 from kodkod_agent.approval import Approval, rule_on
 from kodkod_agent.calls import answer_pending, perform
 from kodkod_agent.context import prompt, shorten
+from kodkod_agent.draft_sources import draft_sources
 from kodkod_agent.errors import ContextFull, NoProgress
 from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import remaining, require_more
@@ -135,7 +136,16 @@ async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
         found = await next_turns(res.engine, res.ledger, constraint, 1, parent_id=res.stream_id)
         if found:
             return take_turn(res.ledger, found[0].token_ids, res.emit, found[0].usage)
-    turn = await run_turn(res.engine, res.ledger, sampling, res.emit, parent_id=res.stream_id, constraint=constraint)
+    sources = await asyncio.to_thread(draft_sources, res.ledger.view(), res.tools, res.tokenizer)
+    turn = await run_turn(
+        res.engine,
+        res.ledger,
+        sampling,
+        res.emit,
+        parent_id=res.stream_id,
+        constraint=constraint,
+        draft_sources=sources,
+    )
     for line in getattr(constraint, "loosened", ()):
         res.doubts.loosened[line] = None
         res.emit(events.Notice(f"a call was not held to all it should be: {line}"))

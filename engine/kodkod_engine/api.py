@@ -25,6 +25,21 @@ class FinishReason(StrEnum):
     """The engine failed on this request; `TokenChunk.error` says why."""
 
 
+class Speculation(StrEnum):
+    """How tokens are guessed ahead of the model. It verifies every guess: only the time of an answer depends on it."""
+
+    AUTO = "auto"
+    """Of all drafters that this model has, whichever is expected to be quickest at each step, or none."""
+    NONE = "none"
+    """One token per step."""
+    SUFFIX = "suffix"
+    """Copies what followed the last tokens elsewhere: in the prompt, the answer, the draft sources, earlier answers."""
+    MTP = "mtp"
+    """The model's draft block."""
+    NGRAM_HEAD = "ngram_head"
+    """A small head on the N-gram embedding, where the checkpoint has one."""
+
+
 class Constraint(Protocol):
     """What the next token may be. Called on the engine thread, for each token that is generated or drafted."""
 
@@ -92,6 +107,10 @@ class GenerationRequest:
     parent_id: str | None = None
     """The stream (live or finished) this one continues or forks from. What their ids have in common is shared
     copy-on-write, to the token. Only a hint: the ids are the truth, and a parent that is gone costs time alone."""
+    draft_sources: tuple[tuple[int, ...], ...] = ()
+    """Ids the answer may repeat, such as open files; what the prompt says is a source anyway."""
+    speculation: Speculation | None = None
+    """None: as the engine is set up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,19 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftUsage:
+    """What one drafter did for one request. Token counts."""
+
+    drafter: str
+    drafted_tokens: int = 0
+    """Verified by the model."""
+    accepted_tokens: int = 0
+    """Of these, confirmed and emitted."""
+    fault: str | None = None
+    """Why the drafter was switched off for the request, if it failed; one line."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What a request cost. Token counts; seconds on the wall clock."""
 
@@ -129,9 +161,8 @@ class Usage:
     reused_tokens: int = 0
     """Prompt tokens whose KV was already there; prompt_tokens - reused_tokens were computed."""
     generated_tokens: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    """Drafted tokens that the model confirmed."""
+    drafts: tuple[DraftUsage, ...] = ()
+    """One per drafter that drafted, or failed."""
     constrained_tokens: int = 0
     """Generated tokens for which the request's constraint left out something."""
     forced_tokens: int = 0
@@ -144,6 +175,23 @@ class Usage:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    plain_decode_s: float = 0.0
+    """What `decode_s` would have been without drafts, by the step times measured in this engine."""
+
+    @property
+    def drafted_tokens(self) -> int:
+        """Of all drafters."""
+        return sum(draft.drafted_tokens for draft in self.drafts)
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Drafted tokens that the model confirmed."""
+        return sum(draft.accepted_tokens for draft in self.drafts)
+
+    @property
+    def speed_up(self) -> float:
+        """Of decoding, against plain decoding measured on the spot; 1 when nothing was drafted."""
+        return self.plain_decode_s / self.decode_s if self.drafted_tokens and self.decode_s else 1.0
 
     @property
     def computed_tokens(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from kodkod_engine.api import Speculation
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -26,6 +28,8 @@ class EngineConfig:
     """Sequences that decode side by side; never more than `max_step_tokens`."""
     mtp: bool | None = None
     """Load the draft block; None does when the checkpoint has one."""
+    speculation: Speculation = Speculation.AUTO
+    """How tokens are guessed ahead; a request may ask for another way."""
     ngram_tables: Literal["resident", "mapped"] = "resident"
     """Tables in memory, or left in the checkpoint's files behind a cache of n-grams."""
 
@@ -35,6 +39,8 @@ class EngineConfig:
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
 
     def __post_init__(self) -> None:
+        # A name is as good: it comes from a command line or a settings file.
+        object.__setattr__(self, "speculation", Speculation(self.speculation))
         for name in ("max_cached_tokens", "block_size", "max_step_tokens", "max_running"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kodkod_agent import atif
 from kodkod_agent import trajectory as t
 from kodkod_agent.policy import Verdict
-from kodkod_engine.api import FinishReason, Usage
+from kodkod_engine.api import DraftUsage, FinishReason, Usage
 from kodkod_engine.messages import ToolCall, ToolSpec
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -51,7 +51,7 @@ def as_json(document: atif.AtifDocument) -> dict[str, Any]:
 
 
 def test_a_session_becomes_a_document() -> None:
-    usage = Usage(prompt_tokens=100, reused_tokens=80, generated_tokens=5, drafted_tokens=4, accepted_tokens=3)
+    usage = Usage(prompt_tokens=100, reused_tokens=80, generated_tokens=5, drafts=(DraftUsage("suffix", 4, 3),))
     (document,) = atif.export(
         recorded(
             START,

@@ -103,7 +103,7 @@ class Model:
     def plain_logits(self, token_ids: Sequence[int]) -> Tensor:
         """One pass over the whole sequence: fp32 [tokens, vocab]."""
         runner = ModelRunner(self.loaded, 1, len(token_ids))
-        return runner.logits([TokenRun("plain", token_ids, (), 0, [0], None)])[0]
+        return runner.logits([TokenRun("plain", token_ids, (), 0, [0])])[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -336,7 +336,7 @@ class Drafted:
         wrong = [wrong for wrong in case.wrong_ids if self.true_ids[end : end + 1] != [wrong]]
         context = self.true_ids[max(0, start - context_tokens) : start]
         self.num_accepted = end
-        return TokenRun(self.name, [*self.true_ids[start:end], *wrong], context, start, self.block_ids, None)
+        return TokenRun(self.name, [*self.true_ids[start:end], *wrong], context, start, self.block_ids)
 
 
 verifications = st.lists(

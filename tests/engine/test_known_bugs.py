@@ -300,8 +300,7 @@ def test_bug_17_a_step_does_not_see_the_embedding_of_the_one_before(tiny):
     choice = Choice(SamplingParams(logprobs=1), 1, None)
     for token in (5, 9, 5, 300, 9):
         played = Played(runner, [3, 1])
-        [chosen] = runner.run([], [played.run([token], choice)])
-        assert chosen is not None
+        [[chosen]] = runner.run([], [played.run([token], choice)])
         wanted = engine_logits(tiny, [token])[0].log_softmax(-1)
         assert chosen.token_id == int(wanted.argmax())
         assert chosen.logprob is not None

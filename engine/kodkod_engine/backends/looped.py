@@ -14,6 +14,7 @@ from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import StepRunner
 from kodkod_engine.core.stream import ThreadedStream
 from kodkod_engine.errors import EngineClosed, PromptTooLong, RequestError, TokenOutOfRange
+from kodkod_engine.speculation.speculator import Speculator
 
 
 class LoopedEngine:
@@ -28,6 +29,7 @@ class LoopedEngine:
         eos_id: int,
         tokenizer: Tokenizer | None,
         config: EngineConfig,
+        speculator: Speculator | None = None,
     ) -> None:
         pool = BlockPool(num_blocks_for(config), config.block_size)
         self.tokenizer = tokenizer
@@ -41,6 +43,7 @@ class LoopedEngine:
             vocab_size=vocab_size,
             max_step_tokens=config.max_step_tokens,
             max_running=min(config.max_running, config.max_step_tokens),
+            speculator=speculator,
         )
         self._numbers = itertools.count(1)
         self._is_closed = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +16,47 @@ from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.placement.admission import require_room
+from kodkod_engine.speculation.costs import CostTable
+from kodkod_engine.speculation.drafter import Drafter
+from kodkod_engine.speculation.forced import ForcedDrafter
+from kodkod_engine.speculation.mtp import MtpDrafter
+from kodkod_engine.speculation.ngram_head import NgramHeadDrafter, load_ngram_head
+from kodkod_engine.speculation.speculator import Speculator
+from kodkod_engine.speculation.suffix import SuffixDrafter
+
+
+def drafters_for(runner: ModelRunner, checkpoint_dir: Path | None = None) -> list[Drafter]:
+    """All that can draft for a model; a head on the N-gram embedding is looked for in its checkpoint's folder."""
+    drafters: list[Drafter] = [ForcedDrafter(), SuffixDrafter()]
+    if runner.loaded.mtp is not None:
+        drafters.append(MtpDrafter(runner, runner.loaded.mtp))
+    loaded = runner.loaded
+    head = load_ngram_head(checkpoint_dir, loaded.config, loaded.device) if checkpoint_dir else None
+    if head is not None:
+        drafters.append(NgramHeadDrafter(runner, head))
+    return drafters
+
+
+def speculator_for(runner: ModelRunner, config: EngineConfig, checkpoint_dir: Path | None = None) -> Speculator:
+    """What an engine speculates with."""
+    drafters, vocab_size = drafters_for(runner, checkpoint_dir), runner.loaded.config.vocab_size
+    return Speculator(drafters, CostTable(), default=config.speculation, vocab_size=vocab_size)
 
 
 class NativeEngine(LoopedEngine):
     """See `api.Engine`."""
 
-    def __init__(self, loaded: LoadedModel, tokenizer: Tokenizer | None, config: EngineConfig) -> None:
-        self.runner = ModelRunner(loaded, num_blocks_for(config), config.block_size)
+    runner_class = ModelRunner
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tokenizer: Tokenizer | None,
+        config: EngineConfig,
+        *,
+        speculate: Callable[[ModelRunner, EngineConfig], Speculator] = speculator_for,
+    ) -> None:
+        self.runner = self.runner_class(loaded, num_blocks_for(config), config.block_size)
         super().__init__(
             self.runner,
             vocab_size=loaded.config.vocab_size,
@@ -28,6 +64,7 @@ class NativeEngine(LoopedEngine):
             eos_id=loaded.config.eos_id,
             tokenizer=tokenizer,
             config=config,
+            speculator=speculate(self.runner, config),
         )
 
     def close(self) -> None:
@@ -56,5 +93,6 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         weights=WeightHome(config.weights),
         progress=progress,
     )
-    has_tokenizer = (Path(checkpoint_dir) / "tokenizer.json").exists()
-    return NativeEngine(loaded, Tokenizer.from_folder(Path(checkpoint_dir)) if has_tokenizer else None, config)
+    folder = Path(checkpoint_dir)
+    tokenizer = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").exists() else None
+    return NativeEngine(loaded, tokenizer, config, speculate=partial(speculator_for, checkpoint_dir=folder))

@@ -6,7 +6,7 @@ Scheduling, prefix reuse, streaming and stop conditions are the real ones; the m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from kodkod_engine.api import TokenLogprob
@@ -16,8 +16,9 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.sequence import Sequence as EngineSequence
-from kodkod_engine.core.step import ChosenToken, Restriction, TokenRun
+from kodkod_engine.core.step import Choice, ChosenToken, Restriction, TokenRun
 from kodkod_engine.errors import RequestError
+from kodkod_engine.speculation.speculator import Speculator
 
 Script: TypeAlias = Callable[[tuple[int, ...]], Sequence[int]]
 """Prompt ids to the ids of the answer. LookupError means that the script has no answer."""
@@ -54,24 +55,30 @@ class ScriptedRunner:
         """What to say to a request."""
         self._answers[request_id] = (prompt_tokens, answer)
 
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[ChosenToken | None]:
+    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`."""
         del copies  # there is no KV to copy
         if self._seconds_per_step:
             time.sleep(self._seconds_per_step)
-        return [self._next(run) for run in runs]
+        return [tuple(self._follow(run)) for run in runs]
 
-    def _next(self, run: TokenRun) -> ChosenToken | None:
-        if run.choice is None:
-            return None
-        prompt_tokens, answer = self._answers[run.request_id]
-        place = run.end - prompt_tokens
+    def _follow(self, run: TokenRun) -> Iterator[ChosenToken]:
+        drafts = iter(run.draft_ids)
+        for choice in run.choices:
+            token = self._next(run.request_id, choice)
+            yield token
+            if token.token_id != next(drafts, None):
+                return
+
+    def _next(self, request_id: str, choice: Choice) -> ChosenToken:
+        prompt_tokens, answer = self._answers[request_id]
+        place = choice.position - prompt_tokens
         wanted = token_id = answer[place] if place < len(answer) else self._eos_id
-        allowed, restriction = run.choice.allowed_ids, None
+        allowed, restriction = choice.allowed_ids, None
         if allowed is not None:
             token_id = wanted if wanted in allowed else min(allowed)
             restriction = Restriction(len(allowed), float(wanted in allowed), wanted)
-        num_top = run.choice.sampling.logprobs
+        num_top = choice.sampling.logprobs
         if num_top is None:
             return ChosenToken(token_id, None, restriction)
         return ChosenToken(token_id, TokenLogprob(token_id, 0.0, ((token_id, 0.0),)[:num_top]), restriction)
@@ -90,6 +97,7 @@ class ScriptedEngine(LoopedEngine):
         tokenizer: Tokenizer | None = None,
         seconds_per_step: float = 0.0,
         config: EngineConfig | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         """`seconds_per_step` paces the answer, as a model would."""
         self._script = script
@@ -101,6 +109,7 @@ class ScriptedEngine(LoopedEngine):
             eos_id=eos_id,
             tokenizer=tokenizer,
             config=config or EngineConfig(),
+            speculator=speculator,
         )
 
     def _submit(self, sequence: EngineSequence, answer: Answer) -> None:

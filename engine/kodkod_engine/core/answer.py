@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence as Run
 from dataclasses import dataclass
 
-from kodkod_engine.api import Doubt, FinishReason, GenerationRequest, TokenChunk, Usage
+from kodkod_engine.api import Doubt, DraftUsage, FinishReason, GenerationRequest, TokenChunk, Usage
 from kodkod_engine.chat.stop_strings import StopStrings
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.core.sequence import Sequence
@@ -45,7 +46,7 @@ class Answer:
     ) -> None:
         self.request = request
         self._stream = stream
-        self._stop_ids = request.sampling.stop_ids | (frozenset() if request.sampling.ignore_eos else {eos_id})
+        self.stop_ids = request.sampling.stop_ids | (frozenset() if request.sampling.ignore_eos else {eos_id})
         self._text = tokenizer.stream(skip_special=False) if tokenizer else None
         self._stops = StopStrings(request.sampling.stop_strings)
         self._num_generated = 0
@@ -65,36 +66,63 @@ class Answer:
         is_first, self._counted = not self._counted, True
         return is_first
 
-    def take(self, token: ChosenToken, *, is_full: bool) -> FinishReason | None:
-        """Send a token on its way; returns why the answer is complete with it, or None.
+    def take(self, tokens: Run[ChosenToken], *, room: int) -> tuple[int, FinishReason | None]:
+        """Send tokens on their way, up to the one that completes the answer.
 
         The token that ends a turn is sent as an id and not as text.
+
+        Args:
+            tokens: at least one.
+            room: tokens the answer may still have.
+
+        Returns:
+            How many were sent, and why the answer is complete with them, or None.
         """
-        doubts = self._restrictions.add(token, self._num_generated)
-        self._num_generated += 1
         if self._first_token is None:
             self._first_token = time.monotonic()
-        is_stop_id = token.token_id in self._stop_ids
-        text, met_stop_string = ("", False) if is_stop_id else self._readable(token.token_id)
-        logprobs = (token.logprob,) if token.logprob is not None else ()
-        self._stream.put(TokenChunk(token_ids=(token.token_id,), text=text, logprobs=logprobs, doubts=doubts))
-        if is_stop_id or met_stop_string:
-            return FinishReason.STOP
-        if is_full or self._num_generated >= self.request.sampling.max_tokens:
-            return FinishReason.LENGTH
-        return None
+        taken: list[ChosenToken] = []
+        texts: list[str] = []
+        doubts: list[Doubt] = []
+        reason: FinishReason | None = None
+        while reason is None and len(taken) < len(tokens):
+            taken.append(tokens[len(taken)])
+            text, reason = self._read(taken[-1].token_id)
+            texts.append(text)
+            doubts += self._restrictions.add(taken[-1], self._num_generated)
+            self._num_generated += 1
+            if len(taken) >= room or self._num_generated >= self.request.sampling.max_tokens:
+                reason = reason or FinishReason.LENGTH
+        logprobs = tuple(token.logprob for token in taken if token.logprob is not None)
+        ids = tuple(token.token_id for token in taken)
+        self._stream.put(TokenChunk(token_ids=ids, text="".join(texts), logprobs=logprobs, doubts=tuple(doubts)))
+        return len(taken), reason
+
+    def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
+        """What may be shown after this token, and whether the answer stops here."""
+        if token_id in self.stop_ids:
+            return "", FinishReason.STOP
+        text, met_stop_string = self._readable(token_id)
+        return text, FinishReason.STOP if met_stop_string else None
 
     def _readable(self, token_id: int) -> tuple[str, bool]:
         """What may be shown after this token, and whether it completed a stop string."""
         return self._stops.push(self._text.push([token_id])) if self._text else ("", False)
 
-    def end(self, reason: FinishReason, sequence: Sequence, error: str | None) -> None:
+    def end(
+        self,
+        reason: FinishReason,
+        sequence: Sequence,
+        error: str | None,
+        *,
+        drafts: tuple[DraftUsage, ...] = (),
+        plain_decode_s: float = 0.0,
+    ) -> None:
         """Send the last chunk: held-back text, the reason, the usage."""
         text = self._stops.push(self._text.flush())[0] + self._stops.flush() if self._text else ""
-        usage = self._usage(sequence)
+        usage = self._usage(sequence, drafts, plain_decode_s)
         self._stream.put(TokenChunk(text=text, finish_reason=reason, usage=usage, error=error))
 
-    def _usage(self, sequence: Sequence) -> Usage:
+    def _usage(self, sequence: Sequence, drafts: tuple[DraftUsage, ...], plain_decode_s: float) -> Usage:
         now = time.monotonic()
         started = self._started or now
         first_token = self._first_token or now
@@ -102,6 +130,8 @@ class Answer:
             prompt_tokens=sequence.num_prompt_tokens,
             reused_tokens=sequence.reused_tokens,
             generated_tokens=self._num_generated,
+            drafts=drafts,
+            plain_decode_s=plain_decode_s,
             constrained_tokens=self._restrictions.constrained,
             forced_tokens=self._restrictions.forced,
             doubted_tokens=self._restrictions.doubted,

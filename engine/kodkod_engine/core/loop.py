@@ -10,21 +10,27 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest
+from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, SamplingParams, Speculation
 from kodkod_engine.constraints.token_mask import TokenMask
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
-from kodkod_engine.core.step import Choice, ChosenToken, StepRunner, TokenRun
+from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.errors import EngineClosed
+from kodkod_engine.speculation.costs import CostTable
+from kodkod_engine.speculation.speculator import NO_PROPOSAL, Proposal, Speculator, StepTimes
 
 logger = logging.getLogger(__name__)
+
+MEASURED_TOKENS = 128
+MEASURING_S = 0.25
+"""The longest step whose time is measured before the first answer, and how long that may take in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +56,36 @@ class Stop:
 Command: TypeAlias = Submit | Cancel | Stop
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One sequence in a step: what was planned, what was drafted, and what the runner is given."""
+
+    entry: StepEntry
+    proposal: Proposal
+    run: TokenRun
+
+
 class EngineLoop:
     """Owns the scheduler and the runner; both are touched by its thread alone."""
 
     def __init__(
-        self, pool: BlockPool, runner: StepRunner, *, vocab_size: int, max_step_tokens: int, max_running: int
+        self,
+        pool: BlockPool,
+        runner: StepRunner,
+        *,
+        vocab_size: int,
+        max_step_tokens: int,
+        max_running: int,
+        speculator: Speculator | None = None,
     ) -> None:
+        """Start the thread. Without a speculator every step is a plain one."""
         self._pool = pool
         self._vocab_size = vocab_size
         self._tree = PrefixTree(pool)
         self._scheduler = Scheduler(pool, self._tree, max_step_tokens=max_step_tokens, max_running=max_running)
+        self._max_step_tokens = max_step_tokens
         self._runner = runner
+        self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._answers: dict[str, Answer] = {}
         self._sequences: dict[str, Sequence] = {}
@@ -135,7 +160,8 @@ class EngineLoop:
         for request_id in list(self._answers):
             self._end(request_id, reason, cause)
         self._publish_stats()
-        del self._runner  # and with it the model and its cache, whoever still holds the loop
+        # And with them the model and its cache, whoever still holds the loop.
+        del self._runner, self._speculator
 
     def _take_commands(self) -> bool:
         """Do what has been asked since the last step; wait when there is nothing to compute. False means stop."""
@@ -158,47 +184,115 @@ class EngineLoop:
         self._sequences[sequence.id] = sequence
         parent_id = answer.request.parent_id
         self._scheduler.add(sequence, parent=self._sequences.get(parent_id) if parent_id else None)
+        self._speculator.begin(sequence.id, answer.request, answer.stop_ids)
 
     def _step(self) -> None:
+        if self._speculator.wants_costs:
+            self._measure_costs()
+        started = time.monotonic()
         plan = self._scheduler.schedule()
         for sequence, cause in plan.failed:
             self._end(sequence.id, FinishReason.ERROR, cause)
-        runs, entries = self._runs(plan.entries)
-        started = time.monotonic()
-        for entry in entries:
-            self._answers[entry.sequence.id].began(started)
-        chosen = self._runner.run(plan.copies, runs)
-        self._count(entries, chosen)
-        for entry, token in zip(entries, chosen, strict=True):
-            self._scheduler.commit(entry)
-            if token is not None:
-                self._take_token(entry.sequence, token)
+        proposals = self._propose(plan.entries)
+        jobs = self._jobs(plan.entries, proposals)
+        for job in jobs:
+            self._answers[job.entry.sequence.id].began(started)
+        chosen = self._runner.run(plan.copies, [job.run for job in jobs])
+        self._count_first([job.entry for job in jobs])
+        emitted = self._take_all(jobs, chosen)
+        self._stats = replace(
+            self._stats,
+            steps=self._stats.steps + 1,
+            generated_tokens=self._stats.generated_tokens + sum(emitted.values()),
+        )
+        if jobs:
+            num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
+            self._speculator.took(StepTimes(num_tokens, context, emitted, time.monotonic() - started))
 
-    def _runs(self, entries: tuple[StepEntry, ...]) -> tuple[list[TokenRun], list[StepEntry]]:
+    def _take_all(self, jobs: list[_Job], chosen: list[tuple[ChosenToken, ...]]) -> dict[str, int]:
+        """What each stream got, where it got any."""
+        plain_step_s = 0.0
+        if num_choosing := sum(bool(tokens) for tokens in chosen):
+            plain_step_s = self._speculator.plain_step_s(num_choosing, max(job.run.end for job in jobs))
+        emitted: dict[str, int] = {}
+        for job, tokens in zip(jobs, chosen, strict=True):
+            if tokens:
+                emitted[job.entry.sequence.id] = self._take(job, tokens, plain_step_s)
+            else:
+                self._scheduler.commit(job.entry)
+        return emitted
+
+    def _measure_costs(self) -> None:
+        """Steps on blocks that nobody needs, before the first answer: a fraction of a second, once."""
+        ids = next(iter(self._sequences.values())).token_ids[:MEASURED_TOKENS]
+        ids = (ids * MEASURED_TOKENS)[: 2 * MEASURED_TOKENS]
+        num_blocks = self._pool.blocks_for(len(ids))
+        block_ids = [
+            block for _ in range(min(num_blocks, self._pool.num_free)) if (block := self._pool.allocate()) is not None
+        ]
+
+        def time_step(size: int) -> float | None:
+            # The first half is context, once it has been computed: by the first, longest step.
+            start = MEASURED_TOKENS if size < MEASURED_TOKENS else 0
+            if len(block_ids) < self._pool.blocks_for(start + size) or size > self._max_step_tokens:
+                return None
+            run_ids, context = ids[start : start + size], ids[max(0, start - self._runner.context_tokens) : start]
+            choices = [Choice(SamplingParams(), start + 1 + place, None) for place in range(size)]
+            started = time.perf_counter()
+            self._runner.run((), [TokenRun(NOBODY, run_ids, context, start, block_ids, choices)])
+            return time.perf_counter() - started
+
+        try:
+            self._speculator.costs.measure(time_step, MEASURED_TOKENS, MEASURING_S)
+        finally:
+            for block_id in block_ids:
+                self._pool.release(block_id)
+
+    def _propose(self, entries: tuple[StepEntry, ...]) -> Mapping[str, Proposal]:
+        room = self._max_step_tokens - sum(entry.num_tokens for entry in entries)
+        return self._speculator.propose(entries, room, self._scheduler.reserve) if room > 0 else {}
+
+    def _jobs(self, entries: tuple[StepEntry, ...], proposals: Mapping[str, Proposal]) -> list[_Job]:
         """What the runner is to do; a request whose constraint fails is ended and left out."""
-        runs: list[TokenRun] = []
-        kept: list[StepEntry] = []
+        jobs: list[_Job] = []
         for entry in entries:
             answer = self._answers[entry.sequence.id]
+            proposal = proposals.get(entry.sequence.id, NO_PROPOSAL)
             try:
-                choice = self._choice(entry, answer.request)
+                choices = self._choices(entry, answer.request, proposal.token_ids)
             except Exception as fault:  # noqa: BLE001  # see below
                 # A constraint is a caller's code: its fault ends its own request and no other.
                 cause = f"the constraint failed ({_one_line(fault)}); correct it, or ask without it"
                 self._end(entry.sequence.id, FinishReason.ERROR, cause)
                 continue
-            runs.append(self._run(entry, choice))
-            kept.append(entry)
-        return runs, kept
+            proposal = proposal.cut(max(0, len(choices) - 1))
+            jobs.append(_Job(entry, proposal, self._run(entry, proposal.token_ids, choices)))
+        return jobs
 
-    def _choice(self, entry: StepEntry, request: GenerationRequest) -> Choice | None:
+    def _choices(self, entry: StepEntry, request: GenerationRequest, drafts: tuple[int, ...]) -> list[Choice]:
+        """One for the next token, and one after each draft, up to the first draft that the constraint forbids."""
         if not entry.samples:
-            return None
-        allowed = None if request.constraint is None else self._allowed(entry.sequence, request.constraint)
-        return Choice(request.sampling, entry.sequence.num_tokens, allowed)
+            return []
+        sequence, constraint = entry.sequence, request.constraint
+        if constraint is None:
+            places = range(sequence.num_tokens, sequence.num_tokens + len(drafts) + 1)
+            return [Choice(request.sampling, position, None) for position in places]
+        generated = sequence.token_ids[sequence.num_prompt_tokens :]
+        choices = [Choice(request.sampling, sequence.num_tokens, self._allowed(generated, constraint))]
+        for draft in drafts:
+            allowed = choices[-1].allowed_ids
+            if allowed is not None and draft not in allowed:
+                break
+            generated.append(draft)
+            try:
+                after = self._allowed(generated, constraint)
+            except Exception:  # noqa: BLE001  # whether plain decoding would ever ask this is open
+                break
+            choices.append(Choice(request.sampling, sequence.num_tokens + len(choices), after))
+        return choices
 
-    def _allowed(self, sequence: Sequence, constraint: Constraint) -> Collection[int] | None:
-        allowed = constraint.allowed_ids(sequence.token_ids[sequence.num_prompt_tokens :])
+    def _allowed(self, generated_ids: list[int], constraint: Constraint) -> Collection[int] | None:
+        allowed = constraint.allowed_ids(generated_ids)
         if allowed is None:
             return None
         if len(allowed) == 0:
@@ -208,23 +302,34 @@ class EngineLoop:
             raise ValueError(f"it allows an id outside the vocabulary of {self._vocab_size}")
         return allowed
 
-    def _run(self, entry: StepEntry, choice: Choice | None) -> TokenRun:
+    def _run(self, entry: StepEntry, drafts: tuple[int, ...], choices: list[Choice]) -> TokenRun:
         ids, end = entry.sequence.token_ids, entry.start + entry.num_tokens
         return TokenRun(
             request_id=entry.sequence.id,
-            token_ids=ids[entry.start : end],
+            token_ids=[*ids[entry.start : end], *drafts],
             context_ids=ids[max(0, entry.start - self._runner.context_tokens) : entry.start],
             start=entry.start,
             block_ids=entry.sequence.block_ids,
-            choice=choice,
+            choices=choices,
         )
 
-    def _take_token(self, sequence: Sequence, token: ChosenToken) -> None:
-        self._scheduler.append_token(sequence, token.token_id)
-        is_full = sequence.num_tokens >= sequence.max_total_tokens
-        reason = self._answers[sequence.id].take(token, is_full=is_full)
+    def _take(self, job: _Job, tokens: tuple[ChosenToken, ...], plain_step_s: float) -> int:
+        """Accepted drafts and the token after them become the sequence's; returns how many were emitted."""
+        sequence, num_accepted = job.entry.sequence, len(tokens) - 1
+        room = sequence.max_total_tokens - sequence.num_tokens
+        num_taken, reason = self._answers[sequence.id].take(tokens, room=room)
+        for token in tokens[: min(num_taken, num_accepted)]:
+            self._scheduler.append_token(sequence, token.token_id)
+        self._scheduler.advance(sequence, job.entry.num_tokens + min(num_taken, num_accepted))
+        if num_taken > num_accepted:
+            self._scheduler.append_token(sequence, tokens[-1].token_id)
+        self._speculator.emitted(sequence.id, num_taken, plain_step_s)
+        if job.proposal.segments:
+            self._scheduler.reclaim(sequence)
+            self._speculator.verified(sequence.id, job.proposal, num_accepted, min(num_taken, num_accepted))
         if reason is not None:
             self._end(sequence.id, reason)
+        return num_taken
 
     def _end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         answer = self._answers.pop(request_id, None)
@@ -233,7 +338,8 @@ class EngineLoop:
             return
         self._scheduler.finish(sequence)
         self._stats = replace(self._stats, preemptions=self._stats.preemptions + sequence.preemptions)
-        answer.end(reason, sequence, error)
+        drafts, plain_decode_s = self._speculator.end(request_id)
+        answer.end(reason, sequence, error, drafts=drafts, plain_decode_s=plain_decode_s)
 
     def _fail_step(self, cause: str) -> None:
         """What a broken step left in the cache is not to be trusted, so no prefix is kept.
@@ -244,15 +350,13 @@ class EngineLoop:
             self._end(sequence.id, FinishReason.ERROR, cause)
         self._tree.clear()
 
-    def _count(self, entries: list[StepEntry], chosen: list[ChosenToken | None]) -> None:
+    def _count_first(self, entries: list[StepEntry]) -> None:
         stats = self._stats
         first = [entry.sequence for entry in entries if self._answers[entry.sequence.id].is_first_step()]
         self._stats = replace(
             stats,
-            steps=stats.steps + 1,
             prompt_tokens=stats.prompt_tokens + sum(sequence.num_prompt_tokens for sequence in first),
             reused_tokens=stats.reused_tokens + sum(sequence.reused_tokens for sequence in first),
-            generated_tokens=stats.generated_tokens + sum(token is not None for token in chosen),
         )
 
     def _publish_stats(self) -> None:

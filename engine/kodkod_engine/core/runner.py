@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kodkod_engine.core.sampler import choose
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import ChosenToken, TokenRun
+from kodkod_engine.core.verifier import follow
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
@@ -30,6 +30,10 @@ SMALL_LAYER_BYTES = 8 << 20
 
 MAX_GROUPED_TOKENS = 16
 """Runs up to this length attend together with runs of the same length; longer ones alone."""
+
+
+Watcher: TypeAlias = Callable[[Sequence[TokenRun], Sequence[Tensor]], None]
+"""Takes the runs of a step and the hidden states of each, before the final norm: [run length, hidden]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class ModelRunner:
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
         self._kernel_rows = kernel_rows(a_matrix)
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
+        self.watchers: list[Watcher] = []
+        """Told of every step's hidden states, on the engine thread; they keep what they need."""
 
     @property
     def context_tokens(self) -> int:
@@ -64,30 +70,30 @@ class ModelRunner:
         return spec.context_tokens if spec else 0
 
     @torch.inference_mode()
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[ChosenToken | None]:
+    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`."""
         for copy in copies:
             self.cache.copy_block(copy.source_block, copy.target_block, copy.num_tokens)
         if not runs:
             return []
         hidden = self.forward(runs).hidden
-        choosing = [(index, run.choice) for index, run in enumerate(runs) if run.choice is not None]
-        chosen: list[ChosenToken | None] = [None] * len(runs)
-        if choosing:
-            last = torch.stack([hidden[index][-1] for index, _ in choosing])
-            tokens = choose(self.loaded.model.logits(last), [choice for _, choice in choosing])
-            for (index, _), token in zip(choosing, tokens, strict=True):
-                chosen[index] = token
-        return chosen
+        for watch in self.watchers:
+            watch(runs, hidden)
+        choosing = [(rows[-len(run.choices) :], run) for rows, run in zip(hidden, runs, strict=True) if run.choices]
+        if not choosing:
+            return [()] * len(runs)
+        logits = self.loaded.model.logits(torch.cat([rows for rows, _ in choosing]))
+        followed = iter(follow(logits, [run for _, run in choosing]))
+        return [next(followed) if run.choices else () for run in runs]
 
     @torch.inference_mode()
     def forward(self, runs: Sequence[TokenRun]) -> StepOutput:
         """Compute runs and write their KV; a run may hold drafted tokens, nothing remembers them."""
-        with self._threads(sum(len(run.token_ids) for run in runs)):
+        with self.threads(sum(len(run.token_ids) for run in runs)):
             return self._forward(runs)
 
     @contextmanager
-    def _threads(self, num_tokens: int) -> Iterator[None]:
+    def threads(self, num_tokens: int) -> Iterator[None]:
         """Steps that run in our own kernels keep torch to one thread: two spinning thread pools would fight.
 
         So do all steps of a small model: its threads would wait for one another longer than they work, above all while

@@ -209,6 +209,14 @@ class Scheduler:
             return False
         return self._grow(sequence, num_slots)
 
+    def reclaim(self, sequence: Sequence) -> None:
+        """Take back the slots after a sequence's last token: drafts that were rejected lie there, or nothing."""
+        if sequence.status is not SequenceStatus.RUNNING:
+            return
+        sequence.num_slots = min(sequence.num_slots, sequence.num_tokens)
+        while len(sequence.block_ids) > self._pool.blocks_for(sequence.num_slots):
+            self._pool.release(sequence.block_ids.pop())
+
     def check_integrity(self) -> None:
         """Assert that every block is accounted for, and that no block has two writers."""
         self._pool.check_integrity()

@@ -12,6 +12,9 @@ from typing import Protocol
 from kodkod_engine.api import SamplingParams, TokenLogprob
 from kodkod_engine.core.scheduler import BlockCopy
 
+NOBODY = ""
+"""Id of a run that is computed for its time alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -36,13 +39,19 @@ class TokenRun:
     start: int
     block_ids: Sequence[int]
     """The sequence's blocks from its first token on."""
-    choice: Choice | None
-    """None while more of the prompt is to come."""
+    choices: Sequence[Choice] = ()
+    """How to choose what follows each of the last `len(choices)` tokens, of which all but the first are drafts: the
+    choice after a draft is as if it had been accepted. Empty while more of the prompt is to come."""
 
     @property
     def end(self) -> int:
-        """Length of the sequence after this run."""
+        """Length of the sequence after this run, drafts included."""
         return self.start + len(self.token_ids)
+
+    @property
+    def draft_ids(self) -> Sequence[int]:
+        """The drafts at the end of `token_ids`."""
+        return self.token_ids[len(self.token_ids) + 1 - len(self.choices) :] if self.choices else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +84,11 @@ class StepRunner(Protocol):
         """How many tokens before a run it needs to see."""
         ...
 
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[ChosenToken | None]:
+    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         """Copy blocks in order, compute the runs, choose.
 
         Returns:
-            One entry per run: the token that follows it, None where none was asked for.
+            One entry per run: the tokens that follow what was accepted before. They are the drafts up to the first that
+            is not what is chosen in its place, and then what is chosen there. Empty where nothing was asked for.
         """
         ...

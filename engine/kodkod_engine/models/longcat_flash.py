@@ -182,8 +182,12 @@ class LongcatFlash(nn.Module):
 
     def head(self, normed: Tensor) -> Tensor:
         """[rows, hidden] already normalised -> fp32 [rows, vocab]."""
-        weight = self._words if self.lm_head is None else self.lm_head.home
-        return linear(normed, weight).float()
+        return linear(normed, self.head_weight).float()
+
+    @property
+    def head_weight(self) -> Slot:
+        """[vocab, hidden]."""
+        return self._words if self.lm_head is None else self.lm_head.home
 
     @property
     def _words(self) -> Tensor:

@@ -50,7 +50,8 @@ class Bench:
         self, *, max_context_tokens: int = 4_096, with_tokenizer: bool = True, pace_s: float = 0.0, **options: Any
     ) -> LoopedEngine:
         """`pace_s` slows a step down, so that a probe can act in the middle of an answer."""
-        config = EngineConfig(**{"max_cached_tokens": 8_192, "max_step_tokens": 256, **options})
+        # One token per step, unless a probe wants drafts: many look at what happens between two tokens.
+        config = EngineConfig(**{"max_cached_tokens": 8_192, "max_step_tokens": 256, "speculation": "none", **options})
         build = {"native": self._native, "scripted": self._scripted}[self.name]
         engine = build(max_context_tokens, with_tokenizer, config)
         self.engines.append(engine)

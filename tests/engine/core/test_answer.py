@@ -30,7 +30,7 @@ class Speaker:
     def say(self, ids: Ids[int], *, is_full: bool = False) -> FinishReason | None:
         """Tokens until a reason comes."""
         for token_id in ids:
-            reason = self.answer.take(ChosenToken(token_id), is_full=is_full)
+            _, reason = self.answer.take([ChosenToken(token_id)], room=1 if is_full else 1_000)
             if reason is not None:
                 return reason
         return None
@@ -89,7 +89,7 @@ async def test_logprobs_travel_with_their_token(tokenizer):
     speaker = Speaker(tokenizer)
     entries = [TokenLogprob(50, -1.0), TokenLogprob(60, -2.0)]
     for entry in entries:
-        speaker.answer.take(ChosenToken(entry.token_id, entry), is_full=False)
+        speaker.answer.take([ChosenToken(entry.token_id, entry)], room=1_000)
     assert (await speaker.end(FinishReason.LENGTH)).logprobs == tuple(entries)
 
 

@@ -39,7 +39,7 @@ class CountingRunner:
         # The blocks are the sequence's own list, which is empty once it ended.
         kept = tuple(replace(run, block_ids=tuple(run.block_ids)) for run in runs)
         self.steps.append((tuple(copies), kept))
-        return [None if run.choice is None else ChosenToken(run.end) for run in runs]
+        return [(ChosenToken(run.end),) if run.choices else () for run in runs]
 
 
 class Workshop:
@@ -102,7 +102,7 @@ def test_a_prompt_comes_in_runs_with_the_tokens_before_them(shop):
     assert [run.token_ids for run in runs] == [prompt[:8], prompt[8:16], prompt[16:], [19]]
     assert [run.start for run in runs] == [0, 8, 16, 19]
     assert [run.context_ids for run in runs] == [[], prompt[5:8], prompt[13:16], prompt[16:19]]
-    assert [run.choice and run.choice.position for run in runs] == [None, None, 19, 20]
+    assert [[choice.position for choice in run.choices] for run in runs] == [[], [], [19], [20]]
     assert {run.request_id for run in runs} == {"a"}
 
 

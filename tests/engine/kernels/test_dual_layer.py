@@ -27,7 +27,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
 
 def _run(first_block: int, start: int, ids: list[int], before: list[int]) -> TokenRun:
     blocks = tuple(range(first_block, first_block + (start + len(ids)) // _BLOCK_SIZE + 1))
-    return TokenRun(str(first_block), tuple(ids), tuple(before[-3:]), start, blocks, None)
+    return TokenRun(str(first_block), tuple(ids), tuple(before[-3:]), start, blocks)
 
 
 def _logits(runner: ModelRunner) -> list[torch.Tensor]:
