@@ -34,7 +34,7 @@ from kodkod_app.tui.widgets.transcript import Transcript
 from kodkod_app.tui.wish import Wish
 from kodkod_app.tui.workbench import Workbench
 
-FRAME_S = 1 / 30
+FRAME_S = 1 / 25
 """What happened is brought to the screen this often at most."""
 _TWICE_S = 0.8
 """Two presses of a key within this time are one gesture."""

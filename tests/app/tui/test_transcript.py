@@ -155,3 +155,47 @@ async def test_entries_that_change_are_shown_so_and_a_reset_begins_anew(reader):
         [line] = [line for line in reader.lines() if line]
         assert line.endswith("only this")
         assert len(reader.transcript.children) == 2
+
+
+@pytest.mark.parametrize("reader", [400], indirect=True)
+async def test_an_answer_that_is_scrolled_away_while_it_is_written_is_whole_when_one_comes_back(reader):
+    async with reader.run_test(size=(80, 24)) as pilot:
+        transcript = reader.transcript
+        await reader.settle()
+        answer = s.Answer("It ", is_open=True)
+        reader.store.add(answer)
+        await reader.settle()
+        transcript.focus()
+        for number in range(12):
+            answer.text += f"word{number} "
+            reader.store.touch(answer)
+            if number == 3:
+                await pilot.press("home")
+            await reader.settle()
+        assert transcript.mounted_numbers.stop < 400
+        answer.is_open = False
+        reader.store.touch(answer)
+        await reader.settle()
+        await pilot.press("end")
+        await reader.shown()
+        await pilot.pause(0.1)
+        assert "It word0 word1 word2" in "\n".join(reader.lines())
+        assert "word11" in "\n".join(reader.lines())
+
+
+@pytest.mark.parametrize("reader", [0], indirect=True)
+async def test_text_is_selected_with_the_mouse_over_entries(reader):
+    reader.store.add(s.Said("first [b]words[/b]"))
+    reader.store.add(s.Note("second line"))
+    async with reader.run_test(size=(80, 24)) as pilot:
+        await reader.settle()
+        await pilot.pause()
+        rows = [row for row, line in enumerate(reader.lines()) if line]
+        await pilot.mouse_down(offset=(4, rows[0]))
+        await pilot.hover(offset=(12, rows[1]))
+        await pilot.mouse_up(offset=(12, rows[1]))
+        await pilot.pause()
+        selected = reader.screen.get_selected_text()
+        assert selected is not None
+        assert "[b]words[/b]" in selected
+        assert "second" in selected
