@@ -97,11 +97,10 @@ def repair(packages: tuple[str, ...], faults: int, output: Path, **flags: Any) -
     two controls work on the same faults: nothing is changed, and inverse edits are tried blindly.
     """
     from kodkod_app.repair_eval.evaluation import EvaluationOptions, chosen_packages
-    from kodkod_app.repair_eval.packages import known_packages
 
     output.mkdir(parents=True, exist_ok=True)
     options = EvaluationOptions(
-        packages=chosen_packages(packages, known_packages()),
+        packages=chosen_packages(packages),
         faults=faults,
         seed=flags["seed"],
         workers=flags["workers"] or os.cpu_count() or 1,

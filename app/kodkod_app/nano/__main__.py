@@ -49,6 +49,25 @@ def train_tokenizer(output: Path) -> None:
     click.echo(f"wrote {output / 'tokenizer.json'}")
 
 
+@main.command(name="code")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--tokens", type=_count, default=1_000_000, show_default=True, help="In all, shared by the packages.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def write_code(tokenizer: Path, output: Path, tokens: int, seed: int) -> None:
+    """Take functions of the corpus as they are: for plain language modelling, every token of it learnt."""
+    from kodkod_app.nano.plain_code import documents
+    from kodkod_engine.chat.tokenizer import Tokenizer
+    from kodkod_engine.training.shards import write_shard
+
+    packages = _packages(validation=False)
+    wheels = corpus.fetch(packages, corpus.wheels_folder())
+    share = tokens // len(packages)
+    found = list(documents(packages, wheels, Tokenizer.from_folder(tokenizer), share, seed))
+    write_shard(output, [(ids, [100] * len(ids)) for ids in found])
+    click.echo(f"{len(found):,} functions, {sum(map(len, found)):,} tokens in {output}")
+
+
 @main.command(name="simulated")
 @click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
 @click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
