@@ -91,18 +91,23 @@ class Guide:
         if progress.edits >= self.max_tries:
             return [self._finish(FAILED)]
         ranked = self.ranked(progress)
-        found = self._among(progress, ranked) if ranked else [*self._views(progress), *self._edits(progress)]
+        if ranked is None:
+            found = [*self._views(progress), *self._edits(progress)]
+        else:
+            found = self._among(progress, ranked)
         return found or [self._finish(FAILED)]
 
-    def ranked(self, progress: Progress) -> list[RankedEdit]:
-        """The plausible edits that were not tried, the most probable first."""
+    def ranked(self, progress: Progress) -> list[RankedEdit] | None:
+        """The plausible edits that were not tried, the most probable first; None where nobody knows any."""
         if self.ranker is None or not progress.suspects:
-            return []
+            return None
         found = {path: self.files.text(path) for path in {suspect.path for suspect in progress.suspects}}
         texts = {path: text for path, text in found.items() if text is not None}
         tried = {(edit.path, edit.line, edit.after) for edit in progress.tried}
         evidence = Evidence(progress.suspects, progress.output, texts)
         ranked = self.ranker.ranked(evidence, _MAX_RANKED + len(tried))
+        if not ranked:
+            return None
         return [edit for edit in ranked if _changed(edit, texts) not in tried][:_MAX_RANKED]
 
     def _among(self, progress: Progress, ranked: Sequence[RankedEdit]) -> list[CallPattern]:

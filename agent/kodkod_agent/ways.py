@@ -62,7 +62,7 @@ class Ways:
         """
         progress = read_progress(ledger.view())
         patterns = await asyncio.to_thread(self.guide.patterns, ledger.view())
-        named = {edit.as_row: edit for edit in await asyncio.to_thread(self.guide.ranked, progress)}
+        named = {edit.as_row: edit for edit in await asyncio.to_thread(self.guide.ranked, progress) or ()}
         found: dict[tuple[str, str, str], Way] = {}
         for way in await self._edits(ledger, (), patterns, named, count, parent_id):
             found.setdefault(way.change, way)

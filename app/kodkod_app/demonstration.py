@@ -12,7 +12,7 @@ from random import Random
 from kodkod_app.candidate_places import copy_folder
 from kodkod_app.nano.broken import broken_instances
 from kodkod_app.nano.packages import PackageFault
-from kodkod_app.nano.releases import PLAIN_PYTEST, environment, release, test_variables
+from kodkod_app.nano.releases import PLAIN_PYTEST, environment, release, variables_of_tests
 from kodkod_app.nano.workshop import prepare
 from kodkod_app.repair_eval.bench import commit_all, open_bench
 
@@ -78,5 +78,5 @@ def broken_package(pinned: str, seed: int, tell: Callable[[str], None]) -> Itera
         raise PackageFault(f"the tests of {pinned} show none of the faults tried; choose another --seed")
     with open_bench(package, instance) as bench:
         what = f"{pinned} with a fault of the class {instance.fault.kind.replace('_', ' ')}"
-        variables = test_variables(package.spec, bench.tree)
+        variables = variables_of_tests(package.spec, bench.tree)
         yield Broken(what, bench.tree, instance.failing_tests, environment(package), variables)

@@ -85,7 +85,7 @@ def environment(package: Package) -> Path:
     return folder
 
 
-def test_variables(spec: PackageSpec, tree: Path) -> Mapping[str, str]:
+def variables_of_tests(spec: PackageSpec, tree: Path) -> Mapping[str, str]:
     """Has a tree's own modules found before installed ones."""
     return {"PYTHONPATH": str((tree / spec.source).resolve()), **PLAIN_PYTEST}
 

@@ -14,7 +14,7 @@ from kodkod_agent.state import Status
 from kodkod_agent.tally import Tally
 from kodkod_app.bootstrap import Model
 from kodkod_app.headless import RunOptions, Scene, run_with
-from kodkod_app.nano.releases import environment, test_variables
+from kodkod_app.nano.releases import environment, variables_of_tests
 from kodkod_app.repair_eval.bench import TOOLS, Bench, box_plan
 from kodkod_app.repair_prompt import failing_prompt
 from kodkod_app.settings import Settings
@@ -104,7 +104,7 @@ async def repair(
         bench.tree,
         settings.model_copy(update=changed),
         failing_prompt(failing_tests),
-        variables=test_variables(bench.package.spec, bench.tree),
+        variables=variables_of_tests(bench.package.spec, bench.tree),
         sessions=sessions,
     )
     await run_with(options, model, box_plan(bench.package, bench.tree, kind), watcher)

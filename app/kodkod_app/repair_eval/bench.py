@@ -13,7 +13,7 @@ from kodkod_app.boxes import BoxPlan
 from kodkod_app.candidate_places import copy_folder
 from kodkod_app.nano.broken import Instance
 from kodkod_app.nano.packages import Package
-from kodkod_app.nano.releases import environment, test_variables
+from kodkod_app.nano.releases import environment, variables_of_tests
 from kodkod_app.python_environment import find_environment
 from kodkod_sandbox.choose import SandboxKind
 from kodkod_tools.config import ToolsConfig
@@ -59,7 +59,7 @@ def box_plan(package: Package, tree: Path, kind: SandboxKind) -> BoxPlan:
         find_environment(tree, environment(package), {}),
         environment_for_docker=True,
         test_command=TOOLS.test_command,
-        variables=test_variables(package.spec, tree),
+        variables=variables_of_tests(package.spec, tree),
     )
 
 

@@ -1,6 +1,6 @@
 """The paper's findings in miniature (arXiv 2601.21204): `python -m kodkod_engine.training.experiments NAME SHARD -o D`.
 
-    collisions      distinct 2-grams that share a row, by table size around whole multiples of the vocabulary
+    collisions      2-grams that share a row, by table size around whole multiples of the vocabulary
     tables          N-gram tables against experts with as many parameters, at two sparsities
     amplification   the input embedding amplified or plain: loss, and the size of what flows through the layers
 
@@ -47,47 +47,48 @@ HELD_OUT_DOCUMENTS = 60
 # Collisions
 
 
-def collided(pairs: npt.NDArray[np.int64], vocab_size: int, rows: int) -> float:
-    """Share of distinct 2-grams that do not have a row of their own.
+def colliding(pairs: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], vocab_size: int, rows: int) -> Record:
+    """How often 2-grams share a row, as multiples of what rows drawn at random give.
 
     Args:
         pairs: int64 [n, 2], a token and the one before it, each pair once.
+        counts: int64 [n], how often each occurs.
         vocab_size: the factor of the one before, as in `models.ngram_spec`.
         rows: of the table.
+
+    Returns:
+        `distinct`: of two different 2-grams; `occurring`: of two different ones as they occur; `used`: the rows' share
+        that any 2-gram has.
     """
     ids = (pairs[:, 0] + pairs[:, 1] * (vocab_size % rows)) % rows
-    _, counts = np.unique(ids, return_counts=True)
-    return float(counts[counts > 1].sum() / len(pairs))
+    distinct = np.bincount(ids, minlength=rows).astype(np.float64)
+    occurring = np.bincount(ids, weights=counts, minlength=rows)
+    number, total, own = float(len(pairs)), float(counts.sum()), float((counts.astype(np.float64) ** 2).sum())
+    return {
+        "distinct": float((distinct * (distinct - 1)).sum() / (number * (number - 1)) * rows),
+        "occurring": float(((occurring**2).sum() - own) / (total**2 - own) * rows),
+        "used": float((distinct > 0).mean()),
+    }
 
 
-def expected_collided(num_pairs: int, rows: int) -> float:
-    """The same for a table whose rows are drawn at random."""
-    return float(1 - (1 - 1 / rows) ** (num_pairs - 1))
-
-
-def distinct_pairs(shard: Path, vocab_size: int) -> npt.NDArray[np.int64]:
-    """The 2-grams of a shard's documents, each once: int64 [n, 2]."""
+def distinct_pairs(shard: Path, vocab_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The 2-grams of a shard's documents, each once, int64 [n, 2]; and how often each occurs."""
     found = read_shard(shard, vocab_size=vocab_size)
     tokens = found.tokens.astype(np.int64)
     begins = np.zeros(len(tokens), bool)
     begins[found.starts[:-1]] = True
-    keys = np.unique((tokens[1:] + vocab_size * tokens[:-1])[~begins[1:]])
-    return np.stack([keys % vocab_size, keys // vocab_size], axis=1)
+    keys, counts = np.unique((tokens[1:] + vocab_size * tokens[:-1])[~begins[1:]], return_counts=True)
+    return np.stack([keys % vocab_size, keys // vocab_size], axis=1), counts
 
 
 def collision_sweep(shard: Path, vocab_size: int) -> Record:
     """Around 2, 3, 4 and 8 times the vocabulary, and in between."""
-    pairs = distinct_pairs(shard, vocab_size)
+    pairs, counts = distinct_pairs(shard, vocab_size)
     offsets = (-256, -64, -16, -4, -1, 0, 1, 4, 16, 64, 256)
     sizes = {int(vocab_size * ratio) for ratio in np.arange(1.05, 9, 0.11)}
     sizes |= {multiple * vocab_size + offset for multiple in (2, 3, 4, 8) for offset in offsets}
     points = [
-        {
-            "rows": rows,
-            "ratio": rows / vocab_size,
-            "collided": collided(pairs, vocab_size, rows),
-            "at random": expected_collided(len(pairs), rows),
-        }
+        {"rows": rows, "ratio": rows / vocab_size, **colliding(pairs, counts, vocab_size, rows)}
         for rows in sorted(sizes)
     ]
     return {"distinct 2-grams": len(pairs), "vocabulary": vocab_size, "points": points}
@@ -221,7 +222,8 @@ def _rms(x: torch.Tensor) -> float:
 def _table_parameters() -> int:
     """About: rows of all tables, each the width divided by their number."""
     nano = json.loads(_NANO.read_text(encoding="utf-8"))
-    return round(float(SMALL["ngram_vocab_size_ratio"]) * nano["vocab_size"] * int(SMALL["hidden_size"]))
+    vocab_size = int(nano["vocab_size"])
+    return round(float(SMALL["ngram_vocab_size_ratio"]) * vocab_size * int(SMALL["hidden_size"]))
 
 
 def _expert_parameters() -> int:
@@ -232,13 +234,15 @@ def _expert_parameters() -> int:
 
 
 def draw_collisions(record: Record, path: Path) -> None:
-    """Share of collided 2-grams by rows a word of the vocabulary."""
+    """Multiples of what rows at random would give, by rows a word of the vocabulary."""
     figure, axes = _figure()
     points = record["points"]
     ratios = [point["ratio"] for point in points]
-    axes.plot(ratios, [100 * point["collided"] for point in points], marker=".", label="polynomial hash")
-    axes.plot(ratios, [100 * point["at random"] for point in points], linestyle="--", label="rows at random")
-    axes.set(xlabel="rows / vocabulary", ylabel="2-grams that share a row, %", title="2-gram collisions")
+    axes.plot(ratios, [point["occurring"] for point in points], marker=".", label="2-grams as they occur")
+    axes.plot(ratios, [point["distinct"] for point in points], marker=".", label="distinct 2-grams")
+    axes.axhline(1, color="#888888", linestyle="--", label="rows at random")
+    axes.set_yscale("log")
+    axes.set(xlabel="rows / vocabulary", ylabel="pairs in one row / expected at random", title="2-gram collisions")
     axes.legend()
     figure.savefig(path, dpi=120)
 

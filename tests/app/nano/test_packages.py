@@ -11,7 +11,7 @@ import pytest
 from kodkod_app.nano import packages
 from kodkod_app.nano.corpus import corpus_packages
 from kodkod_app.nano.packages import PackageFault, PackageSpec, Role, known_package, known_packages, make_ready
-from kodkod_app.nano.releases import PLAIN_PYTEST, release, test_variables
+from kodkod_app.nano.releases import PLAIN_PYTEST, release, variables_of_tests
 
 PERMISSIVE = {"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0"}
 
@@ -106,7 +106,7 @@ def test_a_release_that_is_not_known_is_made_out_from_its_archive(index: dict[st
     found = release("my-thing==1.0")
     assert (found.spec.source, found.spec.tests) == ("src", ("src/thing/tests",))
     assert installed[0] == ["my-thing==1.0"]
-    assert test_variables(found.spec, found.tree) == {"PYTHONPATH": str(found.tree / "src"), **PLAIN_PYTEST}
+    assert variables_of_tests(found.spec, found.tree) == {"PYTHONPATH": str(found.tree / "src"), **PLAIN_PYTEST}
     with pytest.raises(PackageFault, match="no source archive of my-thing==2"):
         release("my-thing==2")
 

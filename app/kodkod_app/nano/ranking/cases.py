@@ -85,9 +85,9 @@ class Cases:
 
     def write(self, path: Path) -> None:
         """As arrays, by name."""
-        arrays = {name: np.array(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
-        bounds = {name: np.array(getattr(self, name), np.int64) for name in _BOUNDS}
-        np.savez(path, kinds=np.array(self.kinds), packages=np.array(self.packages), **arrays, **bounds)
+        arrays: dict[str, Any] = {name: np.array(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
+        arrays |= {name: np.array(getattr(self, name), np.int64) for name in _BOUNDS}
+        np.savez(path, kinds=np.array(self.kinds), packages=np.array(self.packages), **arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,8 @@ class CaseArrays:
         found: dict[str, Any] = {
             name: np.concatenate([file[name] for file in files]) for name in (*_ARRAYS, "kinds", "packages")
         }
-        return cls(**found, **{name: _joined([file[name] for file in files]) for name in _BOUNDS})
+        found |= {name: _joined([file[name] for file in files]) for name in _BOUNDS}
+        return cls(**found)
 
 
 def _joined(bounds: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
