@@ -107,10 +107,9 @@ def small_config(**changed: object) -> Record:
     return config
 
 
-def trained(config: Record, shard: Path, held_out: Path, tokens: int, seed: int, folder: Path, **given: Any) -> Trainer:
-    """A model that has seen so many tokens; its `held_out_loss` is measured by `loss_of`."""
-    del held_out
-    batch_tokens = 4096
+def trained(config: Record, shard: Path, tokens: int, seed: int, folder: Path, **given: Any) -> Trainer:
+    """A model that has seen so many tokens."""
+    batch_tokens = 1024
     options = TrainOptions(
         output=folder, steps=max(2, tokens // batch_tokens), batch_tokens=batch_tokens, max_document_tokens=512,
         mtp=False, seed=seed, threads=1, warmup_steps=5, save_every_s=1e9, **given,
@@ -185,7 +184,7 @@ def _losses(
         with tempfile.TemporaryDirectory(prefix="kodkod-experiment-") as name:
             folder = Path(name)
             learnt, held_out = split(shard, folder, vocab_size)
-            trainer = trained(config, learnt, held_out, tokens, seed, folder / "run", **given)
+            trainer = trained(config, learnt, tokens, seed, folder / "run", **given)
             yield {
                 "seed": seed,
                 "parameters": num_parameters(trainer),
@@ -289,7 +288,7 @@ def _figure() -> tuple[Any, Any]:
 @click.argument("name", type=click.Choice(["collisions", "tables", "amplification"]))
 @click.argument("shard", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--tokens", type=click.IntRange(1), default=200_000, show_default=True, help="That each model sees.")
+@click.option("--tokens", type=click.IntRange(1), default=100_000, show_default=True, help="That each model sees.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1), show_default=True)
 def main(name: str, shard: Path, output: Path, tokens: int, seeds: tuple[int, ...]) -> None:
     """Make one experiment on a SHARD of code, as `python -m kodkod_app.nano code` makes it."""
