@@ -73,9 +73,12 @@ def write_code(tokenizer: Path, output: Path, tokens: int, seed: int) -> None:
 @click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
 @click.option("--validation", is_flag=True, help="From the packages kept aside for validation.")
 @click.option("--part", metavar="K/N", default="1/1", show_default=True, help="Every N-th package, from the K-th.")
+@click.option("--per-package", type=_count, default=1500, show_default=True, help="Functions of a package, about.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--processes", type=int, default=2, show_default=True)
-def simulate(tokenizer: Path, output: Path, validation: bool, part: str, seed: int, processes: int) -> None:
+def simulate(
+    tokenizer: Path, output: Path, validation: bool, part: str, per_package: int, seed: int, processes: int
+) -> None:
     """Simulate dialogues from the corpus and pack them into a shard."""
     from kodkod_app.nano.shards import simulated_batches, write_shard
     from kodkod_engine.chat.tokenizer import Tokenizer
@@ -83,7 +86,8 @@ def simulate(tokenizer: Path, output: Path, validation: bool, part: str, seed: i
     started = time.monotonic()
     packages = _part(_packages(validation=validation), part)
     wheels = corpus.fetch(packages, corpus.wheels_folder())
-    batches = simulated_batches(corpus.all_modules(packages, wheels), tokenizer, seed, processes)
+    modules = corpus.drawn(corpus.all_modules(packages, wheels), per_package, seed)
+    batches = simulated_batches(modules, tokenizer, seed, processes)
     summary = write_shard(batches, output, seed, Tokenizer.from_folder(tokenizer))
     _tell(summary, output, time.monotonic() - started)
 

@@ -32,6 +32,11 @@ class PlausibleEdit:
     after: str
 
     @property
+    def replaced(self) -> str:
+        """What the rewrite takes the place of."""
+        return self.function.source.text[self.rewrite.start : self.rewrite.end]
+
+    @property
     def edit(self) -> Edit:
         """As it is written in a call."""
         return edit_between(self.line, self.before, self.after)

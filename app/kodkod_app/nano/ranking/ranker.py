@@ -11,6 +11,7 @@ from typing import Self
 
 from kodkod_agent.line_syntax import LineSyntax
 from kodkod_agent.ranking import Evidence, RankedEdit
+from kodkod_app.nano.faults import FaultKind
 from kodkod_app.nano.faults.sites import Source
 from kodkod_app.nano.ranking.evidence import Failure, Located, Place, clues, places
 from kodkod_app.nano.ranking.features import FileView, features, hashed
@@ -19,6 +20,9 @@ from kodkod_app.nano.ranking.weights import Weights
 from kodkod_tools.files import syntax_lock
 
 _REMEMBERED = 4
+_BOUNDARY_SLIP = 3.0
+"""Added to the log-probability of `<` for `<=`, `>` for `>=`, and back. The planted faults that the weights are learnt
+from take any comparison for any other; people mostly mistake whether the end belongs to it."""
 _MAX_EDITS = 6_000
 """That are looked at, those of the most suspicious functions first."""
 
@@ -75,7 +79,7 @@ class PlausibleEdits:
                 views[path] = FileView(source)
             code = weights.of_code(features(views[path], edit))
             told = weights.of_clues(hashed(*clue) for clue in clues(edit, place, failure))
-            found.append((weights.share * code + told, path, edit))
+            found.append((weights.share * code + told + _slip(edit), path, edit))
         return found
 
 
@@ -95,6 +99,11 @@ def located(suspects: Sequence[Located], texts: Mapping[str, str]) -> Iterator[t
 def plausible_for(suspects: Sequence[Located], texts: Mapping[str, str]) -> list[tuple[str, PlausibleEdit]]:
     """All that a ranker chooses from, by path."""
     return [(path, edit) for path, edit, _ in located(suspects, texts)]
+
+
+def _slip(edit: PlausibleEdit) -> float:
+    is_boundary = edit.kind is FaultKind.COMPARISON and {edit.replaced, edit.rewrite.text} in ({"<", "<="}, {">", ">="})
+    return _BOUNDARY_SLIP if is_boundary else 0.0
 
 
 def _parsed(text: str | None) -> Source | None:

@@ -66,7 +66,9 @@ def test_each_changes_one_line_and_most_parse():
     changed = [applied(CODE, edit.edit) for edit in found]
     assert len(set(changed)) == len(changed) > 60
     for edit, text in zip(found, changed, strict=True):
-        differing = [n for n, pair in enumerate(zip(CODE.split("\n"), text.split("\n"), strict=True), 1) if len(set(pair)) == 2]
+        differing = [
+            n for n, pair in enumerate(zip(CODE.split("\n"), text.split("\n"), strict=True), 1) if len(set(pair)) == 2
+        ]
         assert differing == [edit.line]
         assert text.split("\n")[edit.line - 1] == edit.after
     assert sum(_parses(text) for text in changed) > 0.9 * len(changed)
