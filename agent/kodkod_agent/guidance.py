@@ -91,10 +91,8 @@ class Guide:
         if progress.edits >= self.max_tries:
             return [self._finish(FAILED)]
         ranked = self.ranked(progress)
-        if ranked is None:
-            found = [*self._views(progress), *self._edits(progress)]
-        else:
-            found = self._among(progress, ranked)
+        free = ranked is None
+        found = [*self._views(progress), *self._edits(progress)] if free else self._among(progress, ranked or [])
         return found or [self._finish(FAILED)]
 
     def ranked(self, progress: Progress) -> list[RankedEdit] | None:

@@ -14,7 +14,8 @@ from kodkod_app.nano.broken import broken_instances
 from kodkod_app.nano.packages import PackageFault
 from kodkod_app.nano.releases import PLAIN_PYTEST, environment, release, variables_of_tests
 from kodkod_app.nano.workshop import prepare
-from kodkod_app.repair_eval.bench import commit_all, open_bench
+from kodkod_app.repair_eval.bench import commit_all
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
 
 EXAMPLE = "timesheet"
 
@@ -76,7 +77,7 @@ def broken_package(pinned: str, seed: int, tell: Callable[[str], None]) -> Itera
         instance = next(broken_instances(workshop, Random(f"{seed} {pinned}"), 1), None)
     if instance is None:
         raise PackageFault(f"the tests of {pinned} show none of the faults tried; choose another --seed")
-    with open_bench(package, instance) as bench:
+    with open_broken_tree(package, instance) as bench:
         what = f"{pinned} with a fault of the class {instance.fault.kind.replace('_', ' ')}"
         variables = variables_of_tests(package.spec, bench.tree)
         yield Broken(what, bench.tree, instance.failing_tests, environment(package), variables)

@@ -15,7 +15,7 @@ from kodkod_agent.tally import Tally
 from kodkod_app.bootstrap import Model
 from kodkod_app.headless import RunOptions, Scene, run_with
 from kodkod_app.nano.releases import environment, variables_of_tests
-from kodkod_app.repair_eval.bench import TOOLS, Bench, box_plan
+from kodkod_app.repair_eval.broken_tree import TOOLS, BrokenTree, box_plan
 from kodkod_app.repair_prompt import failing_prompt
 from kodkod_app.settings import Settings
 from kodkod_sandbox.choose import SandboxKind
@@ -75,7 +75,7 @@ class Repair:
 
 
 async def repair(
-    bench: Bench, failing_tests: tuple[str, ...], model: Model, settings: Settings, keep: Path, kind: SandboxKind
+    bench: BrokenTree, failing_tests: tuple[str, ...], model: Model, settings: Settings, keep: Path, kind: SandboxKind
 ) -> Repair:
     """Have the agent repair the bench's tree, which is a repository with the fault committed.
 

@@ -1,54 +1,105 @@
-"""A copy of a broken package where the agent works: a repository with the fault committed."""
+"""A copy of a package in a box, where it is broken and its tests are run."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 
-from kodkod_app.boxes import BoxPlan
+from kodkod_agent.config import AgentConfig
+from kodkod_agent.verify import run_tests
+from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.candidate_places import copy_folder
-from kodkod_app.nano.broken import Instance
-from kodkod_app.nano.packages import Package
-from kodkod_app.nano.releases import environment, variables_of_tests
 from kodkod_app.python_environment import find_environment
+from kodkod_app.repair_eval.packages import Package, test_variables
+from kodkod_sandbox.base import Sandbox
 from kodkod_sandbox.choose import SandboxKind
+from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
+from kodkod_tools.locate.suspects import Trace, read_trace
+from kodkod_tools.locate.tracing import MAX_TRACE_BYTES, TRACE_FILE, tracing
+from kodkod_tools.scratch import read_scratch, scratch
 
-TOOLS = ToolsConfig(test_command=("python", "-m", "pytest"), test_timeout_s=60.0)
+TOOLS = ToolsConfig(test_command=("python", "-m", "pytest"))
 """How the tests are run."""
 _IDENTITY = ("-c", "user.name=kodkod", "-c", "user.email=kodkod@localhost", "-c", "commit.gpgsign=false")
-_NOT_COPIED = ignore_patterns(".git", "__pycache__", ".pytest_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What tests said."""
+
+    failed: frozenset[str]
+    """Ids, those with errors among them."""
+    passed: int
+    is_known: bool
+    """The run came to its end, and its result could be read."""
+
+    def mends(self, failing: Collection[str], failed_before: Collection[str]) -> bool:
+        """Whether the failing tests pass and no other fails that did not."""
+        return self.is_known and self.passed > 0 and self.failed <= set(failed_before) - set(failing)
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A tree that may be changed, and a folder beside it."""
+    """A tree that may be changed, and a box on it."""
 
     package: Package
     tree: Path
+    box: Sandbox
     logs: Path
 
-    def changes(self) -> Mapping[str, str]:
-        """Texts of the files that are no longer as they were committed, by path."""
-        told = _git(self.tree, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no")
-        named = [entry[3:] for entry in told.split("\0") if entry]
-        return {path: (self.tree / path).read_text(encoding="utf-8") for path in named if (self.tree / path).is_file()}
+    async def run(self, targets: Sequence[str], timeout_s: float = 60.0) -> Outcome:
+        """Run tests as the test tool does."""
+        config = TOOLS.model_copy(update={"test_timeout_s": timeout_s})
+        context = ToolContext(self.box, self.tree, config, self.logs)
+        facts = (await run_tests(AgentConfig(test_targets=tuple(targets)), context)).facts
+        names, passed = facts.get("failed_tests"), facts.get("passed")
+        is_known = isinstance(names, list) and isinstance(passed, int)
+        failed = frozenset(str(name) for name in names) if isinstance(names, list) else frozenset()
+        return Outcome(failed, passed if isinstance(passed, int) else 0, is_known)
+
+    async def trace(self, targets: Sequence[str], timeout_s: float = 60.0) -> Trace | None:
+        """Run tests and record which lines each runs; None where that fails."""
+        with scratch(self.tree) as place:
+            traced = tracing(place.absolute, self.tree, self.box.options.env.get("PYTHONPATH", ""))
+            options = [*traced.options, "-q", "-o", f"cache_dir={place.absolute / 'cache'}"]
+            environment = {**traced.environment, "PYTHONDONTWRITEBYTECODE": "1"}
+            await self.box.exec(
+                [*TOOLS.test_command, *options, *targets], cwd=self.tree, env=environment, timeout_s=timeout_s
+            )
+            data = read_scratch(place, TRACE_FILE, MAX_TRACE_BYTES)
+        try:
+            return None if data is None else read_trace(data)
+        except ValueError:
+            return None
+
+    def read(self, path: str) -> str:
+        """A module's text."""
+        return (self.tree / path).read_text(encoding="utf-8")
+
+    def write(self, path: str, text: str) -> None:
+        """Change a module."""
+        (self.tree / path).write_text(text, encoding="utf-8")
 
 
-@contextmanager
-def open_bench(package: Package, instance: Instance) -> Iterator[Bench]:
-    """A fresh copy with the fault in it, removed afterwards."""
+@asynccontextmanager
+async def open_bench(package: Package, kind: SandboxKind) -> AsyncIterator[Bench]:
+    """A fresh copy of a package, removed afterwards.
+
+    Raises:
+        SandboxError: no box can be had.
+    """
     with copy_folder() as parent:
         tree = parent / "tree"
-        copytree(package.tree, tree, symlinks=True, ignore=_NOT_COPIED)
-        (tree / instance.path).write_text(instance.broken, encoding="utf-8")
+        await asyncio.to_thread(shutil.copytree, package.tree, tree, symlinks=True)
         (parent / "logs").mkdir()
-        commit_all(tree)
-        yield Bench(package, tree, parent / "logs")
+        async with open_box(box_plan(package, tree, kind)) as box:
+            yield Bench(package, tree, box, parent / "logs")
 
 
 def box_plan(package: Package, tree: Path, kind: SandboxKind) -> BoxPlan:
@@ -56,19 +107,14 @@ def box_plan(package: Package, tree: Path, kind: SandboxKind) -> BoxPlan:
     return BoxPlan(
         tree,
         kind,
-        find_environment(tree, environment(package), {}),
+        find_environment(tree, package.environment, {}),
         environment_for_docker=True,
         test_command=TOOLS.test_command,
-        variables=variables_of_tests(package.spec, tree),
+        variables=test_variables(tree),
     )
 
 
 def commit_all(tree: Path) -> None:
     """Make the tree a repository whose one commit is what is there."""
-    _git(tree, "init", "-q", "-b", "main")
-    _git(tree, "add", "-A", "-f", ".")
-    _git(tree, *_IDENTITY, "commit", "-q", "-m", "as it is")
-
-
-def _git(tree: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=tree, check=True, capture_output=True, text=True).stdout
+    for arguments in (("init", "-q", "-b", "main"), ("add", "-A", "-f", "."), ("commit", "-q", "-m", "as it is")):
+        subprocess.run(["git", *_IDENTITY, *arguments], cwd=tree, check=True, capture_output=True)

@@ -23,7 +23,7 @@ from kodkod_app.nano.releases import release
 from kodkod_app.nano.spans import Edit
 from kodkod_app.nano.workshop import Workshop, prepare
 from kodkod_app.repair_eval.agent_run import Repair, repair
-from kodkod_app.repair_eval.bench import open_bench
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
 from kodkod_app.repair_eval.controls import blind_search, mends, no_change
 from kodkod_app.repair_eval.records import AgentResult, ControlResult, FaultRecord, PlantedFault, Records
 from kodkod_app.settings import Settings
@@ -134,7 +134,7 @@ class Evaluation:
         options = self.options
         async with shop.lock:
             unchanged, blind = await asyncio.to_thread(self._controls, shop.workshop, key, instance)
-        with open_bench(shop.package, instance) as bench:
+        with open_broken_tree(shop.package, instance) as bench:
             keep = options.folder / "trajectories" / key.replace("/", "-")
             made = await repair(bench, instance.failing_tests, self.model, options.settings, keep, options.sandbox)
             changes = bench.changes()
@@ -199,6 +199,6 @@ def _result(made: Repair, *, resolved: bool) -> AgentResult:
     )
 
 
-def chosen_packages(named: Sequence[str]) -> tuple[str, ...]:
+def pinned_packages(named: Sequence[str]) -> tuple[str, ...]:
     """Those that were named, or all that nothing was learnt from."""
     return tuple(dict.fromkeys(named)) or tuple(spec.pinned for spec in known_packages(Role.HELD_OUT))

@@ -16,8 +16,8 @@ from kodkod_app.nano.packages import Package, PackageSpec, Role
 from kodkod_app.nano.spans import Edit, applied
 from kodkod_app.nano.workshop import prepare
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted, open_tokenizer
-from kodkod_app.repair_eval import agent_run, bench, evaluation
-from kodkod_app.repair_eval.bench import open_bench
+from kodkod_app.repair_eval import agent_run, broken_tree, evaluation
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
 from kodkod_app.repair_eval.controls import blind_search, mends, no_change
 from kodkod_app.repair_eval.evaluation import Evaluation, EvaluationOptions
 from kodkod_app.repair_eval.records import Records
@@ -77,7 +77,7 @@ def place(tmp_path, monkeypatch):
     """Copies are made below; tests run in this process's own environment."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    for module in (agent_run, bench):
+    for module in (agent_run, broken_tree):
         monkeypatch.setattr(module, "environment", lambda _package: Path(sys.prefix))
 
 
@@ -108,7 +108,7 @@ def test_controls(workshop):
 
 def test_a_bench_is_a_repository_with_the_fault_committed(workshop):
     instance = planted(workshop, 1)[0]
-    with open_bench(workshop.package, instance) as opened:
+    with open_broken_tree(workshop.package, instance) as opened:
         assert opened.changes() == {}
         assert (opened.tree / "clamping.py").read_text() == instance.broken
         (opened.tree / "clamping.py").write_text(CODE)
