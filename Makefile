@@ -5,15 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
-# Where `make nano` works, how long its first stage trains, and on what (cpu or cuda).
+# Where `make nano` works, how long its first stage trains, on what (cpu or cuda), and from which checkpoint (none: anew).
 NANO ?= .nano
 MINUTES ?= 60
 DEVICE ?= cpu
+INIT ?=
+PARTS ?= $(if $(filter cuda,$(DEVICE)),1 2 3 4 5 6 7 8 9 10 11 12,1 2 3)
+BATCH_TOKENS ?= $(if $(filter cuda,$(DEVICE)),65536,8192)
 
 # A file whose making was cut off is no file.
 .DELETE_ON_ERROR:
 
-.PHONY: help setup run nano test check test-slow test-gpu test-docker bench format clean
+.PHONY: help setup run nano nano-data nano-train nano-ranking test check test-slow test-gpu test-docker bench format clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,9 +38,14 @@ BUNDLED := engine/kodkod_engine/nano
 WEIGHTS := model-00001-of-00001.safetensors
 DATA := $(BIN)/python -m kodkod_app.nano
 TRAINING := $(BIN)/python -m kodkod_engine.training
-SIMULATED := $(foreach part,1 2 3,$(NANO)/simulated-$(part).safetensors)
+SIMULATED := $(foreach part,$(PARTS),$(NANO)/simulated-$(part).safetensors)
 
 nano: $(BUNDLED)/$(WEIGHTS) ## make the model that comes along from nothing; MINUTES=60 DEVICE=cpu, work in NANO=.nano
+
+# What a machine without a network needs: `make nano-data` here, carry $(NANO) there, `make nano-train` there.
+nano-data: $(NANO)/abridged.safetensors $(NANO)/selected.safetensors $(NANO)/transcripts.safetensors
+
+nano-train: $(NANO)/stage-2/checkpoint/$(WEIGHTS)
 
 $(NANO)/tokenizer/tokenizer.json: | $(READY)
 	@$(DATA) tokenizer --output $(@D)
@@ -52,7 +60,8 @@ $(NANO)/abridged.safetensors $(NANO)/selected.safetensors: $(NANO)/%.safetensors
 	@$(DATA) $* --tokenizer $(NANO)/tokenizer --output $@ $^
 
 $(NANO)/stage-1/trained: $(NANO)/abridged.safetensors
-	@$(TRAINING) train --data $< --output $(@D) --minutes $(MINUTES) --device $(DEVICE)
+	@$(TRAINING) train --data $< --output $(@D) --minutes $(MINUTES) --device $(DEVICE) \
+		--batch-tokens $(BATCH_TOKENS) $(if $(INIT),--init $(INIT))
 	@touch $@
 
 $(NANO)/stage-1/checkpoint/$(WEIGHTS): $(NANO)/stage-1/trained
@@ -60,16 +69,33 @@ $(NANO)/stage-1/checkpoint/$(WEIGHTS): $(NANO)/stage-1/trained
 
 $(NANO)/stage-2/trained: $(NANO)/stage-1/checkpoint/$(WEIGHTS) \
 		$(NANO)/selected.safetensors $(NANO)/abridged.safetensors $(NANO)/transcripts.safetensors
-	@$(TRAINING) train --init $(<D) --output $(@D) --device $(DEVICE) \
+	@$(TRAINING) train --init $(<D) --output $(@D) --device $(DEVICE) --batch-tokens $(BATCH_TOKENS) \
 		--data $(NANO)/selected.safetensors:2 --data $(NANO)/abridged.safetensors:1 \
 		--data $(NANO)/transcripts.safetensors:1 \
 		--minutes $$(awk 'BEGIN { print $(MINUTES) / 4 }') \
 		--learning-rate 2e-3 --table-learning-rate 1e-2 --warmup-steps 10
 	@touch $@
 
+$(NANO)/stage-2/checkpoint/$(WEIGHTS): $(NANO)/stage-2/trained
+	@$(TRAINING) export $(<D) $(@D)
+	@cp $(NANO)/tokenizer/tokenizer.json $(BUNDLED)/kodkod.json $(@D)/
+
 $(BUNDLED)/$(WEIGHTS): $(NANO)/stage-2/trained
 	@cp $(NANO)/tokenizer/tokenizer.json $(@D)/
 	@$(TRAINING) export $(<D) $(@D)
+
+# The weights that order plausible edits: from simulated faults, and from real ones in packages that are learnt from.
+RANKING := $(BIN)/python -m kodkod_app.nano.ranking
+PLAUSIBLE := app/kodkod_app/nano/ranking/weights.npz
+
+nano-ranking: $(PLAUSIBLE) ## learn again which edits are plausible
+
+$(NANO)/simulated-cases.npz $(NANO)/real-cases.npz: | $(READY)
+	@mkdir -p $(@D)
+	@$(RANKING) $(if $(findstring simulated,$@),simulated,real) --output $@ --seed 1
+
+$(PLAUSIBLE): $(NANO)/simulated-cases.npz $(NANO)/real-cases.npz
+	@$(RANKING) fit --simulated $(word 1,$^) --real $(word 2,$^) --output $@
 
 check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }

@@ -12,13 +12,14 @@ with which of the offered values, is the model's choice; where one alone is left
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from kodkod_agent.line_syntax import LineSyntax
 from kodkod_agent.progress import Progress, Tests, TriedEdit, read_progress
+from kodkod_agent.ranking import EditRanker, Evidence, RankedEdit
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.constraints.acceptors import OneOf
 from kodkod_engine.constraints.call_constraint import CallConstraint
@@ -33,6 +34,8 @@ from kodkod_tools.paths import resolve_writable
 PASSED = "The failing tests pass now."
 FAILED = "The failing tests still fail."
 _MAX_NEW_TOKENS = 40
+_MAX_RANKED = 12
+"""Edits that are offered at a time."""
 
 
 class Files(Protocol):
@@ -65,6 +68,8 @@ class Guide:
     files: Files
     max_tries: int = 8
     """Edits, before it is over."""
+    ranker: EditRanker | None = None
+    """Names the edits that are offered; None, or where it knows none: any that the line's syntax allows."""
 
     def constraint(self, messages: Sequence[Message]) -> CallConstraint:
         """What the next turn may be.
@@ -83,8 +88,37 @@ class Guide:
             return [self._test(progress)]
         if progress.standing is not None:
             return [self._undo(progress.standing)]
-        found = [] if progress.edits >= self.max_tries else [*self._views(progress), *self._edits(progress)]
+        if progress.edits >= self.max_tries:
+            return [self._finish(FAILED)]
+        ranked = self.ranked(progress)
+        free = ranked is None
+        found = [*self._views(progress), *self._edits(progress)] if free else self._among(progress, ranked or [])
         return found or [self._finish(FAILED)]
+
+    def ranked(self, progress: Progress) -> list[RankedEdit] | None:
+        """The plausible edits that were not tried, the most probable first; None where nobody knows any."""
+        if self.ranker is None or not progress.suspects:
+            return None
+        found = {path: self.files.text(path) for path in {suspect.path for suspect in progress.suspects}}
+        texts = {path: text for path, text in found.items() if text is not None}
+        tried = {(edit.path, edit.line, edit.after) for edit in progress.tried}
+        evidence = Evidence(progress.suspects, progress.output, texts)
+        ranked = self.ranker.ranked(evidence, _MAX_RANKED + len(tried))
+        if not ranked:
+            return None
+        return [edit for edit in ranked if _changed(edit, texts) not in tried][:_MAX_RANKED]
+
+    def _among(self, progress: Progress, ranked: Sequence[RankedEdit]) -> list[CallPattern]:
+        """A view of a suspect that has some of these edits, or one of those edits whose line was seen."""
+        hidden = [edit for edit in ranked if progress.line(edit.path, edit.line) is None]
+        places = [one.as_row for one in progress.suspects if any(edit.is_in(one) for edit in hidden)]
+        seen = [edit.as_row for edit in ranked if progress.line(edit.path, edit.line) is not None]
+        found = []
+        if places:
+            found.append(CallPattern("view", rows(self.tokenizer, ("path", "start", "end"), places)))
+        if seen:
+            found.append(CallPattern("edit", rows(self.tokenizer, ("path", "line", "old", "new"), seen)))
+        return found
 
     def _test(self, progress: Progress) -> CallPattern:
         if progress.suspects:
@@ -132,6 +166,11 @@ class Guide:
 
     def _one(self, text: str) -> OneOf:
         return OneOf(self.tokenizer, [text])
+
+
+def _changed(edit: RankedEdit, texts: Mapping[str, str]) -> tuple[str, int, str]:
+    """Path, line, and what the line becomes."""
+    return edit.path, edit.line, _line(texts[edit.path], edit.line).replace(edit.old, edit.new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
 from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode
+from kodkod_agent.ways import Ways
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.constraints.call_constraint import CallConstraint
@@ -131,8 +132,15 @@ async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
     """One that was given, the most probable as a whole, or as the model writes it token by token."""
     if res.given_turns:
         return take_turn(res.ledger, res.given_turns.pop(0), res.emit)
+    is_searched = res.searched and sampling.temperature == 0
+    if is_searched and res.guide is not None and res.guide.ranker is not None:
+        ways = await Ways(res.engine, res.guide, res.tools).best(res.ledger, 1, parent_id=res.stream_id)
+        if ways:
+            first, *others = ways[0].turns
+            res.given_turns = [turn.token_ids for turn in others]
+            return take_turn(res.ledger, first.token_ids, res.emit, first.usage)
     constraint = await res.constraint()
-    if isinstance(constraint, CallConstraint) and res.searched and sampling.temperature == 0:
+    if isinstance(constraint, CallConstraint) and is_searched:
         found = await next_turns(res.engine, res.ledger, constraint, 1, parent_id=res.stream_id)
         if found:
             return take_turn(res.ledger, found[0].token_ids, res.emit, found[0].usage)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from kodkod_engine.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
 _SUSPECTS = "Run by the failing tests, most suspicious first:\n"
-_SUSPECT = re.compile(r"(?P<path>.+):(?P<first>\d+)-(?P<last>\d+) \S+: (?P<lines>\d+(?: \d+)*)")
+_SUSPECT = re.compile(r"(?P<path>.+):(?P<first>\d+)-(?P<last>\d+) (?P<function>\S+): (?P<lines>\d+(?: \d+)*)")
 _EXIT_CODE = re.compile(r"\[exit code (-?\d+)[],]")
 _NUMBERED = re.compile(r"^(\d+)\|(.*)$", re.MULTILINE)
 
@@ -41,6 +41,7 @@ class Suspect:
     last_line: int
     lines: tuple[int, ...]
     """The most suspicious first."""
+    function: str = ""
 
     @property
     def as_row(self) -> tuple[str, str, str]:
@@ -65,6 +66,8 @@ class Progress:
 
     tests: Tests = Tests.UNKNOWN
     suspects: tuple[Suspect, ...] = ()
+    output: str = ""
+    """Of the run that named the suspects."""
     views: set[tuple[str, str, str]] = field(default_factory=set)
     """(path, start, end) of the views asked for."""
     shown: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -102,11 +105,12 @@ def _after_test(progress: Progress, arguments: Mapping[str, object], text: str) 
     if heading:
         found = map(_SUSPECT.fullmatch, block.partition("\n\n")[0].split("\n"))
         progress.suspects = tuple(_suspect(match) for match in found if match is not None)
+        progress.output = text
 
 
 def _suspect(match: re.Match[str]) -> Suspect:
     lines = tuple(int(number) for number in match["lines"].split())
-    return Suspect(match["path"], int(match["first"]), int(match["last"]), lines)
+    return Suspect(match["path"], int(match["first"]), int(match["last"]), lines, match["function"])
 
 
 def _after_view(progress: Progress, arguments: Mapping[str, object], text: str) -> None:

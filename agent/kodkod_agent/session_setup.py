@@ -17,6 +17,7 @@ from kodkod_agent.moment import Moment
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.profile import Profile
+from kodkod_agent.ranking import EditRanker
 from kodkod_agent.resources import Resources
 from kodkod_agent.rules import Rules
 from kodkod_agent.session_folder import SessionFolder
@@ -56,6 +57,8 @@ class SessionSetup:
     """Name of the checkpoint, for the record."""
     profile: Profile = field(default_factory=Profile)
     """How the model is to be worked with."""
+    ranker: EditRanker | None = None
+    """Names plausible edits to a guided model."""
     told_work_tree: Path | None = None
     """Where the model is told that the project lies, when that is not `work_tree`: in a replay, where it lay."""
     moment: Moment = field(default_factory=Moment)
@@ -114,7 +117,9 @@ def _agent_config(setup: SessionSetup) -> AgentConfig:
 
 
 def _guide(setup: SessionSetup, tools: ToolContext) -> Guide | None:
-    return Guide(setup.tokenizer, WorkTreeFiles(tools), setup.config.max_tries) if setup.profile.guided else None
+    if not setup.profile.guided:
+        return None
+    return Guide(setup.tokenizer, WorkTreeFiles(tools), setup.config.max_tries, setup.ranker)
 
 
 def _grammar(setup: SessionSetup, tools: ToolContext) -> CallGrammar | None:

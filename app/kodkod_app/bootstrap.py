@@ -17,6 +17,7 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.errors import CheckpointMissing
 
 if TYPE_CHECKING:
+    from kodkod_agent.ranking import EditRanker
     from kodkod_engine.api import Engine
     from kodkod_engine.backends.native import NativeEngine
     from kodkod_engine.chat.tokenizer import Tokenizer
@@ -36,6 +37,8 @@ class Model:
     tokenizer: Tokenizer
     profile: Profile = field(default_factory=Profile)
     """How it is to be worked with."""
+    ranker: EditRanker | None = None
+    """Names plausible edits to a guided model."""
 
 
 def require_model(name: str | None) -> str:
@@ -97,7 +100,13 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
     if engine.tokenizer is None:
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
-    return Model(name, engine, engine.tokenizer, profile)
+    return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None)
+
+
+def _ranker() -> EditRanker:
+    from kodkod_app.nano.ranking.ranker import PlausibleEdits  # reads its weights
+
+    return PlausibleEdits.bundled()
 
 
 def open_engine(model: Path | None, progress: Progress = bytes_progress, **options: Any) -> NativeEngine:

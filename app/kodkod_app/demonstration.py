@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from kodkod_app.candidate_places import copy_folder
-from kodkod_app.repair_eval.bench import commit_all, open_bench
-from kodkod_app.repair_eval.instances import Instance, measure, plant_faults
-from kodkod_app.repair_eval.packages import PLAIN_PYTEST, Package, PackageFault, PackageSpec, make_ready, test_variables
-from kodkod_sandbox.choose import SandboxKind
+from kodkod_app.nano.broken import broken_instances
+from kodkod_app.nano.packages import PackageFault
+from kodkod_app.nano.releases import PLAIN_PYTEST, environment, release, variables_of_tests
+from kodkod_app.nano.workshop import prepare
+from kodkod_app.repair_eval.bench import commit_all
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
 
 EXAMPLE = "timesheet"
 
@@ -61,31 +63,21 @@ def example_copy(folder: Path, failing_tests: Sequence[str]) -> Iterator[Broken]
 
 
 @contextmanager
-def broken_package(pinned: str, seed: int, kind: SandboxKind, tell: Callable[[str], None]) -> Iterator[Broken]:
+def broken_package(pinned: str, seed: int, tell: Callable[[str], None]) -> Iterator[Broken]:
     """A published package with one fault that its own tests show, removed afterwards.
 
     Raises:
         PackageFault: it cannot be had, or its tests show no fault.
-        SandboxError: no box can be had to run its tests.
+        RunnerFault: its tests cannot be run.
     """
     tell(f"{pinned}: fetching it and what its tests need")
-    package = make_ready(PackageSpec.parse(pinned))
+    package = release(pinned)
     tell(f"{pinned}: looking for a fault that its tests show")
-    instance = asyncio.run(_first_fault(package, seed, kind))
-    with copy_folder() as parent:
-        tree = parent / package.spec.name
-        shutil.copytree(package.tree, tree, symlinks=True)
-        (tree / instance.fault.path).write_text(instance.broken, encoding="utf-8")
-        commit_all(tree)
+    with prepare(package) as workshop:
+        instance = next(broken_instances(workshop, Random(f"{seed} {pinned}"), 1), None)
+    if instance is None:
+        raise PackageFault(f"the tests of {pinned} show none of the faults tried; choose another --seed")
+    with open_broken_tree(package, instance) as bench:
         what = f"{pinned} with a fault of the class {instance.fault.kind.replace('_', ' ')}"
-        yield Broken(what, tree, instance.fault.failing_tests, package.environment, test_variables(tree))
-
-
-async def _first_fault(package: Package, seed: int, kind: SandboxKind) -> Instance:
-    async with open_bench(package, kind) as bench:
-        baseline = await measure(bench)
-        if baseline is None:
-            raise PackageFault(f"the tests of {package.spec.pinned} cannot be used here; choose another package")
-        async for instance in plant_faults(bench, baseline, seed, 1):
-            return instance
-    raise PackageFault(f"the tests of {package.spec.pinned} show none of the faults tried; choose another --seed")
+        variables = variables_of_tests(package.spec, bench.tree)
+        yield Broken(what, bench.tree, instance.failing_tests, environment(package), variables)

@@ -211,6 +211,7 @@ def session_setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetu
         trusted=True,
         sandboxed=is_closed_box(box),
         profile=model.profile,
+        ranker=model.ranker,
     )
 
 

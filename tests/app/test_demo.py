@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from kodkod_app.demonstration import example_folder
-from kodkod_app.repair_eval.packages import PLAIN_PYTEST
+from kodkod_app.nano.releases import PLAIN_PYTEST
 
 from .conftest import FINISH, turn
 

@@ -39,7 +39,7 @@ def command(example: Path | None, failing_tests: tuple[str, ...], package: str |
     from kodkod_app.bootstrap import require_model
 
     model = require_model(_model(flags["model"]))
-    with _broken(package, seed, example, failing_tests or (_EXAMPLE_TEST,), flags["sandbox"]) as broken:
+    with _broken(package, seed, example, failing_tests or (_EXAMPLE_TEST,)) as broken:
         return _mend(broken, model, flags)
 
 
@@ -50,14 +50,11 @@ def _model(name: str | None) -> str | None:
 
 
 @contextmanager
-def _broken(
-    package: str | None, seed: int, example: Path | None, failing: tuple[str, ...], sandbox: str | None
-) -> Iterator[Broken]:
+def _broken(package: str | None, seed: int, example: Path | None, failing: tuple[str, ...]) -> Iterator[Broken]:
     from kodkod_app.demonstration import broken_package, example_copy, example_folder
 
-    kind = SandboxKind(sandbox or SandboxKind.AUTO)
     with (
-        broken_package(package, seed, kind, _tell) if package else example_copy(example or example_folder(), failing)
+        broken_package(package, seed, _tell) if package else example_copy(example or example_folder(), failing)
     ) as broken:
         yield broken
 

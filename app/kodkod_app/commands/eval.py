@@ -96,12 +96,11 @@ def repair(packages: tuple[str, ...], faults: int, output: Path, **flags: Any) -
     Packages and an environment for their tests are fetched from the package index at the first use. Beside the agent
     two controls work on the same faults: nothing is changed, and inverse edits are tried blindly.
     """
-    from kodkod_app.repair_eval.evaluation import EvaluationOptions, chosen_packages
-    from kodkod_app.repair_eval.packages import known_packages
+    from kodkod_app.repair_eval.evaluation import EvaluationOptions, pinned_packages
 
     output.mkdir(parents=True, exist_ok=True)
     options = EvaluationOptions(
-        packages=chosen_packages(packages, known_packages()),
+        packages=pinned_packages(packages),
         faults=faults,
         seed=flags["seed"],
         workers=flags["workers"] or os.cpu_count() or 1,

@@ -224,8 +224,7 @@ def report(folder: Path, other: Path | None, output_format: str) -> int:
 @_SANDBOX
 def build(output: Path, packages: tuple[str, ...], **flags: Any) -> int:
     """Make a data set: releases of the package index, each broken by a seeded fault that its own tests show."""
-    from kodkod_app.repair_eval.evaluation import chosen_packages
-    from kodkod_app.repair_eval.packages import known_packages
+    from kodkod_app.repair_eval.packages import chosen_packages, known_packages
     from kodkod_app.swebench.building import BuildPlan, build_dataset
 
     plan = BuildPlan(

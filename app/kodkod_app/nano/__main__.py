@@ -49,14 +49,36 @@ def train_tokenizer(output: Path) -> None:
     click.echo(f"wrote {output / 'tokenizer.json'}")
 
 
+@main.command(name="code")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--tokens", type=_count, default=1_000_000, show_default=True, help="In all, shared by the packages.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def write_code(tokenizer: Path, output: Path, tokens: int, seed: int) -> None:
+    """Take functions of the corpus as they are: for plain language modelling, every token of it learnt."""
+    from kodkod_app.nano.plain_code import documents
+    from kodkod_engine.chat.tokenizer import Tokenizer
+    from kodkod_engine.training.shards import write_shard
+
+    packages = _packages(validation=False)
+    wheels = corpus.fetch(packages, corpus.wheels_folder())
+    share = tokens // len(packages)
+    found = list(documents(packages, wheels, Tokenizer.from_folder(tokenizer), share, seed))
+    write_shard(output, [(ids, [100] * len(ids)) for ids in found])
+    click.echo(f"{len(found):,} functions, {sum(map(len, found)):,} tokens in {output}")
+
+
 @main.command(name="simulated")
 @click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
 @click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
 @click.option("--validation", is_flag=True, help="From the packages kept aside for validation.")
 @click.option("--part", metavar="K/N", default="1/1", show_default=True, help="Every N-th package, from the K-th.")
+@click.option("--per-package", type=_count, default=1500, show_default=True, help="Functions of a package, about.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--processes", type=int, default=2, show_default=True)
-def simulate(tokenizer: Path, output: Path, validation: bool, part: str, seed: int, processes: int) -> None:
+def simulate(
+    tokenizer: Path, output: Path, validation: bool, part: str, per_package: int, seed: int, processes: int
+) -> None:
     """Simulate dialogues from the corpus and pack them into a shard."""
     from kodkod_app.nano.shards import simulated_batches, write_shard
     from kodkod_engine.chat.tokenizer import Tokenizer
@@ -64,7 +86,8 @@ def simulate(tokenizer: Path, output: Path, validation: bool, part: str, seed: i
     started = time.monotonic()
     packages = _part(_packages(validation=validation), part)
     wheels = corpus.fetch(packages, corpus.wheels_folder())
-    batches = simulated_batches(corpus.all_modules(packages, wheels), tokenizer, seed, processes)
+    modules = corpus.drawn(corpus.all_modules(packages, wheels), per_package, seed)
+    batches = simulated_batches(modules, tokenizer, seed, processes)
     summary = write_shard(batches, output, seed, Tokenizer.from_folder(tokenizer))
     _tell(summary, output, time.monotonic() - started)
 

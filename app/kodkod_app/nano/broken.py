@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -12,6 +12,7 @@ from kodkod_app.nano.faults import Candidates, Fault, FaultKind
 from kodkod_app.nano.runs import RunResult
 from kodkod_app.nano.spans import applied
 from kodkod_app.nano.workshop import Workshop
+from kodkod_tools.locate.suspects import Suspect, suspects
 
 MAX_NAMED_TESTS = 3
 _MAX_FILE_S = 5.0
@@ -36,6 +37,12 @@ class Instance:
     failing_tests: tuple[str, ...]
     """At most `MAX_NAMED_TESTS`, the shortest ids first; more may fail."""
     run_result: RunResult
+
+    def suspects(self, workshop: Workshop) -> tuple[Suspect, ...]:
+        """As the test tool finds them, which also narrows the trace to the tests that are named."""
+        narrowed = self.run_result.trace.narrowed(self.failing_tests)
+        sources: Mapping[str, str] = {path: workshop.read(path) for path in narrowed.failing_paths()}
+        return suspects(narrowed, {**sources, self.path: self.broken})
 
 
 @dataclass(frozen=True, slots=True)

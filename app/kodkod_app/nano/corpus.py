@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import itertools
 import json
 import re
 import subprocess
@@ -18,11 +19,12 @@ import textwrap
 import tomllib
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from importlib.resources import files
 from pathlib import Path
+from random import Random
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -181,6 +183,18 @@ def all_modules(packages: Sequence[CorpusPackage], wheels: dict[str, Path]) -> I
     seen: set[bytes] = set()
     for package in packages:
         yield from modules(package.name, wheels[package.name], seen)
+
+
+def drawn(modules: Iterable[Module], most: int, seed: int) -> Iterator[Module]:
+    """Modules of each package, in random order, until so many functions came: else large packages were most of all."""
+    for package, own in itertools.groupby(modules, key=lambda module: module.package):
+        order, taken = list(own), 0
+        Random(f"{seed} {package}").shuffle(order)
+        for module in order:
+            if taken >= most:
+                break
+            taken += len(module.functions)
+            yield module
 
 
 def modules(package: str, wheel: Path, seen: set[bytes]) -> Iterator[Module]:

@@ -71,6 +71,8 @@ class PackageSpec(BaseModel):
     """Folder of the archive from which its modules are imported."""
     requirements: tuple[str, ...] = ()
     """What its tests need besides pytest: pinned, pure Python, dependencies named too."""
+    with_dependencies: bool = False
+    """pip is to find the dependencies of the requirements: for releases that are not in the file."""
 
     @property
     def pinned(self) -> str:
@@ -94,13 +96,16 @@ class Package:
         return (self.folder / "site",) if self.spec.requirements else ()
 
 
-class _File(BaseModel):
+class IndexFile(BaseModel):
+    """A file of a project, as the index names it."""
+
     url: str
+    """May be relative to the page."""
     hashes: dict[str, str]
 
 
 class _IndexPage(BaseModel):
-    files: list[_File]
+    files: list[IndexFile]
 
 
 @functools.cache
@@ -157,17 +162,26 @@ def _unpack(spec: PackageSpec, folder: Path) -> None:
         top.rename(folder / "tree")
 
 
-def _fetched(spec: PackageSpec) -> bytes:
-    """The archive with the digest that the entry names."""
-    page_url = f"{_index_url().rstrip('/')}/{spec.name}/"
+def archives(name: str) -> list[IndexFile]:
+    """The files of a project, with whole addresses.
+
+    Raises:
+        PackageFault: the index cannot be read.
+    """
+    page_url = f"{_index_url().rstrip('/')}/{name}/"
     try:
         page = _IndexPage.model_validate_json(_get(page_url, _MAX_PAGE_BYTES))
     except ValidationError as error:
-        raise PackageFault(f"the index gives no page in JSON for {spec.name}; set pip's index-url to one") from error
-    file = next((file for file in page.files if file.hashes.get("sha256") == spec.sha256), None)
+        raise PackageFault(f"the index gives no page in JSON for {name}; set pip's index-url to one") from error
+    return [file.model_copy(update={"url": urljoin(page_url, file.url)}) for file in page.files]
+
+
+def _fetched(spec: PackageSpec) -> bytes:
+    """The archive with the digest that the entry names."""
+    file = next((file for file in archives(spec.name) if file.hashes.get("sha256") == spec.sha256), None)
     if file is None:
         raise PackageFault(f"the index has no archive of {spec.pinned} with the digest in packages.toml")
-    data = _get(urljoin(page_url, file.url), _MAX_ARCHIVE_BYTES)
+    data = _get(file.url, _MAX_ARCHIVE_BYTES)
     if hashlib.sha256(data).hexdigest() != spec.sha256:
         raise PackageFault(f"what came for {spec.pinned} has another digest than packages.toml; try again")
     return data
@@ -202,8 +216,9 @@ def _index_url() -> str:
 def _install(spec: PackageSpec, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         target = Path(name) / "site"
+        alone = () if spec.with_dependencies else ("--no-deps",)
         command = [
-            sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--target", str(target), *spec.requirements
+            sys.executable, "-m", "pip", "--quiet", "install", *alone, "--target", str(target), *spec.requirements
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_INSTALL_TIMEOUT_S)
         if done.returncode:

@@ -7,7 +7,7 @@ the wrong function first. Such steps are context and are not learnt.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -31,7 +31,7 @@ from kodkod_app.nano.spans import Edit, applied
 from kodkod_app.nano.tool_desk import ToolDesk
 from kodkod_app.nano.workshop import Workshop, prepare
 from kodkod_app.repair_eval.bench import TOOLS, commit_all
-from kodkod_tools.locate.suspects import Suspect, suspects
+from kodkod_tools.locate.suspects import Suspect
 from kodkod_tools.run_tests import told_result
 
 VALIDATION = ("natsort", "texttable")
@@ -96,7 +96,7 @@ def real_dialogues(workshop: Workshop, seed: int, count: int) -> Iterator[Dialog
 
 
 def _dialogue(workshop: Workshop, desk: ToolDesk, instance: Instance, rng: Random) -> Dialogue | None:
-    found = _suspects(workshop, instance)
+    found = instance.suspects(workshop)
     line = instance.fault.repair.line
     rank = next((rank for rank, one in enumerate(found) if _shows(one, instance.path, line)), None)
     if rank is None:
@@ -112,13 +112,6 @@ def _dialogue(workshop: Workshop, desk: ToolDesk, instance: Instance, rng: Rando
     edit = _edit(scene, instance.fault.repair, learnt=True)
     turns += [edit, run_turn(_told(scene, tested, None)), finish_turn()]
     return Dialogue(instance.failing_tests, tuple(turns), instance.fault.kind, Origin.REAL)
-
-
-def _suspects(workshop: Workshop, instance: Instance) -> tuple[Suspect, ...]:
-    """As the test tool finds them, which also narrows the trace to the tests that are named."""
-    narrowed = instance.run_result.trace.narrowed(instance.failing_tests)
-    sources: Mapping[str, str] = {path: workshop.read(path) for path in narrowed.failing_paths()}
-    return suspects(narrowed, {**sources, instance.path: instance.broken})
 
 
 def _shows(suspect: Suspect, path: str, line: int) -> bool:

@@ -14,9 +14,8 @@ from kodkod_agent.state import Status
 from kodkod_agent.tally import Tally
 from kodkod_app.bootstrap import Model
 from kodkod_app.headless import RunOptions, Scene, run_with
-from kodkod_app.repair_eval.bench import TOOLS, Bench, box_plan
-from kodkod_app.repair_eval.instances import Instance
-from kodkod_app.repair_eval.packages import test_variables
+from kodkod_app.nano.releases import environment, variables_of_tests
+from kodkod_app.repair_eval.broken_tree import TOOLS, BrokenTree, box_plan
 from kodkod_app.repair_prompt import failing_prompt
 from kodkod_app.settings import Settings
 from kodkod_sandbox.choose import SandboxKind
@@ -76,13 +75,13 @@ class Repair:
 
 
 async def repair(
-    bench: Bench, instance: Instance, model: Model, settings: Settings, keep: Path, kind: SandboxKind
+    bench: BrokenTree, failing_tests: tuple[str, ...], model: Model, settings: Settings, keep: Path, kind: SandboxKind
 ) -> Repair:
     """Have the agent repair the bench's tree, which is a repository with the fault committed.
 
     Args:
-        bench: the tree; its own box is not used.
-        instance: what is wrong with it; the agent is told the failing tests alone.
+        bench: the tree.
+        failing_tests: what the agent is told.
         model: open.
         settings: of the run.
         keep: where the trajectories are put.
@@ -92,20 +91,20 @@ async def repair(
         EngineError, SandboxError: a fault.
     """
     watcher, started = Watcher(), time.monotonic()
-    agent = settings.agent.model_copy(update={"attended": False, "test_targets": instance.fault.failing_tests})
+    agent = settings.agent.model_copy(update={"attended": False, "test_targets": failing_tests})
     changed = {
         "agent": agent,
         "tools": TOOLS,
         "sandbox": kind,
-        "env": bench.package.environment,
+        "env": environment(bench.package),
         "permission_mode": PermissionMode.ACCEPT_EDITS,
     }
     sessions = bench.logs / "sessions"
     options = RunOptions(
         bench.tree,
         settings.model_copy(update=changed),
-        failing_prompt(instance.fault.failing_tests),
-        variables=test_variables(bench.tree),
+        failing_prompt(failing_tests),
+        variables=variables_of_tests(bench.package.spec, bench.tree),
         sessions=sessions,
     )
     await run_with(options, model, box_plan(bench.package, bench.tree, kind), watcher)

@@ -1,59 +1,71 @@
-"""What comes of it without a model: nothing changed, and edits tried blindly."""
+"""What comes of it without a model: nothing changed, and edits tried blindly.
+
+Controls and judge run the tests on the workshop's fork server, in a tree of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 
-from kodkod_app.nano.faults import inverse_edits
+from kodkod_app.nano.broken import Instance
+from kodkod_app.nano.runs import RunResult
 from kodkod_app.nano.spans import Edit, EditDoesNotApply, applied
-from kodkod_app.repair_eval.bench import Bench
-from kodkod_app.repair_eval.instances import Instance
+from kodkod_app.nano.workshop import Workshop
 from kodkod_app.repair_eval.records import ControlResult
 
+_RUN_TIMEOUT_S = 60.0
 
-async def no_change(bench: Bench, instance: Instance) -> ControlResult:
-    """Run the tests of the broken package as it is: a fault that this resolves was none."""
-    outcome = await bench.run((instance.test_file,))
-    return ControlResult(
-        resolved=outcome.mends(instance.fault.failing_tests, instance.failed_before), tried_edits=0, edits=0
+
+def mends(workshop: Workshop, instance: Instance, changes: Mapping[str, str]) -> bool:
+    """Whether all tests of the instance's file pass that pass without the fault.
+
+    Args:
+        workshop: of the package.
+        instance: what is wrong with it.
+        changes: files that are not as in the broken package; text by path.
+    """
+    return is_sound(
+        workshop.run({instance.path: instance.broken, **changes}, [instance.test_file], _RUN_TIMEOUT_S), workshop
     )
 
 
-async def blind_search(bench: Bench, instance: Instance, budget: int, seed: int) -> ControlResult:
-    """Try inverse edits on the lines the failing tests run, in random order, until one mends it or the budget is met.
+def is_sound(result: RunResult, workshop: Workshop) -> bool:
+    """A run that came to its end, with tests in it of which none fails that is relied on."""
+    passed = any(test.outcome == "passed" for test in result.trace.tests.values())
+    collected = result.exit_code in (0, 1) and not any("::" not in name for name in result.failed)
+    return collected and passed and not result.timed_out and not result.failed & workshop.baseline.seconds.keys()
+
+
+def no_change(workshop: Workshop, instance: Instance) -> ControlResult:
+    """The tests of the broken package as it is: a fault that this resolves was none."""
+    return ControlResult(resolved=mends(workshop, instance, {}), tried_edits=0, edits=0)
+
+
+def blind_search(
+    workshop: Workshop, instance: Instance, edits: Sequence[tuple[str, Edit]], budget: int, seed: str
+) -> ControlResult:
+    """Try edits in random order until one mends it or the budget is met.
 
     Args:
-        bench: broken; it is so again afterwards.
+        workshop: of the package.
         instance: what is wrong.
+        edits: by path, those the agent has to choose from.
         budget: edits that may be tested.
-        seed: of the order, with the instance's key.
+        seed: of the order.
     """
-    edits = _edits(bench, instance)
-    Random(f"{seed} {instance.fault.key} blind").shuffle(edits)
+    texts = {path: instance.broken if path == instance.path else workshop.read(path) for path, _ in edits}
+    order = list(edits)
+    Random(seed).shuffle(order)
     tried = 0
-    for path, edit in edits:
+    for path, edit in order:
         if tried == budget:
             break
-        text = bench.read(path)
         try:
-            changed = applied(text, edit)
+            changed = applied(texts[path], edit)
         except EditDoesNotApply:
             continue
         tried += 1
-        bench.write(path, changed)
-        try:
-            outcome = await bench.run((instance.test_file,))
-        finally:
-            bench.write(path, text)
-        if outcome.mends(instance.fault.failing_tests, instance.failed_before):
+        if mends(workshop, instance, {path: changed}):
             return ControlResult(resolved=True, tried_edits=tried, edits=len(edits))
     return ControlResult(resolved=False, tried_edits=tried, edits=len(edits))
-
-
-def _edits(bench: Bench, instance: Instance) -> list[tuple[str, Edit]]:
-    return [
-        (path, edit)
-        for path in sorted(instance.covered)
-        if path in bench.package.modules
-        for edit in inverse_edits(bench.read(path), instance.covered[path])
-    ]

@@ -1,37 +1,41 @@
-"""The whole evaluation: packages made ready, faults planted, each given to the agent and to the controls, side by side.
+"""The whole evaluation: packages made ready, faults planted, each given to the agent and to the controls.
 
-    packages ─► faults (a queue) ─► workers: agent, judged by the tests ─► controls ─► records.jsonl ─► report
+    package ─► workshop ─► faults ─► controls ─► agent, in a box ─► judged in the workshop ─► records.jsonl ─► report
 
-A fault whose record is there already is passed over, so an evaluation that was cut short goes on where it was.
+Packages take turns, so that an evaluation that was cut short is one of all of them. A fault whose record is there
+already is passed over, so it goes on where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from kodkod_app.bootstrap import Model
+from kodkod_app.nano.broken import Instance, broken_instances
+from kodkod_app.nano.packages import Package, Role, known_packages
+from kodkod_app.nano.ranking.ranker import plausible_for
+from kodkod_app.nano.releases import release
+from kodkod_app.nano.spans import Edit
+from kodkod_app.nano.workshop import Workshop, prepare
 from kodkod_app.repair_eval.agent_run import Repair, repair
-from kodkod_app.repair_eval.bench import Bench, commit_all, open_bench
-from kodkod_app.repair_eval.controls import blind_search, no_change
-from kodkod_app.repair_eval.instances import Instance, measure, plant_faults
-from kodkod_app.repair_eval.packages import Package, PackageSpec, make_ready
-from kodkod_app.repair_eval.records import AgentResult, FaultRecord, Records
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
+from kodkod_app.repair_eval.controls import blind_search, mends, no_change
+from kodkod_app.repair_eval.records import AgentResult, ControlResult, FaultRecord, PlantedFault, Records
 from kodkod_app.settings import Settings
 from kodkod_sandbox.choose import SandboxKind
-
-_QUEUE = 4
-"""Faults that wait for a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
     """What is wanted."""
 
-    packages: tuple[PackageSpec, ...]
+    packages: tuple[str, ...]
+    """NAME==VERSION each."""
     faults: int
     """In all, shared out evenly."""
     seed: int
@@ -51,7 +55,15 @@ class EvaluationOptions:
 
 
 Tell = Callable[[str], None]
-Waiting = asyncio.Queue[tuple[Package, Instance] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shop:
+    """A package's workshop; it does one thing at a time."""
+
+    package: Package
+    workshop: Workshop
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(slots=True)
@@ -64,79 +76,109 @@ class Evaluation:
     tell: Tell
     _started: float = field(default_factory=time.monotonic)
     _done: int = 0
+    _planting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    _workers: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._workers = asyncio.Semaphore(self.options.workers)
 
     async def run(self) -> None:
         """To the end.
 
         Raises:
-            EngineError, SandboxError, PackageFault: a fault; what was recorded stays.
+            ExceptionGroup of EngineError, SandboxError, PackageFault, RunnerFault: faults; what was recorded stays.
         """
-        waiting: Waiting = asyncio.Queue(_QUEUE)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._plant_all(waiting))
-            for _ in range(self.options.workers):
-                group.create_task(self._work(waiting))
+            for number, pinned in enumerate(self.options.packages):
+                group.create_task(self._package(pinned, self.options.share(number)))
 
-    async def _plant_all(self, waiting: Waiting) -> None:
-        for number, spec in enumerate(self.options.packages):
-            await self._plant(spec, self.options.share(number), waiting)
-        for _ in range(self.options.workers):
-            await waiting.put(None)
-
-    async def _plant(self, spec: PackageSpec, count: int, waiting: Waiting) -> None:
+    async def _package(self, pinned: str, count: int) -> None:
         if count == 0:
             return
-        self.tell(f"{spec.pinned}: making it ready")
-        package = await asyncio.to_thread(make_ready, spec)
-        async with open_bench(package, self.options.sandbox) as bench:
-            baseline = await measure(bench)
-            if baseline is None:
-                self.tell(f"{spec.pinned}: its tests cannot be used here; left out")
-                return
-            found = 0
-            async for instance in plant_faults(bench, baseline, self.options.seed, count):
+        async with self._planting:
+            self.tell(f"{pinned}: making it ready")
+            package = await asyncio.to_thread(release, pinned)
+            workshop = await asyncio.to_thread(prepare, package)
+        with workshop:
+            shop = _Shop(package, workshop)
+            found = await self._all_faults(shop, count)
+            self.tell(f"{pinned}: {found} of {count} faults")
+
+    async def _all_faults(self, shop: _Shop, count: int) -> int:
+        """One after another, each when a worker is free; returns how many there are."""
+        pinned, found = shop.package.spec.pinned, 0
+        instances = broken_instances(shop.workshop, Random(f"{self.options.seed} {pinned}"), count)
+        async with asyncio.TaskGroup() as group:
+            while (instance := await self._planted(shop, instances)) is not None:
+                key = f"{pinned}/{self.options.seed}/{found}"
                 found += 1
-                if instance.fault.key not in self.records:
-                    await waiting.put((package, instance))
-            self.tell(f"{spec.pinned}: {found} of {count} faults, {len(baseline.failed)} tests fail without any")
+                if key not in self.records:
+                    await self._workers.acquire()
+                    group.create_task(self._worked_on(shop, key, instance))
+        return found
 
-    async def _work(self, waiting: Waiting) -> None:
-        while (taken := await waiting.get()) is not None:
-            record = await self._evaluate(*taken)
-            self.records.add(record)
-            self._done += 1
-            self.tell(self._told(record))
+    async def _planted(self, shop: _Shop, instances: Iterator[Instance]) -> Instance | None:
+        async with self._planting, shop.lock:
+            return await asyncio.to_thread(next, instances, None)
 
-    async def _evaluate(self, package: Package, instance: Instance) -> FaultRecord:
+    async def _worked_on(self, shop: _Shop, key: str, instance: Instance) -> None:
+        try:
+            record = await self._evaluate(shop, key, instance)
+        finally:
+            self._workers.release()
+        self.records.add(record)
+        self._done += 1
+        self.tell(self._told(record))
+
+    async def _evaluate(self, shop: _Shop, key: str, instance: Instance) -> FaultRecord:
         options = self.options
-        async with open_bench(package, options.sandbox) as bench:
-            bench.write(instance.fault.path, instance.broken)
-            await asyncio.to_thread(commit_all, bench.tree)
-            unchanged = await no_change(bench, instance)
-            budget = options.settings.candidates.count
-            blind = await blind_search(bench, instance, budget, options.seed)
-            keep = options.folder / "trajectories" / instance.fault.key.replace("/", "-")
-            made = await repair(bench, instance, self.model, options.settings, keep, options.sandbox)
-            agent = await _judged(bench, instance, made)
-        return FaultRecord(fault=instance.fault, agent=agent, no_change=unchanged, blind=blind)
+        async with shop.lock:
+            unchanged, blind = await asyncio.to_thread(self._controls, shop.workshop, key, instance)
+        with open_broken_tree(shop.package, instance) as bench:
+            keep = options.folder / "trajectories" / key.replace("/", "-")
+            made = await repair(bench, instance.failing_tests, self.model, options.settings, keep, options.sandbox)
+            changes = bench.changes()
+        async with shop.lock:
+            resolved = bool(changes) and await asyncio.to_thread(mends, shop.workshop, instance, changes)
+        agent = _result(made, resolved=resolved)
+        return FaultRecord(fault=_planted_fault(key, instance), agent=agent, no_change=unchanged, blind=blind)
+
+    def _controls(self, workshop: Workshop, key: str, instance: Instance) -> tuple[ControlResult, ControlResult]:
+        budget = self.options.settings.candidates.count
+        blind = blind_search(workshop, instance, _edits(workshop, instance), budget, f"{key} blind")
+        return no_change(workshop, instance), blind
 
     def _told(self, record: FaultRecord) -> str:
         total = max(self.options.faults, len(self.records))
         seconds = time.monotonic() - self._started
         left_s = seconds / self._done * max(0, total - len(self.records))
         resolved = sum(one.agent.resolved for one in self.records)
+        blind = sum(one.blind.resolved for one in self.records)
         what = "resolved" if record.agent.resolved else "not resolved"
         return (
             f"{len(self.records)} of {total}  {record.fault.key} {record.fault.kind}: {what}, "
-            f"{record.agent.seconds:.1f} s  so far {resolved}, {left_s / 60:.0f} min left"
+            f"{record.agent.seconds:.1f} s  so far {resolved}, blind {blind}, {left_s / 60:.0f} min left"
         )
 
 
-async def _judged(bench: Bench, instance: Instance, made: Repair) -> AgentResult:
-    """By the same tests as the blind search."""
+def _edits(workshop: Workshop, instance: Instance) -> list[tuple[str, Edit]]:
+    """What the agent has to choose from: plausible edits of the suspects."""
+    found = instance.suspects(workshop)
+    texts = {one.path: instance.broken if one.path == instance.path else workshop.read(one.path) for one in found}
+    return [(path, edit.edit) for path, edit in plausible_for(found, texts)]
+
+
+def _planted_fault(key: str, instance: Instance) -> PlantedFault:
+    edit = instance.fault.edit
+    return PlantedFault(
+        key=key, package=instance.package, kind=instance.fault.kind, path=instance.path, line=edit.line,
+        old=edit.old, new=edit.new, failing_tests=instance.failing_tests,
+    )  # fmt: skip
+
+
+def _result(made: Repair, *, resolved: bool) -> AgentResult:
+    """As the workshop judged it."""
     report = made.report
-    outcome = await bench.run((instance.test_file,))
-    resolved = outcome.mends(instance.fault.failing_tests, instance.failed_before)
     return AgentResult(
         resolved=resolved,
         resolved_first=resolved and report.winner is None,
@@ -157,6 +199,6 @@ async def _judged(bench: Bench, instance: Instance, made: Repair) -> AgentResult
     )
 
 
-def chosen_packages(named: Sequence[str], known: Sequence[PackageSpec]) -> tuple[PackageSpec, ...]:
-    """Those that were named, or all that are known."""
-    return tuple(PackageSpec.parse(name) for name in dict.fromkeys(named)) or tuple(known)
+def pinned_packages(named: Sequence[str]) -> tuple[str, ...]:
+    """Those that were named, or all that nothing was learnt from."""
+    return tuple(dict.fromkeys(named)) or tuple(spec.pinned for spec in known_packages(Role.HELD_OUT))

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kodkod_app import paths
+from kodkod_app.nano.packages import Role
+from kodkod_app.nano.packages import known_packages as released
 
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 PLAIN_PYTEST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -86,8 +86,15 @@ class Package:
 
 def known_packages() -> tuple[PackageSpec, ...]:
     """Those that are evaluated on by default."""
-    text = resources.files("kodkod_app.repair_eval").joinpath("packages.toml").read_text(encoding="utf-8")
-    return tuple(PackageSpec.model_validate(entry) for entry in tomllib.loads(text)["package"])
+    return tuple(
+        PackageSpec(name=spec.name, version=spec.version, licence=spec.licence, requirements=spec.requirements)
+        for spec in released(Role.HELD_OUT)
+    )
+
+
+def chosen_packages(named: Sequence[str], known: Sequence[PackageSpec]) -> tuple[PackageSpec, ...]:
+    """Those that were named, or all that are known."""
+    return tuple(PackageSpec.parse(name) for name in dict.fromkeys(named)) or tuple(known)
 
 
 def test_variables(tree: Path) -> Mapping[str, str]:

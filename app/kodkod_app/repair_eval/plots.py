@@ -32,8 +32,8 @@ def _bars(groups: Entry, title: str, path: Path) -> Path:
         shares = [Share(group[key]["count"], group[key]["total"]) for group in groups.values()]
         places = [place + (number - 1) * 0.27 for place in range(len(shares))]
         errors = [
-            [100 * (share.value - share.interval[0]) for share in shares],
-            [100 * (share.interval[1] - share.value) for share in shares],
+            [100 * max(0.0, share.value - share.interval[0]) for share in shares],
+            [100 * max(0.0, share.interval[1] - share.value) for share in shares],
         ]
         axes.barh(places, [100 * share.value for share in shares], 0.25, xerr=errors, label=label, ecolor="#888888")
     totals = (group["agent"]["total"] for group in groups.values())

@@ -71,6 +71,7 @@ def main() -> None:
 @click.option("--mtp/--no-mtp", default=None, help="Whether there is a draft block. [default: yes]")
 @click.option("--seed", type=int, help="Of weights, order and samples. [default: 0]")
 @click.option("--device", type=str, help="cpu or cuda. [default: cpu]")
+@click.option("--bf16/--fp32", default=None, help="Products in bf16, with fp32 weights. [default: on cuda]")
 @click.option("--threads", type=int, help="Processor threads.")
 @click.option("--compile/--no-compile", "compile_", default=None, help="Fuse element-wise work; needs a C++ compiler.")
 @click.option("--save-every-s", type=float, help="Seconds between saves. [default: 180]")

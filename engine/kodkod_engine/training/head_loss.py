@@ -28,7 +28,7 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) ->
     Returns:
         A scalar in nats.
     """
-    if hidden.device.type == "cpu" and hidden.dtype == torch.float32:
+    if hidden.device.type == "cpu" and hidden.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
         out: Tensor = _PieceWise.apply(hidden, head, targets, weights)  # type: ignore[no-untyped-call]  # torch left it without
         return out
     losses = F.cross_entropy(F.linear(hidden, head).float(), targets, reduction="none")

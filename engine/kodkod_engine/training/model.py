@@ -165,7 +165,7 @@ def mix_experts(x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, dow
     parts = swiglu(wide).split(sizes)
     narrow = torch.cat([F.linear(part, matrix) for part, matrix in zip(parts, down.unbind(), strict=True)])
     row_weights = weights.flatten().index_select(0, order)[:, None]
-    return total.index_add(0, tokens, narrow * row_weights.to(narrow.dtype))
+    return total.index_add(0, tokens, (narrow * row_weights.to(narrow.dtype)).to(total.dtype))
 
 
 class Passed(NamedTuple):

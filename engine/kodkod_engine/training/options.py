@@ -45,7 +45,9 @@ class TrainOptions:
     """Part of the documents the draft block learns from."""
     seed: int = 0
     device: str = "cpu"
-    """`cuda` trains in bf16 with fp32 weights."""
+    """cpu or cuda."""
+    bf16: bool | None = None
+    """Products in bf16, weights in fp32; None does so on cuda alone."""
     threads: int | None = None
     """Processor threads; None leaves torch's choice."""
     compile: bool = False

@@ -128,8 +128,8 @@ class Trainer:
             self.save()
 
     def _loss_of(self, batch: Batch) -> StepLoss:
-        is_cuda = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
+        bf16 = self.options.bf16 if self.options.bf16 is not None else self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             return step_loss(
                 self.model,
                 batch,

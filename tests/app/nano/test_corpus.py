@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from kodkod_app.nano.corpus import (
     CorpusFault,
     CorpusPackage,
+    Module,
     corpus_packages,
     declared_licence,
+    drawn,
     fetch,
     modules,
     read_module,
@@ -24,6 +27,16 @@ from kodkod_app.nano.packages import Role, known_packages
 
 MakeWheel = Callable[..., CorpusPackage]
 METHOD = "class Box:\n    @property\n    def size(self):\n        side = self.side\n        return side * side\n"
+
+
+def test_a_large_package_gives_no_more_than_its_share(module: Module) -> None:
+    others = [dataclasses.replace(module, package="other", path=f"{n}.py") for n in range(20)]
+    each = len(module.functions)
+    found = list(drawn([module, *others], 3 * each, 1))
+    assert found[0] == module
+    assert [one.package for one in found[1:]] == ["other"] * 3
+    assert found == list(drawn([module, *others], 3 * each, 1))
+    assert found != list(drawn([module, *others], 3 * each, 2))
 
 
 def test_the_list_is_pinned_permissive_and_without_doubles() -> None:

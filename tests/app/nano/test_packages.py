@@ -11,7 +11,7 @@ import pytest
 from kodkod_app.nano import packages
 from kodkod_app.nano.corpus import corpus_packages
 from kodkod_app.nano.packages import PackageFault, PackageSpec, Role, known_package, known_packages, make_ready
-from kodkod_app.repair_eval.packages import known_packages as evaluated_packages
+from kodkod_app.nano.releases import PLAIN_PYTEST, release, variables_of_tests
 
 PERMISSIVE = {"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "ISC", "PSF-2.0"}
 
@@ -26,7 +26,6 @@ def test_enough_packages_of_either_part_under_permissive_licences() -> None:
 
 def test_nothing_that_is_measured_on_is_learnt_from() -> None:
     held_out = {spec.name for spec in known_packages(Role.HELD_OUT)}
-    assert {spec.name for spec in evaluated_packages()} <= held_out
     learnt = {spec.name for spec in known_packages(Role.TRAIN)} | {package.name for package in corpus_packages()}
     assert not learnt & held_out
 
@@ -95,6 +94,27 @@ def test_an_archive_that_is_none_of_a_release_is_refused(index: dict[str, bytes]
 def test_only_https_is_read() -> None:
     with pytest.raises(PackageFault, match="no https address"):
         packages._get("http://index.invalid/simple/", 10)
+
+
+def test_a_release_that_is_not_known_is_made_out_from_its_archive(index: dict[str, bytes], monkeypatch) -> None:
+    data = archive(["my_thing-1.0/src/thing/__init__.py", "my_thing-1.0/src/thing/tests/test_it.py"])
+    page = {"files": [{"url": "a/My.Thing-1.0.tar.gz", "hashes": {"sha256": hashlib.sha256(data).hexdigest()}}]}
+    index["https://index.invalid/simple/my-thing/"] = json.dumps(page).encode()
+    index["https://index.invalid/simple/my-thing/a/My.Thing-1.0.tar.gz"] = data
+    installed: list[list[str]] = []
+    monkeypatch.setattr(packages, "_install", lambda spec, _folder: installed.append([*spec.requirements]))
+    found = release("my-thing==1.0")
+    assert (found.spec.source, found.spec.tests) == ("src", ("src/thing/tests",))
+    assert installed[0] == ["my-thing==1.0"]
+    assert variables_of_tests(found.spec, found.tree) == {"PYTHONPATH": str(found.tree / "src"), **PLAIN_PYTEST}
+    with pytest.raises(PackageFault, match="no source archive of my-thing==2"):
+        release("my-thing==2")
+
+
+@pytest.mark.parametrize("wrong", ["toolz", "a b==1", "toolz==", "-r==1"])
+def test_a_release_is_named_with_its_version(wrong: str) -> None:
+    with pytest.raises(PackageFault, match="write it as NAME==VERSION"):
+        release(wrong)
 
 
 def test_an_unknown_name_gets_the_known_ones() -> None:

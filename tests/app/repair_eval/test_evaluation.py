@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from kodkod_agent.config import CandidatesConfig
 from kodkod_app.bootstrap import Model
-from kodkod_app.nano.spans import applied
+from kodkod_app.nano.broken import broken_instances
+from kodkod_app.nano.packages import Package, PackageSpec, Role
+from kodkod_app.nano.spans import Edit, applied
+from kodkod_app.nano.workshop import prepare
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted, open_tokenizer
-from kodkod_app.repair_eval import evaluation
-from kodkod_app.repair_eval.bench import Outcome, commit_all, open_bench
-from kodkod_app.repair_eval.controls import blind_search, no_change
+from kodkod_app.repair_eval import agent_run, broken_tree, evaluation
+from kodkod_app.repair_eval.broken_tree import open_broken_tree
+from kodkod_app.repair_eval.controls import blind_search, mends, no_change
 from kodkod_app.repair_eval.evaluation import Evaluation, EvaluationOptions
-from kodkod_app.repair_eval.instances import measure, plant_faults
-from kodkod_app.repair_eval.packages import Package, PackageSpec
 from kodkod_app.repair_eval.records import Records
 from kodkod_app.settings import Settings
 from kodkod_engine.chat.template import assistant_pieces, encode_pieces
@@ -49,60 +51,69 @@ def test_high():
 def test_between():
     assert clamp(5, 0, 10) == 5
 """
+WRONG_TEST = """
+
+def test_that_fails_anyway():
+    assert clamp(5, 0, 10) == 6
+"""
 
 
-@pytest.fixture
-def package(tmp_path):
-    tree = tmp_path / "published"
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clamping")
+    tree = folder / "tree"
     tree.mkdir()
     (tree / "clamping.py").write_text(CODE)
-    (tree / "test_clamping.py").write_text(TESTS)
-    return Package(PackageSpec(name="clamping", version="1.0"), tree, Path(sys.prefix), ("clamping.py",))
+    (tree / "test_clamping.py").write_text(TESTS + WRONG_TEST)
+    spec = PackageSpec(
+        name="clamping", version="1.0", sha256="0" * 64, licence="MIT", role=Role.HELD_OUT, tests=("test_clamping.py",)
+    )
+    with prepare(Package(spec, folder, tree)) as ready:
+        yield ready
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """Copies are made below."""
+    """Copies are made below; tests run in this process's own environment."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for module in (agent_run, broken_tree):
+        monkeypatch.setattr(module, "environment", lambda _package: Path(sys.prefix))
 
 
-async def planted(package, seed, count):
-    async with open_bench(package, SandboxKind.NONE) as bench:
-        baseline = await measure(bench)
-        assert baseline is not None
-        assert baseline.lines_of["clamping.py"] == {5, 6, 7, 8, 9}
-        found = [instance async for instance in plant_faults(bench, baseline, seed, count)]
-        assert bench.read("clamping.py") == CODE
-        return found
+def planted(workshop, count, seed=1):
+    """As the evaluation plants them."""
+    return list(broken_instances(workshop, Random(f"{seed} {workshop.package.spec.pinned}"), count))
 
 
-def test_the_criterion():
-    failing, before = ("a",), frozenset({"old"})
-    assert Outcome(frozenset({"old"}), 3, True).mends(failing, before)
-    assert not Outcome(frozenset({"a"}), 3, True).mends(failing, before)
-    assert not Outcome(frozenset({"new"}), 3, True).mends(failing, before)
-    assert not Outcome(frozenset(), 0, True).mends(failing, before)
-    assert not Outcome(frozenset(), 3, False).mends(failing, before)
-    assert not Outcome(frozenset({"a"}), 3, True).mends(failing, frozenset({"a"}))
+def test_what_counts_as_mended(workshop):
+    instance = planted(workshop, 1)[0]
+    assert not mends(workshop, instance, {})
+    assert mends(workshop, instance, {"clamping.py": CODE}), "a test that fails without the fault does not count"
+    assert not mends(workshop, instance, {"clamping.py": "def clamp(:\n"})
+    assert not mends(workshop, instance, {"clamping.py": CODE, "test_clamping.py": "x = 1\n"}), "no tests, no proof"
 
 
-async def test_faults_and_controls(package):
-    first = await planted(package, 1, 2)
-    assert [one.fault for one in await planted(package, 1, 1)] == [first[0].fault]
-    for instance in first:
-        assert instance.fault.failing_tests
-        assert set(instance.fault.failing_tests) <= instance.failed
-        assert instance.fault.line in instance.covered["clamping.py"]
-    instance = first[0]
-    async with open_bench(package, SandboxKind.NONE) as bench:
-        bench.write("clamping.py", instance.broken)
-        assert not (await no_change(bench, instance)).resolved
-        found = await blind_search(bench, instance, 1, 0)
-        assert (found.tried_edits, found.edits > 1) == (1, True)
-        assert bench.read("clamping.py") == instance.broken
-        bench.write("clamping.py", CODE)
-        assert (await bench.run(("test_clamping.py",))).mends(instance.fault.failing_tests, frozenset())
+def test_controls(workshop):
+    instance = planted(workshop, 1)[0]
+    assert instance.failing_tests
+    assert not no_change(workshop, instance).resolved
+    other = Edit(4, "clamp", "clip")
+    found = blind_search(workshop, instance, [("clamping.py", other)] * 3, 2, "seed")
+    assert (found.resolved, found.tried_edits, found.edits) == (False, 2, 3)
+    repair = ("clamping.py", instance.fault.repair)
+    found = blind_search(workshop, instance, [repair], 8, "seed")
+    assert (found.resolved, found.tried_edits, found.edits) == (True, 1, 1)
+
+
+def test_a_bench_is_a_repository_with_the_fault_committed(workshop):
+    instance = planted(workshop, 1)[0]
+    with open_broken_tree(workshop.package, instance) as opened:
+        assert opened.changes() == {}
+        assert (opened.tree / "clamping.py").read_text() == instance.broken
+        (opened.tree / "clamping.py").write_text(CODE)
+        assert opened.changes() == {"clamping.py": CODE}
+        assert applied(instance.broken, instance.fault.repair) == CODE
 
 
 def turn(name, **arguments):
@@ -116,7 +127,7 @@ def knowing(instances, wrong_first):
 
     def answer(prompt_ids):
         text = TOKENIZER.decode(list(prompt_ids))
-        number = next(n for n, one in enumerate(instances) if all(name in text for name in one.fault.failing_tests))
+        number = next(n for n, one in enumerate(instances) if all(name in text for name in one.failing_tests))
         if prompt_ids.count(TOKENIZER.special.assistant_id) > 1:
             return turn("finish", summary="done")
         asked[number] += 1
@@ -127,26 +138,26 @@ def knowing(instances, wrong_first):
     return answer
 
 
-async def test_the_whole_of_it(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "make_ready", lambda _spec: package)
-    instances = await planted(package, 1, 2)
-    assert len({one.fault.failing_tests for one in instances}) == 2, "the scripted model tells them apart by these"
+async def test_the_whole_of_it(workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "release", lambda _pinned: workshop.package)
+    instances = planted(workshop, 2)
+    assert len({one.failing_tests for one in instances}) == 2, "the scripted model tells them apart by these"
     settings = Settings(
         sandbox=SandboxKind.NONE, candidates=CandidatesConfig(count=2, at_once=1), agent={"max_verifications": 1}
     )
-    options = EvaluationOptions((package.spec,), 2, 1, 1, settings, tmp_path)
+    options = EvaluationOptions(("clamping==1.0",), 2, 1, 1, settings, tmp_path)
     records, lines = Records(tmp_path / "records.jsonl"), []
     engine = open_scripted(knowing(instances, {1}), TOKENIZER, CONTEXT_TOKENS)
     try:
         await Evaluation(options, Model("scripted", engine, TOKENIZER), records, lines.append).run()
         by_key = {record.fault.key: record.agent for record in records}
-        first, second = (by_key[one.fault.key] for one in instances)
+        first, second = (by_key[f"clamping==1.0/1/{number}"] for number in range(2))
         assert (first.resolved, first.resolved_first, first.candidates, first.winner) == (True, True, 1, None)
         assert (second.resolved, second.resolved_first, second.candidates, second.winner) == (True, False, 2, 2)
         assert all(one.ended_by_itself and one.malformed_calls == 0 and one.calls >= 2 for one in (first, second))
         assert not any(record.no_change.resolved for record in records)
-        assert all(record.blind.tried_edits <= 2 for record in records)
-        assert "2 of 2" in lines[-2] + lines[-1]
+        assert all(0 < record.blind.tried_edits <= 2 < record.blind.edits for record in records)
+        assert any("2 of 2  clamping" in line for line in lines)
         kept = list((tmp_path / "trajectories").glob("*/*.jsonl"))
         assert len(kept) == 3
         assert list((tmp_path / "temporary").glob("kodkod-copies-*/*")) == []
@@ -158,15 +169,3 @@ async def test_the_whole_of_it(package, tmp_path, monkeypatch):
         assert (tmp_path / "records.jsonl").read_bytes() == before
     finally:
         engine.close()
-
-
-async def test_a_tree_becomes_a_repository(package, tmp_path):
-    commit_all(package.tree)
-    fault = (await planted(package, 1, 1))[0].fault
-    assert applied(CODE, _edit(fault)) != CODE
-
-
-def _edit(fault):
-    from kodkod_app.nano.spans import Edit
-
-    return Edit(fault.line, fault.old, fault.new)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodkod_app.json_lines import RecordsDamaged
-from kodkod_app.repair_eval.packages import PackageFault, PackageSpec, known_packages
 from kodkod_app.repair_eval.plots import write_plots
 from kodkod_app.repair_eval.records import (
     AgentResult,
@@ -118,19 +117,3 @@ def test_plots_are_pictures(tmp_path):
     paths = write_plots(summary(FOUND, {"candidates": 8}), tmp_path)
     assert len(paths) == 3
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-
-
-def test_packages_are_named_by_release():
-    assert PackageSpec.parse("toolz==0.12.1").licence == "BSD-3-Clause"
-    assert PackageSpec.parse("other==1.0").pinned == "other==1.0"
-    for wrong in ("toolz", "a b==1", "toolz==", "-r==1"):
-        with pytest.raises(PackageFault, match="write it as NAME==VERSION"):
-            PackageSpec.parse(wrong)
-
-
-def test_at_least_six_known_packages_of_which_nothing_is_learnt():
-    from kodkod_app.nano.corpus import corpus_packages
-
-    names = {spec.name for spec in known_packages()}
-    assert len(names) >= 6
-    assert not names & {package.name for package in corpus_packages()}

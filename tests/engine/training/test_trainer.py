@@ -48,6 +48,21 @@ def test_it_learns(config, make_shard, tmp_path, muon):
     assert lines[-1]["loss"] < lines[0]["loss"]
 
 
+def test_bf16_products_learn_as_fp32_ones_do(config, make_shard, tmp_path):
+    """The way a GPU trains, on a processor."""
+    sources = [Source(make_shard("a"))]
+    losses = {}
+    for bf16 in (False, True):
+        trainer = Trainer(config, sources, options(tmp_path / str(bf16), steps=30, bf16=bf16))
+        first = trainer._loss_of(trainer.mixture.next_batch(0)).total
+        while trainer.progress < 1:
+            trainer.step()
+        assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
+        losses[bf16] = float(first.detach()), trainer.loss
+    assert losses[True][0] == pytest.approx(losses[False][0], rel=0.02)
+    assert losses[True][1] == pytest.approx(losses[False][1], rel=0.05)
+
+
 def test_a_stopped_run_ends_with_the_same_weights(config, make_shard, tmp_path):
     sources = [Source(make_shard("a"))]
     whole = Trainer(config, sources, options(tmp_path / "whole"))

@@ -95,7 +95,7 @@ def is_meant(node_id: str, targets: Iterable[str]) -> bool:
 class Limits:
     """How much is told."""
 
-    functions: int = 8
+    functions: int = 12
     lines: int = 20
     """Of one function."""
     window: int = 60
@@ -146,6 +146,8 @@ class _Spectrum:
     traceback: frozenset[Place]
     call_order: Mapping[Place, int]
     """By path and first line of a function; higher is later."""
+    tests: frozenset[str]
+    """Files that tests are in."""
 
     def score(self, place: Place) -> float:
         return ochiai(self.failed[place], self.failing - self.failed[place], self.passed.get(place, 0))
@@ -162,7 +164,7 @@ def ochiai(failed: int, failed_without: int, passed: int) -> float:
 
 
 def suspects(trace: Trace, sources: Mapping[str, str], limits: Limits | None = None) -> tuple[Suspect, ...]:
-    """The functions that failing tests run, most suspicious first.
+    """The functions that failing tests run, most suspicious first; those in files of tests behind all others.
 
     Equal scores are ordered by: in a failure's traceback, run by fewer tests, called later, path, line. `sources` are
     the files' texts by path; files that are not there or do not parse are left out.
@@ -204,14 +206,15 @@ def _spectrum(trace: Trace) -> _Spectrum:
     )
     order = {place: index for test in failing for index, place in enumerate(test.calls)}
     traceback = frozenset(place for test in failing for place in _places(test.traceback))
-    return _Spectrum(len(failing), failed, passed, traceback, order)
+    tests = frozenset(name.split("::")[0] for name in trace.tests)
+    return _Spectrum(len(failing), failed, passed, traceback, order, tests)
 
 
 def _places(lines: Mapping[str, Iterable[int]]) -> Iterator[Place]:
     return ((path, line) for path, numbers in lines.items() for line in numbers)
 
 
-def _rank(suspect: Suspect, spectrum: _Spectrum) -> tuple[float, bool, int, int, str, int]:
+def _rank(suspect: Suspect, spectrum: _Spectrum) -> tuple[bool, float, bool, int, int, str, int]:
     places = [(suspect.path, line) for line in suspect.lines]
     calls = (
         index
@@ -219,6 +222,7 @@ def _rank(suspect: Suspect, spectrum: _Spectrum) -> tuple[float, bool, int, int,
         if path == suspect.path and suspect.first_line <= line <= suspect.last_line
     )
     return (
+        suspect.path in spectrum.tests,
         -suspect.score,
         spectrum.traceback.isdisjoint(places),
         spectrum.covering(places[0]),

@@ -102,10 +102,17 @@ def inverse_edits(source: str, lines: Collection[int]) -> list[Edit]:
     parsed = _parsed(source)
     if parsed is None:
         return []
-    repairs = {kind: mutator.repairs for kind, mutator in _MUTATORS.items() if mutator.repairs}
-    edits = (_edit(parsed, rewrite) for _, rewrite in _rewrites(parsed, repairs, lines))
+    edits = (_edit(parsed, rewrite) for _, _, _, rewrite in repair_rewrites(parsed, lines))
     found = dict.fromkeys(edit for edit in edits if edit is not None)
     return sorted(found, key=lambda edit: edit.line)
+
+
+def repair_rewrites(
+    source: Source, lines: Collection[int] | None
+) -> Iterator[tuple[FaultKind, Function, ast.expr | ast.stmt, Rewrite]]:
+    """The rewrites behind `inverse_edits`, with the function and the node where each fits. Some may come twice."""
+    repairs = {kind: mutator.repairs for kind, mutator in _MUTATORS.items() if mutator.repairs}
+    return _placed(source, repairs, lines)
 
 
 @functools.lru_cache(maxsize=64)
@@ -121,21 +128,22 @@ def _parsed(source: str) -> Source | None:
 
 def _candidates(source: Source, lines: Collection[int] | None) -> dict[FaultKind, list[Rewrite]]:
     found: dict[FaultKind, list[Rewrite]] = {}
-    for kind, rewrite in _rewrites(source, {kind: mutator.breaks for kind, mutator in _MUTATORS.items()}, lines):
+    breaks = {kind: mutator.breaks for kind, mutator in _MUTATORS.items()}
+    for kind, _, _, rewrite in _placed(source, breaks, lines):
         found.setdefault(kind, []).append(rewrite)
     return found
 
 
-def _rewrites(
+def _placed(
     source: Source, of: Mapping[FaultKind, Rewrites], lines: Collection[int] | None
-) -> Iterator[tuple[FaultKind, Rewrite]]:
+) -> Iterator[tuple[FaultKind, Function, ast.expr | ast.stmt, Rewrite]]:
     """Those whose last character is on one of the lines: for a dropped statement that is its own line."""
     for function in source.functions(lines):
         for node in function.nodes(lines):
             for kind, rewrites in of.items():
                 for rewrite in rewrites(function, node):
                     if lines is None or source.line_of(rewrite.end) in lines:
-                        yield kind, rewrite
+                        yield kind, function, node, rewrite
 
 
 def _checked(source: Source, kind: FaultKind, rewrite: Rewrite) -> Fault | None:
