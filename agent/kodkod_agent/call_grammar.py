@@ -123,10 +123,23 @@ class _ToolGrammar:
             return NewPath(self.tokenizer, (".git",), may_end)
         if where == ("edit", "old") and path is not None:
             return self._old(path)
-        if where in _LINES and path is not None and (lines := self.world.num_lines(path)):
-            lowest = given.get("start", "1") if key == "end" else "1"
-            return JsonValue(self.tokenizer, {"type": "integer", "minimum": int(lowest), "maximum": lines})
+        if where == ("git", "message"):
+            return AnyText(self.tokenizer, may_be_blank=False)
+        if where in (("git", "name"), ("git", "revision")):
+            return AnyText(self.tokenizer, may_be_empty=key == "revision", not_first=b"-")
+        if where in _LINES:
+            return JsonValue(self.tokenizer, self._line(key, given))
         return self._by_schema(key)
+
+    def _line(self, key: str, given: Mapping[str, str]) -> dict[str, Any]:
+        """A line of the file, if it is known; the first and the last of a range are not the wrong way round."""
+        lines = self.world.num_lines(given["path"]) if "path" in given else None
+        highest = [lines] if lines else []
+        if key == "start" and "end" in given:
+            highest.append(int(given["end"]))
+        lowest = int(given["start"]) if key == "end" and "start" in given else 1
+        bounds = {"maximum": max(lowest, min(highest))} if highest else {}
+        return {"type": "integer", "minimum": lowest, **bounds}
 
     def _old(self, path: str) -> ValueAcceptor:
         built = self.world.quotable(path)

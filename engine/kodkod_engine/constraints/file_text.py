@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,10 @@ from kodkod_engine.constraints.vocabulary import Vocabulary, vocabulary_of
 
 MAX_BYTES = 1 << 20
 """Longer texts would take more than a second and a hundred megabytes."""
+
+
+_OFTEN = (*(bytes([byte]) for byte in range(0x20, 0x7F)), b"\n", b"\t", *(b" " * count for count in range(2, 17)))
+"""What a large file has in so many places that what may follow is found out while the automaton is built."""
 
 
 class StretchOf:
@@ -30,32 +34,45 @@ class StretchOf:
         data = text.encode()
         if len(data) > MAX_BYTES:
             raise ValueError(f"the file has {len(data):,} bytes, more than {MAX_BYTES:,}")
-        self._start = _Stretch(tokenizer, vocabulary_of(tokenizer), SuffixAutomaton.of(data), ROOT, utf8.BETWEEN)
+        automaton, vocabulary = SuffixAutomaton.of(data), vocabulary_of(tokenizer)
+        frequent = {ROOT, *(automaton.read(ROOT, begun) for begun in _OFTEN if begun in data)}
+        known = {state: vocabulary.as_set(automaton.tokens(state, vocabulary)) for state in frequent}
+        self._start = _Stretch(_Text(tokenizer, vocabulary, automaton, known), ROOT, utf8.BETWEEN)
 
     def start(self) -> ValueState:
         """See `ValueAcceptor`."""
         return self._start
 
 
-@dataclass(frozen=True)
-class _Stretch:
-    """See `ValueState`."""
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What all states of one text share."""
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     automaton: SuffixAutomaton
+    known: Mapping[int, Collection[int]]
+    """What is allowed in some states, where it takes milliseconds to find out."""
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """See `ValueState`."""
+
+    text: _Text
     state: int
     utf8_state: int
 
     @cached_property
     def allowed(self) -> Collection[int]:
-        return self.vocabulary.as_set(self.automaton.tokens(self.state, self.vocabulary))
+        known, vocabulary = self.text.known.get(self.state), self.text.vocabulary
+        return vocabulary.as_set(self.text.automaton.tokens(self.state, vocabulary)) if known is None else known
 
     @property
     def may_end(self) -> bool:
         return self.state != ROOT and self.utf8_state == utf8.BETWEEN
 
     def after(self, token_id: int) -> ValueState:
-        data = self.tokenizer.bytes_of(token_id)
-        reached = self.automaton.read(self.state, data)
-        return _Stretch(self.tokenizer, self.vocabulary, self.automaton, reached, utf8.advance(self.utf8_state, data))
+        data = self.text.tokenizer.bytes_of(token_id)
+        reached = self.text.automaton.read(self.state, data)
+        return _Stretch(self.text, reached, utf8.advance(self.utf8_state, data))

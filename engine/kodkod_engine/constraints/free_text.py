@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -69,37 +69,54 @@ class AnyText:
 
     tokenizer: Tokenizer
     may_be_empty: bool = True
+    may_be_blank: bool = True
+    """Whether spaces, tabs and line ends alone are a text."""
+    not_first: bytes = b""
+    """What it does not begin with, if anything."""
 
     def start(self) -> ValueState:
         """See `ValueAcceptor`."""
-        return AnyState(self.tokenizer, _vocabulary(self.tokenizer), utf8.BETWEEN, self.may_be_empty)
+        return AnyState(self, _vocabulary(self.tokenizer), utf8.BETWEEN, True, self.may_be_empty and self.may_be_blank)
 
 
 @dataclass(frozen=True, slots=True)
 class AnyState:
     """See `ValueState`."""
 
-    tokenizer: Tokenizer
+    text: AnyText
     vocabulary: Vocabulary
     utf8_state: int
-    is_long_enough: bool
+    is_first: bool
+    is_text: bool
+    """It may end here, if this is the end of a character."""
 
     @property
     def allowed(self) -> TokenMask:
         """See `ValueState`."""
-        return self.vocabulary.utf8_tokens(self.utf8_state)
+        allowed = self.vocabulary.utf8_tokens(self.utf8_state)
+        if self.is_first and self.text.not_first:
+            return allowed.without(_beginning_with(self.text.tokenizer, self.text.not_first))
+        return allowed
 
     @property
     def may_end(self) -> bool:
         """See `ValueState`."""
-        return self.is_long_enough and self.utf8_state == utf8.BETWEEN
+        return self.is_text and self.utf8_state == utf8.BETWEEN
 
     def after(self, token_id: int) -> ValueState:
         """See `ValueState`."""
-        reached = utf8.advance(self.utf8_state, self.tokenizer.bytes_of(token_id))
-        if self.is_long_enough and reached == self.utf8_state:
+        data = self.text.tokenizer.bytes_of(token_id)
+        reached = utf8.advance(self.utf8_state, data)
+        if self.is_text and not self.is_first and reached == self.utf8_state:
             return self
-        return AnyState(self.tokenizer, self.vocabulary, reached, is_long_enough=True)
+        is_text = self.is_text or self.text.may_be_blank or not data.isspace()
+        return AnyState(self.text, self.vocabulary, reached, False, is_text)
+
+
+@lru_cache(maxsize=16)
+def _beginning_with(tokenizer: Tokenizer, data: bytes) -> TokenMask:
+    ids = (token_id for token_id in range(tokenizer.vocab_size) if tokenizer.bytes_of(token_id).startswith(data))
+    return TokenMask.of(ids, tokenizer.vocab_size)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary:

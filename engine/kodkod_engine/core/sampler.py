@@ -13,6 +13,9 @@ from kodkod_engine.api import SamplingParams, TokenLogprob
 from kodkod_engine.constraints.token_mask import packed_rows
 from kodkod_engine.core.step import Choice, ChosenToken, Restriction
 
+_MAX_GATHERED = 256
+"""Sets up to this size are looked at by themselves, without the rest of the vocabulary."""
+
 
 def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
     """One token per row.
@@ -21,20 +24,42 @@ def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
         logits: fp32 [rows, vocab].
         choices: one per row.
     """
-    restricted = restrict(logits, [choice.allowed_ids for choice in choices])
-    ids: list[int] = restricted.argmax(dim=-1).tolist()
-    found = _restrictions(logits, restricted, choices)
+    wanted: list[int] = logits.argmax(dim=-1).tolist()
+    found = _restrictions(logits, choices, wanted)
+    masks = [None if _is_gathered(choice.allowed_ids) else choice.allowed_ids for choice in choices]
+    restricted = restrict(logits, masks)
     return [
-        _chosen(restricted[row], choice, ids[row], restriction)
+        _chosen(restricted[row], choice, wanted[row], restriction)
         for row, (choice, restriction) in enumerate(zip(choices, found, strict=True))
     ]
 
 
-def _chosen(restricted: Tensor, choice: Choice, best: int, restriction: Restriction | None) -> ChosenToken:
+def _is_gathered(allowed: Collection[int] | None) -> bool:
+    return allowed is not None and len(allowed) <= _MAX_GATHERED
+
+
+def _chosen(row: Tensor, choice: Choice, wanted: int, restriction: Restriction | None) -> ChosenToken:
+    allowed = choice.allowed_ids
+    if allowed is None or not _is_gathered(allowed):
+        return _drawn(row, choice, wanted if allowed is None or wanted in allowed else None, restriction)
+    ids = sorted(allowed)
+    if len(ids) == 1 and choice.sampling.logprobs is None:
+        return ChosenToken(ids[0], None, restriction)
+    drawn = _drawn(row[ids], choice, None, restriction)
+    logprob = drawn.logprob
+    if logprob is not None:
+        logprob = TokenLogprob(ids[logprob.token_id], logprob.logprob, tuple((ids[at], lp) for at, lp in logprob.top))
+    return ChosenToken(ids[drawn.token_id], logprob, restriction)
+
+
+def _drawn(row: Tensor, choice: Choice, best: int | None, restriction: Restriction | None) -> ChosenToken:
+    """A token of a row of which everything finite is allowed; `best` is its maximum, if it is known."""
     sampling = choice.sampling
-    is_forced = restriction is not None and restriction.num_allowed == 1
-    token_id = best if sampling.temperature == 0 or is_forced else draw(restricted, sampling, choice.position)
-    logprob = None if sampling.logprobs is None else _logprob(restricted, token_id, sampling.logprobs)
+    if sampling.temperature > 0:
+        token_id = draw(row, sampling, choice.position)
+    else:
+        token_id = int(row.argmax()) if best is None else best
+    logprob = None if sampling.logprobs is None else _logprob(row, token_id, sampling.logprobs)
     return ChosenToken(token_id, logprob, restriction)
 
 
@@ -46,29 +71,35 @@ def restrict(logits: Tensor, allowed: Sequence[Collection[int] | None]) -> Tenso
     """
     if all(ids is None for ids in allowed):
         return logits
-    rows, vocab_size = logits.shape
-    packed = torch.from_numpy(packed_rows(allowed, vocab_size).view(np.uint8)).to(logits.device)
-    bias = torch.nn.functional.embedding(packed.int(), _byte_biases(logits.device))
-    return logits + bias.view(rows, -1)[:, :vocab_size]
+    return logits + _looked_up(allowed, logits, float("-inf"), 0.0)
 
 
-@lru_cache(maxsize=4)
-def _byte_biases(device: torch.device) -> Tensor:
-    """What eight packed bits add to eight logits: fp32 [256, 8], 0 for a set bit and minus infinity otherwise."""
+def _looked_up(allowed: Sequence[Collection[int] | None], like: Tensor, absent: float, present: float) -> Tensor:
+    """One value for each id that is allowed and one for each that is not: fp32 [rows, vocab]."""
+    rows, vocab_size = like.shape
+    packed = torch.from_numpy(packed_rows(allowed, vocab_size).view(np.uint8)).to(like.device)
+    table = _byte_table(like.device, absent, present)
+    return torch.nn.functional.embedding(packed.int(), table).view(rows, -1)[:, :vocab_size]
+
+
+@lru_cache(maxsize=8)
+def _byte_table(device: torch.device, absent: float, present: float) -> Tensor:
+    """The values of eight packed bits: fp32 [256, 8]."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    return torch.from_numpy(np.where(bits == 1, np.float32(0), np.float32("-inf"))).to(device)
+    return torch.from_numpy(np.where(bits == 1, np.float32(present), np.float32(absent))).to(device)
 
 
-def _restrictions(logits: Tensor, restricted: Tensor, choices: Sequence[Choice]) -> list[Restriction | None]:
+def _restrictions(logits: Tensor, choices: Sequence[Choice], wanted: Sequence[int]) -> list[Restriction | None]:
     """How much of the model's mass was left, and what it held most probable; None without a constraint."""
-    rows = [row for row, choice in enumerate(choices) if choice.allowed_ids is not None]
+    sets = {row: choice.allowed_ids for row, choice in enumerate(choices) if choice.allowed_ids is not None}
     found: list[Restriction | None] = [None] * len(choices)
-    if rows:
-        free = logits[rows]
-        masses = (restricted[rows].logsumexp(dim=-1) - free.logsumexp(dim=-1)).exp().clamp(max=1)
-        wanted = free.argmax(dim=-1)
-        for row, mass, best in zip(rows, masses.tolist(), wanted.tolist(), strict=True):
-            found[row] = Restriction(len(choices[row].allowed_ids or ()), mass, best)
+    if sets:
+        rows = logits if len(sets) == len(choices) else logits[list(sets)]
+        weights = (rows - rows.amax(dim=-1, keepdim=True)).exp_()
+        left = (weights * _looked_up(list(sets.values()), rows, 0.0, 1.0)).sum(dim=-1)
+        masses: list[float] = (left / weights.sum(dim=-1)).clamp_(max=1).tolist()
+        for (row, allowed), mass in zip(sets.items(), masses, strict=True):
+            found[row] = Restriction(len(allowed), mass, wanted[row])
     return found
 
 

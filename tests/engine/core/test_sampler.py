@@ -180,6 +180,22 @@ def test_masks_are_applied_as_filling_would(rows, pack, seed):
     assert torch.equal(restrict(logits, allowed), wanted)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 399), min_size=1, max_size=400), st.integers(0, 99), st.sampled_from([0.0, 0.7, 1.5]))
+def test_a_small_set_alone_is_chosen_from_as_in_its_row(allowed, position, temperature):
+    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(position))
+    sampling = SamplingParams(temperature, top_k=9, top_p=0.9, logprobs=3)
+    [chosen] = choose(logits, [Choice(sampling, position, allowed)])
+    row = restrict(logits, [allowed])[0]
+    assert chosen.token_id == (draw(row, sampling, position) if temperature else int(row.argmax()))
+    logprobs = row.log_softmax(-1)
+    assert chosen.logprob.logprob == pytest.approx(float(logprobs[chosen.token_id]), abs=1e-5)
+    assert [token for token, _ in chosen.logprob.top] == logprobs.topk(min(3, len(allowed))).indices.tolist()
+    assert chosen.restriction.allowed_mass == pytest.approx(
+        float(logits[0].softmax(-1)[sorted(allowed)].sum()), abs=1e-5
+    )
+
+
 def test_doubt_is_what_the_model_gave_to_all_that_is_allowed():
     logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]] * 3).log()
     choices = [Choice(SamplingParams(temperature), 0, ids) for temperature, ids in ((0, {1, 3}), (9, {3}), (0, None))]
