@@ -104,7 +104,7 @@ def test_one_look_up_per_order_and_token(stored):
 
 
 def test_the_disk_is_asked_for_exactly_the_rows_that_are_missing(stored, monkeypatch):
-    spec, resident, checkpoint = stored
+    spec, _, checkpoint = stored
     asked: list[bytes] = []
     monkeypatch.setattr(
         "kodkod_engine.layers.mapped_rows.os.posix_fadvise",
