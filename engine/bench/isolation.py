@@ -35,7 +35,7 @@ SHAPE: dict[str, Any] = {**CONFIG, "num_layers": 2, "n_routed_experts": 16, "zer
 TABLE_RATIO = 7.3
 STEPS, REPEATS = 24, 7
 CACHE_SIZES = (1 << 10, 1 << 13, 1 << 16)
-MAX_FILES = 400
+MAX_FILES = 60
 
 
 class Walker:

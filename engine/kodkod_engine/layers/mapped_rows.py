@@ -6,8 +6,10 @@ all its splits. Natural text repeats its n-grams heavily (arXiv 2601.21204, sect
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -68,35 +70,72 @@ def map_tensor(stored: StoredTensor) -> Tensor:
     return torch.from_numpy(bits).view(stored.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class _LookUp:
+    """What the cache knows of a step's n-grams of one order."""
+
+    tables: list[int]
+    keys: list[tuple[int, ...]]
+    found: list[Tensor | None]
+    absent: list[int]
+    """Tokens whose n-gram has to be read."""
+
+
 class MappedRows:
-    """See `layers.ngram_embedding.RowSource`."""
+    """See `layers.ngram_embedding.RowSource`.
+
+    Before rows are read, the system is asked for all of them: so the disk works on a whole prompt at once, where
+    reading them one by one would wait for each.
+    """
 
     def __init__(self, spec: NgramSpec, checkpoint: Checkpoint, cached_ngrams: int = DEFAULT_CACHED_NGRAMS) -> None:
         self.spec = spec
         self.cache = NgramRowCache(cached_ngrams)
-        self._tables = [
-            map_tensor(checkpoint.tensors[f"model.ngram_embeddings.embedders.{index}.weight"])
-            for index in range(spec.num_tables)
+        stored = [
+            checkpoint.tensors[f"model.ngram_embeddings.embedders.{index}.weight"] for index in range(spec.num_tables)
         ]
+        self._tables = [map_tensor(table) for table in stored]
+        self._offsets = [table.offset for table in stored]
+        self._files = [os.open(table.file, os.O_RDONLY) for table in stored]
+        weakref.finalize(self, _close_all, self._files)
 
     def rows(self, windows: Tensor, hasher: NgramHasher) -> Tensor:
         """See `RowSource`. Row ids are hashed where the windows are; rows are read on the host."""
         ids = hasher.row_ids(windows).cpu()
         ngrams = hasher.effective(windows).tolist()
-        parts = [
-            self._rows_of_order(order, list(tables), ngrams, ids)
+        looked_up = [
+            self._look_up(order, list(tables), ngrams)
             for order, tables in groupby(range(self.spec.num_tables), key=lambda table: self.spec.orders[table])
         ]
-        return torch.cat(parts, dim=1).to(windows.device)
+        for one in looked_up:
+            self._ask_ahead(one, ids)
+        return torch.cat([self._rows_of(one, ids) for one in looked_up], dim=1).to(windows.device)
 
-    def _rows_of_order(self, order: int, tables: Sequence[int], ngrams: list[list[int]], ids: Tensor) -> Tensor:
-        """[tokens, splits * width] for the tables of one order."""
+    def _look_up(self, order: int, tables: list[int], ngrams: list[list[int]]) -> _LookUp:
         keys = [(order, *ngram[:order]) for ngram in ngrams]
         found = [self.cache.get(key) for key in keys]
-        absent = [token for token, rows in enumerate(found) if rows is None]
-        if absent:
-            fetched = torch.cat([self._tables[table][ids[absent, table]] for table in tables], dim=1)
-            for token, rows in zip(absent, fetched, strict=True):
+        return _LookUp(tables, keys, found, [token for token, rows in enumerate(found) if rows is None])
+
+    def _ask_ahead(self, one: _LookUp, ids: Tensor) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for table in one.tables:
+            row_bytes = self._tables[table].stride(0) * self._tables[table].itemsize
+            for row in ids[one.absent, table].tolist():
+                place = self._offsets[table] + row * row_bytes
+                os.posix_fadvise(self._files[table], place, row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _rows_of(self, one: _LookUp, ids: Tensor) -> Tensor:
+        """[tokens, splits * width] for the tables of one order."""
+        found = one.found
+        if one.absent:
+            fetched = torch.cat([self._tables[table][ids[one.absent, table]] for table in one.tables], dim=1)
+            for token, rows in zip(one.absent, fetched, strict=True):
                 found[token] = rows
-                self.cache.put(keys[token], rows.clone())
+                self.cache.put(one.keys[token], rows.clone())
         return torch.stack([rows for rows in found if rows is not None])
+
+
+def _close_all(files: list[int]) -> None:
+    for file in files:
+        os.close(file)

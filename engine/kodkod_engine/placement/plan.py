@@ -130,10 +130,12 @@ def choose(sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CON
 def _shortage(every: list[Placement], machine: Machine) -> str:
     least = min(every, key=lambda placement: missing_bytes(placement, machine))
     missing = missing_bytes(least, machine)
+    can_page = least.weights == "mapped" and least.least_host_bytes <= machine.host_bytes
+    way_out = "; it loads all the same and is as slow as the disk" if can_page else ""
     return (
         f"not enough memory: the smallest placement ({least.precision}, {least.weights} weights, {least.tables} "
         f"tables) needs {missing / 1e9:.1f} GB more than the {machine.host_bytes / 1e9:.1f} GB there are; "
-        "close other programs"
+        f"close other programs{way_out}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -100,6 +101,24 @@ def test_one_look_up_per_order_and_token(stored):
     assert (mapped.cache.hits, mapped.cache.misses, len(mapped.cache)) == (0, 12, 12)
     mapped.rows(windows, hasher)
     assert (mapped.cache.hits, mapped.cache.misses) == (12, 12)
+
+
+def test_the_disk_is_asked_for_exactly_the_rows_that_are_missing(stored, monkeypatch):
+    spec, _, checkpoint = stored
+    asked: list[bytes] = []
+    monkeypatch.setattr(
+        "kodkod_engine.layers.mapped_rows.os.posix_fadvise",
+        lambda file, place, size, _advice: asked.append(os.pread(file, size, place)),
+    )
+    mapped, hasher = MappedRows(spec, checkpoint), NgramHasher(spec)
+    windows = windows_of([5, 6, 7], spec)
+    rows = mapped.rows(windows, hasher).unflatten(1, (spec.num_tables, -1)).contiguous()
+    wanted = [
+        rows[token, table].view(torch.uint8).numpy().tobytes() for table in range(spec.num_tables) for token in range(3)
+    ]
+    assert sorted(asked) == sorted(wanted)
+    mapped.rows(windows, hasher)
+    assert len(asked) == len(wanted)
 
 
 def test_an_n_gram_after_a_border_is_the_same_key_as_at_the_start(stored):

@@ -79,6 +79,10 @@ def test_what_is_chosen(sizes: PartSizes, machine: Machine, wanted: tuple[str, .
 def test_too_little_memory_is_told_with_how_much(sizes: PartSizes) -> None:
     with pytest.raises(NotEnoughMemory, match=r"needs \d+\.\d GB more than the 8\.6 GB there are"):
         choose(sizes, _machine(8))
+    with pytest.raises(NotEnoughMemory, match="as slow as the disk"):
+        choose(sizes, _machine(8))
+    with pytest.raises(NotEnoughMemory, match=r"close other programs$"):
+        choose(sizes, _machine(1))
 
 
 def test_a_placement_that_does_not_fit_names_one_that_does(sizes: PartSizes) -> None:
