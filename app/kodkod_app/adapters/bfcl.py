@@ -101,9 +101,9 @@ def _first_of(answer: Mapping[str, Any], required: Collection[str]) -> dict[str,
     name, values = next(iter(answer.items()))
     arguments = {}
     for key, accepted in values.items():
-        chosen = [one for one in accepted if one != ""] or (accepted[:1] if key in required else [])
-        if chosen:
-            arguments[key] = _plain(chosen[0])
+        chosen = next((one for one in accepted if one not in ("", None)), "" if key in required else None)
+        if chosen is not None:
+            arguments[key] = _plain(chosen)
     return {"name": name, "arguments": arguments}
 
 

@@ -22,6 +22,11 @@ def lines(path):
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def first_turn(trajectory):
+    events = (entry["event"] for entry in lines(trajectory))
+    return next(event["usage"] for event in events if event["kind"] == "assistant_turn")
+
+
 def test_predictions_trajectories_and_statuses(kodkod, record, dataset, on_clones, tmp_path):
     out = tmp_path / "out"
     ended = kodkod(
@@ -47,6 +52,8 @@ def test_predictions_trajectories_and_statuses(kodkod, record, dataset, on_clone
     assert json.loads(next(kept.glob("*.atif.json")).read_text())["schema_version"] == "ATIF-v1.8"
     assert len(lines(next(kept.glob("*.jsonl")))) > 5
     assert list((out / "work").iterdir()) == []
+    # One engine, one store of prefixes: an attempt begins with what others computed (the declared tools).
+    assert sum(first_turn(path)["reused_tokens"] > 500 for path in (out / "trajectories").glob("*/*.jsonl")) >= 2
     # The same again does nothing; with --redo all of it.
     before = (out / "records.jsonl").read_bytes()
     same = [
