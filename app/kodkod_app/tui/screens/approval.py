@@ -76,7 +76,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         Binding("pageup", "scroll(-1)", "Scroll", show=False),
         Binding("pagedown", "scroll(1)", "Scroll", show=False),
         Binding("escape", "back", "Back"),
-        Binding("escape", "leave", "Interrupt"),
+        Binding("escape", "leave", "Stop"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
 
@@ -306,5 +306,5 @@ def _sign(answer: Approval | None) -> tuple[str, str]:
 
 
 def _option(key: str, label: str, hint: str, action: str) -> Option:
-    prompt = Content.assemble((f" {key} ", "bold $text-accent"), f" {label}  ", (hint, "dim"))
+    prompt = Content.assemble((f" {key} ", "bold"), f" {label}  ", (hint, "dim"))
     return Option(prompt, id=action)
