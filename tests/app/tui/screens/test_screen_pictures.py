@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.screen import Screen
+from textual.widgets import Input, TextArea
 
 from kodkod_app.machine_facts import Fact
 from kodkod_app.settings import Layers, merge_sources
@@ -163,6 +164,9 @@ async def read(pilot: Pilot[Any]) -> None:
         if isinstance(pilot.app.screen, ConfirmScreen | ValueScreen):
             break
         await pilot.pause(0.01)
+    await pilot.pause()
+    for widget in pilot.app.screen.query("Input, TextArea").results(Input | TextArea):
+        widget._pause_blink(visible=True)
     await pilot.pause()
 
 
