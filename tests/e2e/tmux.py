@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT_S = 180.0
+TIMEOUT_S = 300.0
 NEEDED = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
@@ -27,7 +27,8 @@ class Tmux:
     def run(self, *words: str) -> str:
         """A tmux command; its output."""
         command = ["tmux", "-L", self._name, "-f", "/dev/null", *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        # The environment by name: readline puts the size of pytest's own terminal into what is inherited otherwise.
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ)).stdout
 
     def screen(self) -> str:
         """What is on the screen."""

@@ -68,15 +68,15 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         Binding("a", "always", "Always"),
         Binding("e", "edit", "Edit"),
         Binding("n", "refuse", "Refuse"),
-        Binding("Y", "all_once", "Allow all", key_display="Y"),
-        Binding("N", "none", "Refuse all", key_display="N"),
+        Binding("Y", "all_once", "All", key_display="Y"),
+        Binding("N", "none", "None", key_display="N"),
         Binding("left", "go(-1)", "Before", show=False),
         Binding("right", "go(1)", "Next", show=False),
         Binding("right_square_bracket", "go(1)", "Next", key_display="← →"),
         Binding("pageup", "scroll(-1)", "Scroll", show=False),
         Binding("pagedown", "scroll(1)", "Scroll", show=False),
         Binding("escape", "back", "Back"),
-        Binding("escape", "leave", "Interrupt"),
+        Binding("escape", "leave", "Stop"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
 
@@ -306,5 +306,5 @@ def _sign(answer: Approval | None) -> tuple[str, str]:
 
 
 def _option(key: str, label: str, hint: str, action: str) -> Option:
-    prompt = Content.assemble((f" {key} ", "bold $text-accent"), f" {label}  ", (hint, "dim"))
+    prompt = Content.assemble((f" {key} ", "bold"), f" {label}  ", (hint, "dim"))
     return Option(prompt, id=action)

@@ -22,7 +22,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading, files_content
+from kodkod_app.tui.screens.parts import Heading, counted, files_content
 
 _MAX_LABEL_CHARS = 100
 
@@ -129,7 +129,7 @@ class BranchesScreen(Screen[Jump | None]):
     def _grow(self, top: Branch) -> None:
         branches = list(top.walk())
         num_steps = sum(len(branch.steps) for branch in branches)
-        self.query_one("#heading", Heading).say(f"{len(branches)} sessions, {num_steps} steps")
+        self.query_one("#heading", Heading).say(f"{counted(len(branches), 'session')}, {counted(num_steps, 'step')}")
         self._add(self._tree.root, top)
         self._tree.root.expand_all()
         here = next((node for node in _nodes(self._tree.root) if self._is_here(node.data)), None)

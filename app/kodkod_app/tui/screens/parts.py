@@ -93,6 +93,11 @@ class ConfirmScreen(ModalScreen[bool]):
         self.dismiss(answer)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def files_content(files: Sequence[FileStat]) -> Content:
     """The files a change touches, each with its lines."""
     if not files:

@@ -27,6 +27,7 @@ CHAT = "\n".join(
 class Host(App[None]):
     """See the module."""
 
+    TITLE = "kodkod"
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, make: Callable[[], Screen[Any]], theme: str = "dark", behind: str = "") -> None:
