@@ -11,35 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import os
-import subprocess
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodkod_app.tui import updates as u
+from kodkod_app.tui.desk import Desk, branch_of, open_desk
 from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.wish import Wish
 
 if TYPE_CHECKING:
     from kodkod_agent import events
     from kodkod_agent.approval import Approval
-    from kodkod_agent.session import Session, SessionSetup
-    from kodkod_app.bootstrap import Model
-    from kodkod_app.boxes import BoxPlan
+    from kodkod_agent.session import Session
     from kodkod_app.settings import Settings
     from kodkod_engine.api import EngineStats
-    from kodkod_sandbox.base import Sandbox
 
 Command = Callable[[], Awaitable[None]]
 _CLOSE_TIMEOUT_S = 5.0
 """A model that is still being loaded is not waited for any longer."""
 _MAX_SHOWN_TO_MODEL_CHARS = 4_000
-_PROGRESS_S = 0.05
 
 
 class Workbench:
@@ -54,7 +49,7 @@ class Workbench:
         """What was asked for before there was a loop to do it."""
         self._thread = threading.Thread(target=self._work, name="kodkod-agent", daemon=True)
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
-        self._desk: _Desk | None = None
+        self._desk: Desk | None = None
         self._cancel: Callable[[], object] | None = None
         self._shell_notes: list[str] = []
 
@@ -152,7 +147,7 @@ class Workbench:
             function()
         self._feed.put(u.Loading("opening"))
         async with AsyncExitStack() as stack:
-            self._desk = await _open_desk(self._wish, self._feed, stack)
+            self._desk = await open_desk(self._wish, self._feed, stack)
             stack.push_async_callback(self._desk.close)
             await self._tell_opened()
             while (command := await self._commands.get()) is not None:
@@ -249,135 +244,6 @@ class Workbench:
         assert self._desk is not None
         await self._desk.session.rewind(step)
         await self._tell_opened()
-
-
-class _Desk:
-    """What is open: settings, box, model, session."""
-
-    def __init__(
-        self, wish: Wish, settings: Settings, plan: BoxPlan, box: Sandbox, model: Model, session: Session
-    ) -> None:
-        self.wish = wish
-        self.settings = settings
-        self.plan = plan
-        self.box = box
-        self.model = model
-        self.session = session
-
-    async def reopen(self, session_id: str | None, step: int | None) -> None:
-        """Close the session and open, fork or begin another; where that fails the old one is open again."""
-        from dataclasses import replace
-
-        from kodkod_agent.session import Session
-        from kodkod_app import paths
-
-        setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session.id
-        await self.session.close()
-        root = paths.sessions_folder()
-        try:
-            self.session = await _open_session(root, setup, session_id, step)
-        except Exception:
-            self.session = await Session.resume(root, before, setup)
-            raise
-
-    async def opened(self) -> u.Opened:
-        """What the screen is told of it."""
-        from kodkod_app.tui.history import past_entries, pending_entries
-
-        session = self.session
-        is_unfinished = await session.is_unfinished()
-        entries = await asyncio.to_thread(past_entries, session.folder)
-        if is_unfinished:
-            entries += pending_entries(session.ledger.view(), session.ledger.pending_calls)
-        return u.Opened(
-            session_id=session.id,
-            title=session.info.title,
-            model=short_name(self.model.name),
-            box=self.box.name,
-            mode=str(session.permissions.mode),
-            branch=branch_of(self.wish.work_tree),
-            max_context_tokens=self.model.engine.max_context_tokens,
-            max_step_tokens=self.settings.engine.max_step_tokens,
-            entries=entries,
-            is_unfinished=is_unfinished,
-            context_tokens=len(session.ledger),
-        )
-
-    async def close(self) -> None:
-        """Close the session; box and model are closed by who opened them."""
-        await self.session.close()
-
-
-async def _open_session(root: Path, setup: SessionSetup, session_id: str | None, step: int | None) -> Session:
-    from kodkod_agent.session import Session
-
-    if session_id is None:
-        return await Session.create(root, setup)
-    if step is not None:
-        return await Session.fork(root, session_id, step, setup)
-    return await Session.resume(root, session_id, setup)
-
-
-async def _open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> _Desk:
-    from kodkod_agent.policy import PermissionMode
-    from kodkod_app import paths
-    from kodkod_app.bootstrap import open_model, require_model
-    from kodkod_app.boxes import open_box
-    from kodkod_app.headless import RunOptions, box_plan, open_session, session_setup, what_was_asked
-    from kodkod_app.settings import load_settings, merge_layers
-
-    before = what_was_asked(wish.session_id) if wish.session_id is not None else {}
-    asked = merge_layers(merge_layers(before, dict(wish.said)), {"agent": {"attended": True}})
-    settings = load_settings(wish.work_tree, trusted=True, environment=os.environ, flags=asked)
-    mode = settings.permission_mode or PermissionMode.DEFAULT
-    settings = settings.model_copy(update={"permission_mode": mode})
-    require_model(settings.model)
-    options = RunOptions(
-        wish.work_tree, settings, None, wish.session_id, wish.fork, wish.allow_build_network, asked=asked
-    )
-    plan = box_plan(options)
-    feed.put(u.Loading("preparing the box"))
-    box = await stack.enter_async_context(open_box(plan, lambda note: feed.put(u.Told(note))))
-    feed.put(u.Loading("loading the engine"))
-    model = open_model(settings.model, settings.engine, lambda what: _progress(what, feed))
-    stack.callback(model.engine.close)
-    setup = session_setup(settings, model, box)
-    if wish.session_id is not None and wish.fork_step is not None:
-        session = await _open_session(paths.sessions_folder(), setup, wish.session_id, wish.fork_step)
-    else:
-        session = await open_session(options, setup)
-    return _Desk(wish, settings, plan, box, model, session)
-
-
-@contextmanager
-def _progress(what: str, feed: Feed) -> Iterator[Callable[[int, int], None]]:
-    """Bytes loaded, told a few times a second."""
-    last_s = 0.0
-
-    def move(done: int, total: int) -> None:
-        nonlocal last_s
-        if (now_s := time.monotonic()) - last_s >= _PROGRESS_S or done == total:
-            last_s = now_s
-            feed.put(u.Loading(what, done, total))
-
-    yield move
-
-
-def short_name(model: str) -> str:
-    """A model's name for a line: the last part of its path."""
-    return Path(model.removeprefix("script:")).stem if model.startswith("script:") else Path(model).name
-
-
-def branch_of(work_tree: Path) -> str:
-    """The branch that is checked out, or the commit's short name; empty outside a repository."""
-    for question in (["symbolic-ref", "--quiet", "--short", "HEAD"], ["rev-parse", "--short", "HEAD"]):
-        with suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["git", *question], cwd=work_tree, capture_output=True, text=True, timeout=5, check=False
-            )
-            if done.returncode == 0:
-                return done.stdout.strip()
-    return ""
 
 
 def told_fault(fault: BaseException, *, is_fatal: bool = False) -> u.Fault:

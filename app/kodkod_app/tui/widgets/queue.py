@@ -58,7 +58,7 @@ class Queue(Widget):
 
     def render(self) -> RenderResult:
         """A line each."""
-        lines = [f"⏸ {inert_line(text, _MAX_CHARS)}" for text in self.messages[:_MAX_SHOWN]]
+        lines = [f"» {inert_line(text, _MAX_CHARS)}" for text in self.messages[:_MAX_SHOWN]]
         if (more := len(self.messages) - _MAX_SHOWN) > 0:
             lines.append(f"  and {more} more")
         lines.append("  sent when the run ends · ↑ changes the last")
