@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
+# Test files run side by side; 0 runs them one after another in one process.
+WORKERS ?= 2
+
 # Where `make nano` works, how long its first stage trains, on what (cpu or cuda), and from which checkpoint (none: anew).
 NANO ?= .nano
 MINUTES ?= 60
@@ -104,7 +107,7 @@ check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
 test: check     ## the checks and the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: $(READY) ## tests that take minutes
 	@$(BIN)/python -m pytest -m slow
