@@ -40,3 +40,23 @@ async def settled(pilot: Pilot[int]) -> None:
 )
 def test_looks_as_it_did(snap_compare: Callable[..., bool], scene: str, theme: str, size: Any) -> None:
     assert snap_compare(gallery.still(gallery.SCENES[scene], theme), terminal_size=size, run_before=settled)
+
+
+def test_without_colour_everything_is_told_all_the_same(
+    snap_compare: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    app = gallery.still(gallery.SCENES["states"])
+    assert app.no_color
+    assert snap_compare(app, terminal_size=SMALL, run_before=settled)
+
+
+@pytest.mark.parametrize("size", [(40, 12), (20, 6), (250, 80)])
+@pytest.mark.parametrize("scene", ["chat", "commands", "hostile"])
+async def test_any_size_will_do(scene: str, size: tuple[int, int]) -> None:
+    app = gallery.still(gallery.SCENES[scene])
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        await pilot.resize_terminal(size[1] * 2, size[0] // 2)
+        await pilot.pause()
+        assert app.is_running
