@@ -43,6 +43,24 @@ async def test_lines_history_and_pastes(open_app, record):
         assert prompt.whole_text == prompt.text
 
 
+async def test_keys_that_come_faster_than_they_are_handled_keep_their_order(open_app, record):
+    async with open_app(record(turn("x")), is_held=True) as driver:
+        for key, character in (
+            ("a", "a"),
+            ("ctrl+j", "\n"),
+            ("b", "b"),
+            ("shift+enter", None),
+            ("c", "c"),
+            ("enter", None),
+        ):
+            driver.app.prompt.post_message(events.Key(key, character))
+        await driver.until(lambda: driver.app.queue.messages, "the message")
+        assert driver.app.queue.messages == ("a\nb\nc",)
+        await driver.pilot.pause()
+        assert driver.app.prompt.text == ""
+        assert driver.app.prompt.size.height == 1
+
+
 async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):
     async with open_app(record(turn("x")), is_held=True) as driver:
         driver.app.prompt.post_message(events.Paste("a\x1b[31mb\rc"))

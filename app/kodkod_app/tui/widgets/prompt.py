@@ -93,13 +93,22 @@ class Prompt(TextArea):
         """Begin a line."""
         self.insert("\n")
 
-    def on_key(self, event: events.Key) -> None:
-        """Keys that mean something else here than in a plain text area."""
+    async def on_key(self, event: events.Key) -> None:
+        """Keys that mean something else here than in a plain text area, and its own, in the order they come.
+
+        A binding is looked up when the event has risen to the app, and letters typed meanwhile would come before it:
+        so what concerns the text alone is done here.
+        """
         action = self._meaning(event.key)
+        binding = next(iter(self._bindings.key_to_bindings.get(event.key, ())), None)
         if action is not None:
-            event.stop()
-            event.prevent_default()
             action()
+        elif binding is not None and "." not in binding.action:
+            await self.run_action(binding.action)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
 
     def _meaning(self, key: str) -> Callable[[], object] | None:
         if self._completion.is_open and (moved := self._in_completion(key)):
