@@ -32,6 +32,8 @@ class Meter:
     tokens_per_s: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    speed_up: float = 1.0
+    """Of decoding, by the drafts."""
     doubted_tokens: int = 0
     """That the model was led to by a constraint, and held improbable."""
     prefill: Prefill | None = None
@@ -90,7 +92,7 @@ class Meter:
         if bill.decode_s > 0 and bill.generated_tokens > 1:
             self.tokens_per_s = bill.generated_tokens / bill.decode_s
         self.drafted_tokens, self.accepted_tokens = bill.drafted_tokens, bill.accepted_tokens
-        self.doubted_tokens = bill.doubted_tokens
+        self.speed_up, self.doubted_tokens = bill.speed_up, bill.doubted_tokens
 
     def stop(self) -> None:
         """The run is over, however."""

@@ -216,7 +216,9 @@ def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
     """What came of a call, where no diff and no word for the person says more."""
     if not call.output:
         call.say(for_model)
-    if call.state is s.CallState.DONE or "exit_code" in facts:
+    if "passed" in facts or facts.get("timed_out"):
+        call.outcome = told_tests(facts)
+    elif call.state is s.CallState.DONE or "exit_code" in facts:
         call.outcome = f"exit {facts['exit_code']}" if facts.get("exit_code") else _size(call)
     else:
         call.outcome = inert_line(for_model.partition("\n")[0].removeprefix("error: "), _MAX_OUTCOME_CHARS)

@@ -26,7 +26,7 @@ from kodkod_app.tui.telling import Teller, coalesced
 from kodkod_app.tui.themes import wanted_theme
 from kodkod_app.tui.widgets.diff import read_unified
 from kodkod_app.tui.widgets.status import short
-from kodkod_engine.api import EngineStats, Usage
+from kodkod_engine.api import DraftUsage, EngineStats, Usage
 from kodkod_engine.messages import ToolCall
 from kodkod_sandbox.base import Channel
 from kodkod_tools.base import ErrorCode, FileDiff
@@ -105,9 +105,10 @@ def test_prefill_and_decode_are_told_from_the_counters() -> None:
     meter.look(15.0, EngineStats(steps=50, reused_tokens=2_148, generated_tokens=91))
     assert meter.prefill is None
     assert meter.tokens_per_s == pytest.approx(40.0)
-    bill = Usage(4_096, 2_048, 100, drafted_tokens=40, accepted_tokens=30, doubted_tokens=2, decode_s=2.0)
+    drafts = (DraftUsage("copy", 40, 30),)
+    bill = Usage(4_096, 2_048, 100, drafts, doubted_tokens=2, decode_s=2.0, plain_decode_s=3.0)
     meter.end_turn(bill)
-    assert meter.doubted_tokens == 2
+    assert (meter.doubted_tokens, meter.speed_up) == (2, 1.5)
     assert (meter.reused_tokens, meter.new_tokens, meter.context_tokens) == (2_048, 2_048, 4_196)
     assert (meter.tokens_per_s, meter.acceptance) == (50.0, 0.75)
 
@@ -208,9 +209,10 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
     store = told(
         *(
             events.CallWritten(ToolCall(id=str(number), name="shell", arguments={"command": "x"}))
-            for number in range(4)
+            for number in range(5)
         ),
         events.CallFinished("0", "shell", "exit code 1", facts={"exit_code": 1}),
+        events.CallFinished("3", "test", "...", facts={"exit_code": 1, "failed": 1, "passed": 22}),
         events.CallFinished("1", "shell", "error: no such file\nmore", error=ErrorCode.NOT_FOUND),
         events.CallFinished("2", "shell", "not run: the user refused", refused=True),
         events.RunEnded(report),
@@ -220,6 +222,7 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
         (s.CallState.FAILED, "exit 1"),
         (s.CallState.FAILED, "no such file"),
         (s.CallState.REFUSED, "not run: the user refused"),
+        (s.CallState.FAILED, "1 failed, 22 passed"),
         (s.CallState.CUT, ""),
     ]
     assert isinstance(store.entries[-1], s.Ending)

@@ -32,6 +32,8 @@ class Facts:
     new_tokens: int = 0
     tokens_per_s: float = 0.0
     acceptance: float | None = None
+    speed_up: float = 1.0
+    """Of decoding, by the drafts."""
     doubted_tokens: int = 0
     prefill: Prefill | None = None
 
@@ -46,6 +48,7 @@ def facts_of(meter: Meter, *, is_behind: bool = False, **scene: str) -> Facts:
         new_tokens=meter.new_tokens,
         tokens_per_s=meter.tokens_per_s,
         acceptance=meter.acceptance,
+        speed_up=meter.speed_up,
         doubted_tokens=meter.doubted_tokens,
         prefill=meter.prefill,
         **scene,
@@ -124,7 +127,8 @@ def _right(facts: Facts) -> list[_Part]:
     elif facts.tokens_per_s:
         parts.append(_Part(Content(f"{facts.tokens_per_s:,.0f} tok/s"), 70))
     if facts.acceptance is not None:
-        parts.append(_Part(Content(f"drafts {facts.acceptance:.0%}"), 50))
+        faster = f" ×{facts.speed_up:.1f}" if facts.speed_up > 1 else ""
+        parts.append(_Part(Content(f"drafts {facts.acceptance:.0%}{faster}"), 50))
     if facts.doubted_tokens:
         parts.append(_Part(Content.styled(f"doubt {facts.doubted_tokens}", "$warning"), 55))
     if facts.reused_tokens or facts.new_tokens:
