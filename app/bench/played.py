@@ -29,7 +29,7 @@ TOKENS_PER_S = 200
 _WORDS = ("the", "span", "ends", "where", "another", "begins,", "so", "minutes", "are", "added", "once.", "`merge`")
 """Lower case alone: `terminal.py` looks for the capitals it types."""
 _UNIFIED = "--- a/spans.py\n+++ b/spans.py\n@@ -10,3 +10,3 @@\n def f():\n-    return a < b\n+    return a <= b\n \n"
-_BATCH = 40
+_BATCH = 200
 """Events put at once in a soak."""
 
 
