@@ -35,6 +35,8 @@ _EXCLUDES = {
               "background": {"job", "kill"}},
 }  # fmt: skip
 _ONE_OF = {"shell": ("command", "job")}
+_MOST_LINES = 999_999_999
+"""Of a file that is not known: the library has no ranges beyond 64 bits."""
 _NEEDED_BY_ACTION = {"commit": "message", "blame": "path", "restore": "path"}
 """Arguments of git that some actions cannot do without."""
 
@@ -134,12 +136,11 @@ class _ToolGrammar:
     def _line(self, key: str, given: Mapping[str, str]) -> dict[str, Any]:
         """A line of the file, if it is known; the first and the last of a range are not the wrong way round."""
         lines = self.world.num_lines(given["path"]) if "path" in given else None
-        highest = [lines] if lines else []
+        highest = [lines or _MOST_LINES]
         if key == "start" and "end" in given:
             highest.append(int(given["end"]))
         lowest = int(given["start"]) if key == "end" and "start" in given else 1
-        bounds = {"maximum": max(lowest, min(highest))} if highest else {}
-        return {"type": "integer", "minimum": lowest, **bounds}
+        return {"type": "integer", "minimum": lowest, "maximum": max(lowest, min(highest))}
 
     def _old(self, path: str) -> ValueAcceptor:
         built = self.world.quotable(path)
