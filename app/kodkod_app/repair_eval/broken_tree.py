@@ -19,8 +19,8 @@ from kodkod_app.repair_eval.bench import commit_all
 from kodkod_sandbox.choose import SandboxKind
 from kodkod_tools.config import ToolsConfig
 
-TOOLS = ToolsConfig(test_command=("python", "-m", "pytest"), test_timeout_s=60.0)
-"""How the agent runs the tests."""
+TOOLS = ToolsConfig(test_command=("python", "-m", "pytest", "-o", "addopts="), test_timeout_s=60.0)
+"""How the agent runs the tests: without the options of the package's own, which may name plugins that are not there."""
 _NOT_COPIED = ignore_patterns(".git", "__pycache__", ".pytest_cache")
 
 

@@ -127,6 +127,7 @@ def test_what_cannot_be_graded(kodkod, rows, dataset, tmp_path):
 
 
 @pytest.mark.docker
+@pytest.mark.timeout(1200)
 def test_both_places_agree_and_the_agent_works_in_the_image(kodkod, record, rows, clones, on_clones, tmp_path):
     """Images of our own: the controls and a run in the official containers, then the same in folders."""
     dataset, out = tmp_path / "dataset.jsonl", tmp_path / "out"
