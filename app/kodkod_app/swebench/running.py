@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,8 +133,7 @@ class Runner:
         self._total = len(jobs)
         if skipped := len(self.plan.rows) * self.plan.runs - len(jobs):
             self.tell(f"{skipped} attempts are recorded already, {len(jobs)} are left")
-        if self.plan.redo:
-            shutil.rmtree(self.plan.folder / "work", ignore_errors=True)
+        self._clear(jobs)
         with BusyMeter(self.model.engine) as meter:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -144,6 +143,13 @@ class Runner:
                 raise _first(faults) from None
             finally:
                 self._write_predictions()
+
+    def _clear(self, jobs: Collection[Job]) -> None:
+        """Remove the trees of attempts that are recorded, which a kill right then leaves; with `redo`, all of them."""
+        to_do = set() if self.plan.redo else {job.work for job in jobs}
+        for folder in (self.plan.folder / "work").glob("*"):
+            if folder not in to_do:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _work(self, jobs: deque[Job], meter: BusyMeter) -> None:
         while jobs:
