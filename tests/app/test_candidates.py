@@ -19,6 +19,7 @@ from kodkod_app.stream_json import StreamJsonRenderer
 from kodkod_engine.backends.scripted import replay
 from kodkod_sandbox import landlock
 from kodkod_sandbox.owner import Owner
+from reachable import let_others_in
 
 from .conftest import MENDED, git
 from .session_helpers import CONTEXT_TOKENS, FINISH, LOOK, TOKENIZER, call, open_scripted, says, turn_ids
@@ -41,8 +42,7 @@ def copies(tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # a box's user may be another than root
+    let_others_in(tmp_path)  # a box's user may be another than root
     return folder / f"kodkod-copies-{os.geteuid()}"
 
 

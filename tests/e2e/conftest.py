@@ -16,6 +16,8 @@ from typing import Any
 import platformdirs
 import pytest
 
+from reachable import let_others_in
+
 PACKAGE, VERSION = "more-itertools", "10.5.0"
 SOUND = "    return chain([value], iterator)\n"
 FAULTY = "    return chain(iterator, [value])\n"
@@ -56,8 +58,7 @@ def repository(tmp_path: Path) -> Path:
     with tarfile.open(fetch(PACKAGE, VERSION)) as archive:
         archive.extractall(tmp_path, filter="data")
     folder = (tmp_path / f"{PACKAGE}-{VERSION}").resolve()
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)  # a box's user is another than root, and must be able to come here
+    let_others_in(folder)  # a box's user is another than root, and must be able to come here
     source = (folder / FILE).read_text()
     assert source.count(SOUND) == 1
     (folder / FILE).write_text(source.replace(SOUND, FAULTY))

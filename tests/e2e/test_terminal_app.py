@@ -16,6 +16,7 @@ import pytest
 from kodkod_app import paths
 from kodkod_app.bootstrap import demonstration_checkpoint
 from kodkod_sandbox import landlock
+from reachable import let_others_in
 
 from .conftest import Call, git, turn
 from .tmux import NEEDED, Tmux, opened
@@ -35,8 +36,7 @@ def project(tmp_path: Path) -> Path:
     """A repository with one fault and a test that shows it, where other users may come."""
     folder = (tmp_path / "project").resolve()
     folder.mkdir()
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
+    let_others_in(folder)
     (folder / "calc.py").write_text(FAULTY)
     (folder / "test_calc.py").write_text("from calc import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n")
     (folder / ".gitignore").write_text("__pycache__/\n.kodkod/\n.pytest_cache/\n")

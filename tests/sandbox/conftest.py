@@ -12,6 +12,7 @@ import pytest_asyncio
 from kodkod_sandbox import bubblewrap
 from kodkod_sandbox.conformance import open_bench
 from kodkod_sandbox.probes import Bench
+from reachable import let_others_in
 
 IS_ROOT = os.geteuid() == 0
 SMALL_FLOOD_BYTES = 100_000_000
@@ -33,8 +34,7 @@ async def bench(
     target = request.param
     require(target)
     parent = tmp_path_factory.mktemp(target)
-    for folder in (parent, *parent.parents[:2]):
-        folder.chmod(0o755)  # the box's user is another than root, and must be able to come here
+    let_others_in(parent)  # the box's user is another than root, and must be able to come here
     async with open_bench(target, Path(parent)) as bench:
         if target in ("none", "bubblewrap"):
             bench.flood_bytes = SMALL_FLOOD_BYTES

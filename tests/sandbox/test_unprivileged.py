@@ -16,6 +16,7 @@ import kodkod_sandbox
 from kodkod_sandbox import bubblewrap
 from kodkod_sandbox.conformance import gaps
 from kodkod_sandbox.probes import all_probes, containment, limits
+from reachable import let_others_in
 
 from .conftest import IS_ROOT, require
 
@@ -44,8 +45,7 @@ async def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[s
     """What each target's probes found, run side by side; or why they could not run."""
     home = tmp_path_factory.mktemp("home")
     (home / "notes").write_text("the user's own", encoding="utf-8")
-    for folder in (home, *home.parents[:2]):
-        folder.chmod(0o755)
+    let_others_in(home)
     targets = [target for target in RUNS if target != "bubblewrap" or bubblewrap.missing() is None]
     found = await asyncio.gather(*(probe_as_user(target, home) for target in targets))
     return dict(zip(targets, found, strict=True))

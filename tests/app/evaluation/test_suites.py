@@ -13,6 +13,7 @@ from kodkod_app.evaluation.suite import bundled_suites, load_suite
 from kodkod_app.settings import Settings
 from kodkod_sandbox import landlock
 from kodkod_sandbox.base import SandboxKind
+from reachable import let_others_in
 
 SUITES = sorted(bundled_suites())
 
@@ -22,8 +23,7 @@ def box(tmp_path, monkeypatch):
     """Copies are made below; a closed box where this machine has one."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # a box's user may be another than root
+    let_others_in(tmp_path)  # a box's user may be another than root
     return SandboxKind.NONE if landlock.missing() else SandboxKind.LANDLOCK
 
 

@@ -17,6 +17,7 @@ from kodkod_app.swebench.rows import write_rows
 from kodkod_app.swebench.verdicts import Verdicts
 from kodkod_app.swebench.work_tree import checkout, make_single_commit
 from kodkod_sandbox.image_files import build_from_base, copy_from_image, has_image
+from reachable import let_others_in
 
 from ..conftest import FINISH, LOOK, MEND
 from .conftest import PATCH
@@ -141,8 +142,7 @@ def test_both_places_agree_and_the_agent_works_in_the_image(kodkod, record, rows
         assert has_image(str(row["image"]))
     copy_from_image(str(rows[0]["image"]), "/testbed", tmp_path / "copied")
     assert (tmp_path / "copied" / "calc.py").read_text() == (context / "tree" / "calc.py").read_text()
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    let_others_in(tmp_path)
     ended = kodkod(
         "swebench", dataset, "-o", out, "-m", record(LOOK, MEND, FINISH), "--sandbox", "docker", "--workers", "2"
     )

@@ -13,6 +13,7 @@ import pytest
 
 from kodkod_app.swebench.work_tree import WorkTreeFault, apply_patch, diff, make_single_commit
 from kodkod_sandbox import landlock
+from reachable import let_others_in
 
 from ..conftest import FINISH, LOOK, MEND, git, shell
 from .conftest import CALC, PATCH
@@ -79,8 +80,7 @@ def test_predictions_trajectories_and_statuses(kodkod, record, dataset, on_clone
 
 @pytest.mark.skipif(landlock.missing() is not None, reason=str(landlock.missing()))
 def test_the_agent_sees_one_commit_and_no_fix(kodkod, record, dataset, on_clones, tmp_path):
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # a box's user may be another than root
+    let_others_in(tmp_path)  # a box's user may be another than root
     out = tmp_path / "out"
     look = shell("git log --oneline | wc -l; git grep -c 'a + b' $(git rev-list --all) -- calc.py; git remote -v")
     kodkod("swebench", dataset, "-o", out, "-m", record(look, FINISH), "--slice", ":1", *on_clones[:-1], "landlock")
