@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import kodkod_agent.call_grammar  # noqa: F401  # a child would load it anew, which takes longer than its run
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.events import ApprovalAsked, RunEnded
 from kodkod_agent.policy import PermissionMode

@@ -121,6 +121,7 @@ def test_killed_at_several_moments_nothing_is_lost_or_done_twice(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_killed_at_fifty_random_moments(tmp_path):
     chance = random.Random(7)
     (tmp_path / "a").mkdir()
