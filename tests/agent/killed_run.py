@@ -9,7 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-import kodkod_agent.call_grammar  # noqa: F401  # a child would load it anew, which takes longer than its run
+import git  # noqa: F401  # a child would load this and the next anew, which takes longer than its run
+
+import kodkod_agent.call_grammar  # noqa: F401
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.events import ApprovalAsked, RunEnded
 from kodkod_agent.policy import PermissionMode
