@@ -40,6 +40,11 @@ class Model:
     ranker: EditRanker | None = None
     """Names plausible edits to a guided model."""
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether its turns were written beforehand."""
+        return self.name.startswith(RECORDING)
+
 
 def require_model(name: str | None) -> str:
     """The model's name, looked at before anything is loaded; the bundled model's where none is given.

@@ -216,9 +216,12 @@ def session_setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetu
 
 
 def _agent_config(settings: Settings, model: Model) -> AgentConfig:
-    """A guided model tries once in each conversation where there are candidates: each then is one edit, tested once."""
+    """The settings', but for what the model is."""
+    if model.is_recording:
+        return settings.agent.model_copy(update={"constraints": False})  # it says again what it said
     if not model.profile.guided or settings.candidates.count == 1:
         return settings.agent
+    # Where there are candidates each conversation is one edit, tested once.
     return settings.agent.model_copy(update={"max_tries": 1})
 
 

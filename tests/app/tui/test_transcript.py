@@ -124,7 +124,7 @@ async def test_what_unfolds_above_does_not_move_what_is_read(reader):
         await reader.shown()
         before = reader.lines()
         first = next(line for line in before if line)
-        above = [view for view in transcript.query(ToolCallView) if view.region.bottom < 0]
+        above = [view for view in transcript.query(ToolCallView) if view.region.bottom <= transcript.region.y]
         assert above
         above[-1].set_unfolded(True)
         await pilot.pause()
