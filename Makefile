@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
-# Test files run side by side; 0 runs them one after another in one process.
+# Test files run side by side, but for those of the boxes, which try what a machine can bear; 0 runs them one by one.
 WORKERS ?= 2
 
 # Where `make nano` works, how long its first stage trains, on what (cpu or cuda), and from which checkpoint (none: anew).
@@ -107,7 +107,8 @@ check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
 test: check     ## the checks and the test suite
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/sandbox
+	@$(BIN)/python -m pytest tests/sandbox
 
 test-slow: $(READY) ## tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -70,11 +70,16 @@ def test_a_mistake_would_show(tiny, tiny_folder, fault):
 def test_it_keeps_its_kv_in_a_layer_of_its_own(tiny):
     assert tiny.num_cache_layers == 5
     assert tiny.mtp.attention.cache_layer == 4
-    played = play(tiny)[0]
-    played.feed(IDS)
-    before = played.runner.cache._latents[:4, : len(IDS)].clone()
-    _, _, drafting = drafted(tiny, [(0, 9)])
-    assert torch.equal(drafting.runner.cache._latents[:4, : len(IDS)], before)
+    played, model = play(tiny)[0], tiny.model
+    cache = played.runner.cache
+    with torch.inference_mode():
+        batch = build_batch([played.run(IDS)], played.runner)
+        hidden = model.norm(model(batch, cache))
+        before = cache._latents.clone()
+        follows = replace(batch, token_ids=torch.tensor(NEXT_IDS), windows=None)
+        tiny.mtp(hidden, follows, model.rope_table(batch.positions), cache)
+    assert torch.equal(cache._latents[:4, : len(IDS)], before[:4, : len(IDS)])
+    assert not torch.equal(cache._latents[4, : len(IDS)], before[4, : len(IDS)])
 
 
 @torch.inference_mode()
