@@ -163,9 +163,7 @@ def test_the_same_seed_finds_the_same_instances(workshop: Workshop) -> None:
     assert one == other
 
 
-def test_there_may_be_fewer_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("_RUN_TIMEOUT_S", "_MAX_FILE_S"):
-        monkeypatch.setattr(f"kodkod_app.nano.broken.{limit}", 120.0)  # a busy machine finds no fewer
+def test_there_may_be_fewer_than_asked_for(tmp_path: Path) -> None:
     tests = "from thing.numbers import one\n\ndef test_one():\n    assert one() == 1\n"
     with prepare(package_of(tmp_path, "def one():\n    return 1\n", tests)) as workshop:
         instances = list(broken_instances(workshop, Random(3), 50))
