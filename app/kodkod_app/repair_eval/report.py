@@ -109,7 +109,7 @@ def told(found: Entry) -> str:
         ", ".join(f"{name} {value}" for name, value in setting.items() if value not in (None, "")),
         "",
         "A fault is resolved when its failing tests pass and no other test of their files fails that did not before.",
-        "The blind search tries the inverses of all fault classes on the lines the failing tests run, in random order,",
+        "The blind search tries the plausible edits that the model chooses among, in random order,",
         "as many as there were candidates; it counts as resolved when any of them does.",
         "",
         "| | resolved, with Wilson's 95 % interval |",
