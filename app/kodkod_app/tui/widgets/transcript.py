@@ -108,6 +108,11 @@ class Transcript(VerticalScroll, can_focus=True):
         """Entries are being mounted or removed."""
         return self._moving.locked()
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Something that belongs around the view is not mounted yet."""
+        return bool(self._missing())
+
     async def refresh_store(self) -> None:
         """Show what was added to the store, and what changed in it."""
         changed = self.store.take_changed()
@@ -143,13 +148,18 @@ class Transcript(VerticalScroll, can_focus=True):
     async def _move_window(self) -> None:
         """Mount what belongs to the view and is not there, bit by bit; then remove what is far from it."""
         async with self._moving:
-            if not self._is_close(*self._wanted(0)):
-                await self._jump()
-            while numbers := self._missing():
-                await self._mount_entries(numbers)
-                await asyncio.sleep(0)  # keys and frames have their turn
-            await self._remove_far()
-            self._leave_room()
+            await self._settle_window()
+            while self._missing():  # the reader scrolled while entries were removed
+                await self._settle_window()
+
+    async def _settle_window(self) -> None:
+        if not self._is_close(*self._wanted(0)):
+            await self._jump()
+        while numbers := self._missing():
+            await self._mount_entries(numbers)
+            await asyncio.sleep(0)  # keys and frames have their turn
+        await self._remove_far()
+        self._leave_room()
 
     def _wanted(self, margin_screens: float) -> tuple[int, int]:
         """The entries that are seen, and those so many screens away: from, and up to."""
@@ -229,6 +239,7 @@ class Transcript(VerticalScroll, can_focus=True):
         if not optimal and size.height:
             self._measure(result)
             self._place(result, size)
+            self._ask_for_missing()
         return result
 
     def _measure(self, result: DockArrangeResult) -> None:
@@ -261,7 +272,11 @@ class Transcript(VerticalScroll, can_focus=True):
             return
         self.follows = round(new_value) >= self.max_scroll_y and self._last == len(self.store)
         self._pin = None if self.follows else self._pin_at(round(new_value))
-        if not self._moving.locked():
+        self._ask_for_missing()
+
+    def _ask_for_missing(self) -> None:
+        """Begin to move the window, unless it is being moved: the reader scrolled, or entries proved shorter than thought."""
+        if not self._moving.locked() and self._missing():
             self.run_worker(self._move_window(), group="window")
 
     def _pin_at(self, y: int) -> _Pin | None:
