@@ -275,7 +275,7 @@ class Transcript(VerticalScroll, can_focus=True):
         self._ask_for_missing()
 
     def _ask_for_missing(self) -> None:
-        """Begin to move the window, unless it is being moved: the reader scrolled, or entries proved shorter than thought."""
+        """Move the window, unless it is being moved: the reader scrolled, or entries proved shorter than thought."""
         if not self._moving.locked() and self._missing():
             self.run_worker(self._move_window(), group="window")
 
