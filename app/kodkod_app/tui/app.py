@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 
 from kodkod_app import paths
 from kodkod_app.tui import store as s
@@ -24,6 +25,7 @@ from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.meter import Meter
 from kodkod_app.tui.prompt_history import PromptHistory
+from kodkod_app.tui.terminal_driver import TerminalDriver
 from kodkod_app.tui.themes import DARK, THEMES, full_name, wanted_theme
 from kodkod_app.tui.widgets.completion import Completion
 from kodkod_app.tui.widgets.plan import PlanList
@@ -73,6 +75,7 @@ class KodkodApp(Actions):
         self._fed = asyncio.Event()
         self._stop_pressed_s = 0.0
         self._leave_pressed_s = 0.0
+        self._is_told_to_leave = False
         self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
@@ -93,6 +96,10 @@ class KodkodApp(Actions):
         self.store.reset([self.welcome()])
         self.call_after_refresh(self._begin)
 
+    def get_driver_class(self) -> type[Driver]:
+        """How the terminal is driven; tests drive none."""
+        return TerminalDriver
+
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Our own colours, for themes that know nothing of them."""
         return DARK.variables
@@ -104,15 +111,17 @@ class KodkodApp(Actions):
         self.run_worker(self._consume(), group="consumer", exit_on_error=True)
         self.set_interval(0.25, self.look_at_meter)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._told_to_leave, number)
+            loop.add_signal_handler(number, self.told_to_leave, number)
         self.workbench.start()
         if self.is_first_start:
             self.action_doctor("Welcome to kodkod.")
 
-    def _told_to_leave(self, number: int) -> None:
-        """By the system, or by a terminal that was closed: the session is left in order."""
-        self.exit_code = 128 + number
-        self.run_worker(self.action_leave())
+    def told_to_leave(self, number: int) -> None:
+        """By the system, or by a terminal that is gone: the session is left in order."""
+        if not self._is_told_to_leave:
+            self._is_told_to_leave = True
+            self.exit_code = 128 + number
+            self.run_worker(self.action_leave())
 
     async def _consume(self) -> None:
         """The one reader of the feed: a frame's worth at a time, however fast it is filled."""
@@ -199,7 +208,7 @@ class KodkodApp(Actions):
         """Close the session in order, and leave."""
         self.show_activity("closing")
         await asyncio.to_thread(self.workbench.close)
-        self.exit(self.exit_code)
+        self.exit(self.exit_code, return_code=self.exit_code)
 
     def action_scroll_page(self, direction: int) -> None:
         """Scroll the conversation, wherever the focus is."""

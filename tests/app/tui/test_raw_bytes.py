@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 CLIPBOARD = "\x1b]52;c;aG9zdGlsZQ==\x07"
 HOSTILE = f"{CLIPBOARD}\x1b]0;title-of-mine\x07\x1b[13;37H\x1b[6n\x1bP+q544e\x1b\\\x9b13;37H\x9d52;c;aG9zdGlsZQ==\x9c"
@@ -47,6 +49,10 @@ class Terminal:
         """Without escape sequences."""
         return _SEQUENCE.sub(b"", self.raw).decode("utf-8", "replace")
 
+    def close(self) -> None:
+        """As a window that is closed: nothing is read and nothing can be written any more."""
+        os.close(self._fd)
+
     def press(self, keys: str) -> None:
         """Type."""
         os.write(self._fd, keys.encode())
@@ -65,8 +71,10 @@ def opened(project: Path, *arguments: str) -> Iterator[Terminal]:
     finally:
         with suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()
-        os.waitpid(pid, 0)
-        os.close(fd)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        with suppress(OSError):
+            os.close(fd)
 
 
 def test_nothing_moves_the_cursor_or_sets_the_clipboard(project: Path, home: Path, tmp_path: Path) -> None:
@@ -96,3 +104,31 @@ def test_nothing_moves_the_cursor_or_sets_the_clipboard(project: Path, home: Pat
     for trace in TRACES:
         assert b"\x1b" + trace not in before
         assert not trace.startswith(b"\xc2") or trace not in before
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_terminal_that_is_closed_ends_the_program_in_order(
+    project: Path, home: Path, tmp_path: Path, is_busy: bool
+) -> None:
+    (home / "sessions").mkdir(parents=True)
+    (home / "sessions" / ".welcomed").touch()
+    turns = [{"text": "", "calls": [{"name": "shell", "arguments": {"command": "while :; do date; sleep 0.02; done"}}]}]
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+    with opened(project, "-m", f"script:{recording}", "--sandbox", "none") as terminal:
+        terminal.until(lambda text: "script" in text or "recording" in text, "the session")
+        if is_busy:
+            terminal.press("look\r")
+            terminal.until(lambda text: text.count("UTC") > 2, "the output")
+        terminal.close()
+        assert exit_code_of(terminal.pid) == 128 + signal.SIGHUP
+
+
+def exit_code_of(pid: int) -> int:
+    end_s = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end_s:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    raise AssertionError("it goes on without a terminal")
