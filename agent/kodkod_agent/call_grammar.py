@@ -7,7 +7,7 @@ arguments may come in any order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,8 @@ from kodkod_engine.constraints.turn_constraint import TurnConstraint
 from kodkod_engine.messages import ToolSpec
 from kodkod_tools import registry
 from kodkod_tools.base import ToolContext, ToolError
+from kodkod_tools.mcp.followed import why_not_held
+from kodkod_tools.mcp.names import PREFIX
 
 _LINES = {("view", "start"), ("view", "end"), ("view", "around"), ("edit", "line"), ("git", "start"), ("git", "end")}
 _EXISTING = {("view", "path"): Kind.ANYTHING, ("search", "path"): Kind.ANYTHING, ("find", "path"): Kind.FOLDER,
@@ -50,21 +52,25 @@ class CallGrammar:
         self._tools = tools
         self._automata = Automata(tokenizer)
 
-    def constraint(self) -> TurnConstraint:
+    def constraint(self, more: Sequence[ToolSpec] = ()) -> TurnConstraint:
         """What the next turn may be.
+
+        Args:
+            more: tools of other programs that the model was told of.
 
         Raises:
             ValueError: the vocabulary lacks the tags that calls are written with.
         """
         world = CallWorld(self._tools, self._automata)
-        return TurnConstraint(self._tokenizer, lambda made: self._patterns(world.after(made)))
+        specs = (*self._specs, *more)
+        return TurnConstraint(self._tokenizer, lambda made: self._patterns(specs, world.after(made)))
 
     def close(self) -> None:
         """End the thread that builds automata."""
         self._automata.close()
 
-    def _patterns(self, world: ChangedWorld) -> list[CallPattern]:
-        return [_ToolGrammar(self._tokenizer, spec, world).pattern for spec in self._specs]
+    def _patterns(self, specs: Sequence[ToolSpec], world: ChangedWorld) -> list[CallPattern]:
+        return [_ToolGrammar(self._tokenizer, spec, world).pattern for spec in specs]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,10 @@ class _ToolGrammar:
     @property
     def pattern(self) -> CallPattern:
         return OpenCall(self.spec.name, self.follows, self.value).pattern
+
+    @property
+    def _is_foreign(self) -> bool:
+        return self.spec.name.startswith(PREFIX)
 
     @cached_property
     def _schema(self) -> Mapping[str, Any]:
@@ -154,6 +164,10 @@ class _ToolGrammar:
     def _by_schema(self, key: str) -> ValueAcceptor:
         kinds = argument_kinds(key, self.spec.parameters)
         schema = declared_properties(self._schema).get(key)
+        if self._is_foreign and (reason := why_not_held(schema)):
+            if kinds == {"string"}:
+                return AnyText(self.tokenizer)
+            raise ValueError(f"its schema is not followed: {reason}")
         if not isinstance(schema, Mapping):
             return AnyText(self.tokenizer)
         if kinds <= {"string", "null"} and "string" in kinds:

@@ -4,7 +4,8 @@ Before a call that may change something, the work tree is recorded and the inten
 ended. Whoever runs the same call again after a kill finds one of three things:
 
     nothing        the call never began: do it
-    an intent      it may have been done in part: put the files back as they were before it, then do it
+    an intent      it may have been done in part: put the files back as they were before it, then do it; what another
+                   program does is not done twice, and the model is told so
     an outcome     it was done: take the outcome as it was written down
 """
 
@@ -34,6 +35,10 @@ _HARMLESS = (Effect.READS, Effect.NONE)
 _MIN_RESULT_TOKENS = 64
 """A result takes no less, however full the context is: the next turn starts with a rebuild then."""
 _MAX_SHOWN_CHARS = 200
+_CUT_SHORT = (
+    "it was cut short, and is not done again: whether it was carried out is not known; look before you repeat it"
+)
+"""What another program did cannot be put back."""
 _Shown: TypeAlias = str | FileDiff
 
 
@@ -124,8 +129,11 @@ def answer_pending(reason: str, res: Resources) -> None:
 
 async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Shown]:
     key = _key(call, res)
-    if _may_change(call):
+    effect = _effect(call, res)
+    if effect not in _HARMLESS:
         intent = res.journal.intent(key)
+        if intent is not None and effect is Effect.EXTERNAL:
+            return Outcome(call_id=call.id, name=call.name, for_model=_CUT_SHORT), ""
         if intent is not None:
             await _put_back(intent.snapshot, step, res)
         snapshot = await res.take_snapshot(step)
@@ -153,11 +161,11 @@ async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Show
     return outcome, result.for_person
 
 
-def _may_change(call: ToolCall) -> bool:
+def _effect(call: ToolCall, res: Resources) -> Effect:
     try:
-        return registry.parse_call(call)[0].effect not in _HARMLESS
+        return registry.parse_call(call, res.tools.more)[0].effect
     except ToolError:
-        return False
+        return Effect.NONE
 
 
 async def _put_back(snapshot: str, step: int, res: Resources) -> None:

@@ -11,7 +11,7 @@ from kodkod_agent.shell_reach import Finding, Reach, find_reach, obeyed, path_wo
 from kodkod_agent.shell_syntax import Redirection, SimpleCommand, Word, names
 from kodkod_agent.shell_wrappers import Part, take_apart
 from kodkod_tools import git
-from kodkod_tools.base import Effect
+from kodkod_tools.base import Effect, ForeignTool
 
 _MOVES = names("cd pushd popd")
 _OTHER_USERS = names("sudo doas")
@@ -31,6 +31,8 @@ class Deed:
     """Other names of the subject, for rules that ask or deny."""
     in_box: bool = False
     """Done where commands run, which may be a box; else by a tool on the host."""
+    is_foreign: bool = False
+    """Done by another program: the subject is the fingerprint of its definition, which no person would read."""
 
 
 def of_tool(name: str, effect: Effect, arguments: Any, places: Places) -> Deed:
@@ -56,6 +58,12 @@ def of_tool(name: str, effect: Effect, arguments: Any, places: Places) -> Deed:
         return Deed((name,), real, _reads(), others)
     finding = places.writing(Word(path, path)) or Finding(Reach.EDITS, "would be changed")
     return Deed((name,), real, finding, others)
+
+
+def of_foreign(tool: ForeignTool) -> Deed:
+    """What a call of another program's tool would do. Nothing that the program says of itself counts."""
+    finding = Finding(Reach.OUTSIDE, f"is done by the MCP server {tool.server}, outside the box")
+    return Deed((tool.spec.name, f"mcp__{tool.server}"), tool.fingerprint, finding, is_foreign=True)
 
 
 def of_shell(text: str, places: Places, *, trusts_git: bool) -> list[Deed]:

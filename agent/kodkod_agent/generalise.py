@@ -3,7 +3,8 @@
 A program that does one kind of thing is allowed with any words (`pytest *`), one with subcommands by its subcommand
 (`git commit *`, `npm run test *`). What does whatever its words say (interpreters, shells, programs that run programs,
 programs that put files anywhere) is allowed in these very words alone, and not at all where the words do not tell
-what it would do: a shell that reads its script from a pipe, a word that is only known when it runs.
+what it would do: a shell that reads its script from a pipe, a word that is only known when it runs. A tool of an MCP
+server is allowed as it was defined then: a definition that changes is asked about again.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ _MAX_RULE_CHARS = 200
 
 def suggest_rules(deed: Deed) -> tuple[Rule, ...]:
     """The rules that would allow this and its like; empty when that is not to be had by a rule."""
+    tool = deed.tools[0]
+    if deed.is_foreign:
+        return (Rule(tool=tool, pattern=deed.subject),)
     if deed.finding.reach >= Reach.OUTSIDE:
         return ()
-    tool = deed.tools[0]
     if tool == "shell":
         pattern = _command_pattern(deed.subject)
         return (Rule(tool=tool, pattern=pattern),) if pattern else ()

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from kodkod_agent.errors import SessionDamaged
 from kodkod_engine.chat.ledger import TokenLedger
-from kodkod_engine.chat.ledger_state import BranchPoint, LedgerState, Origin, Span
+from kodkod_engine.chat.ledger_state import BranchPoint, Declaration, LedgerState, Origin, Span
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import ToolSpec
 
@@ -48,9 +48,15 @@ class SpanRecord(_Record):
     ids: tuple[NonNegativeInt, ...]
 
 
-_RECORD: TypeAdapter[BranchRecord | SpanRecord] = TypeAdapter(
-    Annotated[BranchRecord | SpanRecord, Field(discriminator="kind")]
-)
+class DeclaredRecord(_Record):
+    """Tools were declared at the tail; its tokens are a span of their own."""
+
+    kind: Literal["declared"] = "declared"
+    declaration: Declaration
+
+
+Record: TypeAlias = BranchRecord | SpanRecord | DeclaredRecord
+_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class LedgerLog:
         if ledger.branch_id != self._written.branch_id:
             start = self._written.shared_with(ledger)
             records.append(_branch_record(ledger, start, with_tools=not self._written.branch_id))
+        records += [DeclaredRecord(declaration=one) for one in ledger.declarations if one.at > start]
         records += _span_records(ledger, start)
         if records:
             self._append("".join(f"{record.model_dump_json()}\n" for record in records))
@@ -181,10 +188,14 @@ class LedgerLog:
         branch: BranchRecord | None = None
         ids: list[int] = []
         spans: list[Span] = []
+        declared: list[Declaration] = []
         for record, _ in self._records(mark):
             if isinstance(record, BranchRecord):
                 opened, branch = opened or record, record
                 ids, spans = ids[: record.keep], _cut(spans, record.keep)
+                declared = [one for one in declared if one.at <= record.keep]
+            elif isinstance(record, DeclaredRecord):
+                declared.append(record.declaration)
             else:
                 _extend(ids, spans, record)
         if opened is None or branch is None:
@@ -196,10 +207,12 @@ class LedgerLog:
             tools=opened.tools,
             spans=tuple(spans),
             token_ids=tuple(ids),
+            # One whose tokens a kill kept from the file was not declared.
+            declarations=tuple(one for one in declared if one.at <= len(ids)),
         )
         return TokenLedger.from_state(tokenizer, state)
 
-    def _records(self, mark: int) -> Iterator[tuple[BranchRecord | SpanRecord, int]]:
+    def _records(self, mark: int) -> Iterator[tuple[Record, int]]:
         """Whole lines up to the mark, and where each begins; a last line torn by a kill is no record."""
         start = 0
         try:

@@ -18,6 +18,7 @@ from kodkod_agent.limits import Remaining
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.state import AgentState
 from kodkod_engine.chat.ledger import TokenLedger
+from kodkod_engine.messages import ToolSpec
 from kodkod_tools import gitstatus
 from kodkod_tools.base import ToolContext, ToolError
 from kodkod_tools.repository import Repository
@@ -74,6 +75,10 @@ class Moment:
         told = f"{_FACTS} it is {date.today():%A, %Y-%m-%d}."
         status = await asyncio.to_thread(_git_status, tools)
         return [f"{told} Git, before you began: {status}" if status else told]
+
+    def tools(self, new: Sequence[ToolSpec], gone: Sequence[str]) -> tuple[Sequence[ToolSpec], Sequence[str]]:
+        """Which tools of other programs to tell of, of those that came or changed and of the names that went."""
+        return new, gone
 
     def mode(self, before: str, now: PermissionMode) -> list[str]:
         """The mode, where the model knows another."""

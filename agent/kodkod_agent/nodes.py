@@ -25,7 +25,7 @@ from kodkod_agent.policy import Verdict
 from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
-from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode
+from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode, tell_tools
 from kodkod_agent.ways import Ways
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.chat.ledger_state import Origin
@@ -44,6 +44,7 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
     update = AgentState(next=Node.MODEL)
     if res.moment.is_full(res.budget, res.ledger):
         update |= await _rebuild(state, res)
+    tell_tools(state["step"], res)
     update |= tell_mode(state, res) | tell_budgets(left, state, res)
     update["ledger_mark"] = res.log.sync(res.ledger)
     _record_step({**state, **update}, res)
@@ -53,6 +54,7 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
 async def _begin(state: AgentState, res: Resources) -> AgentState:
     """Take in what the person said, and remember the world as it is before the first turn."""
     answer_pending("the run was cut short before it", res)
+    tell_tools(state["step"], res)
     shown = show_instructions(["."], state["instructions"], state["step"], res)
     await tell_facts(state["step"], res)
     mode = tell_mode(state, res)

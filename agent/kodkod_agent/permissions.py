@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kodkod_agent.policy import Decision, PermissionMode, judge
 from kodkod_agent.rules import Rule, Rules
 from kodkod_engine.messages import ToolCall
+from kodkod_tools.base import ForeignTool
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class Permissions:
     """The person trusts this folder."""
     sandboxed: bool = False
     """The box holds the work tree alone and has no network."""
+    more: Mapping[str, ForeignTool] = field(default_factory=dict)
+    """Tools of other programs, by name."""
 
     @property
     def plan_only(self) -> bool:
@@ -37,6 +40,7 @@ class Permissions:
             work_tree=self.work_tree,
             trusted=self.trusted,
             sandboxed=self.sandboxed,
+            more=self.more,
         )
 
     def allow(self, rules: Iterable[Rule]) -> None:

@@ -15,6 +15,9 @@ In a box without network (`sandboxed`) code may run and shell commands may edit 
 `dontAsk` alike: the box holds them in the project, and every step has a snapshot to go back to. The edit and write
 tools still follow the table. What names something outside the project, or cannot be told for sure, is asked even so.
 
+Tools of MCP servers are "outside" in the table, whatever the server says of them. Rules speak of one as
+`mcp__SERVER__TOOL`, of all of a server as `mcp__SERVER`; a pattern is the fingerprint of a definition.
+
 Nothing is run here; the file system is only looked at to see where symbolic links lead.
 """
 
@@ -24,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from kodkod_agent import deeds
 from kodkod_agent.deeds import Deed
@@ -32,7 +36,7 @@ from kodkod_agent.places import Places
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.shell_reach import Reach
 from kodkod_engine.messages import ToolCall
-from kodkod_tools.base import ToolError
+from kodkod_tools.base import ForeignTool, ToolError
 from kodkod_tools.registry import parse_call
 
 
@@ -112,6 +116,7 @@ def judge(
     work_tree: Path,
     trusted: bool,
     sandboxed: bool = False,
+    more: Mapping[str, ForeignTool] = MappingProxyType({}),
 ) -> Decision:
     """Whether a call may go ahead.
 
@@ -123,13 +128,16 @@ def judge(
         trusted: whether the user trusts this folder. If not, modes open nothing by themselves, and git in a shell
             counts as running code unless it is in a box, for a repository's settings may name programs.
         sandboxed: shell commands and tests run in a box that holds the work tree alone and has no network.
+        more: tools of other programs, by name.
     """
     scene = _Scene(mode, rules, trusted, sandboxed)
     places = Places(work_tree, boxed=sandboxed)
     try:
-        tool, arguments = parse_call(call)
+        tool, arguments = parse_call(call, more)
     except ToolError as error:
         return Decision(Verdict.ALLOW, f"nothing is run: {error.message.splitlines()[0]}")
+    if (foreign := more.get(call.name)) is tool and foreign is not None:
+        return _judge_deed(deeds.of_foreign(foreign), scene)
     command = getattr(arguments, "command", None) if call.name == "shell" else None
     if command is None:
         return _judge_deed(deeds.of_tool(call.name, tool.effect, arguments, places), scene)
@@ -152,7 +160,7 @@ def _strictest(decisions: list[Decision]) -> Decision:
 
 
 def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
-    shown, finding = _shown(deed.subject), deed.finding
+    shown, finding = _shown(deed.tools[0] if deed.is_foreign else deed.subject), deed.finding
     every_name = (deed.subject, *deed.other_subjects)
     if rule := _first_match(scene.rules.deny, deed.tools, every_name):
         return Decision(Verdict.DENY, f"{shown}: denied by the rule {rule}", rule)
@@ -165,7 +173,14 @@ def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
         return Decision(Verdict.ALLOW, f"{shown}: allowed by the rule {rule}", rule)
     if _is_free(deed, scene):
         return Decision(Verdict.ALLOW, f"{shown} {finding.why}")
-    return _asked(Decision(Verdict.ASK, f"{shown} {finding.why}", None, suggest_rules(deed)), scene)
+    why = f"{finding.why}{_changed(deed, scene.rules.allow)}"
+    return _asked(Decision(Verdict.ASK, f"{shown} {why}", None, suggest_rules(deed)), scene)
+
+
+def _changed(deed: Deed, allowed: Iterable[Rule]) -> str:
+    """Says that another definition of the same tool was allowed."""
+    other = any(rule.tool == deed.tools[0] and rule.pattern is not None for rule in allowed)
+    return "; its definition is not the one that was allowed" if deed.is_foreign and other else ""
 
 
 def _is_free(deed: Deed, scene: _Scene) -> bool:

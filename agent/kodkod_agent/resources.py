@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,7 @@ from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.constraints.call_constraint import CallConstraint
+from kodkod_engine.messages import ToolSpec
 from kodkod_tools.base import ToolContext
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Resources:
     searched: bool = False
     """See `Profile.searched`."""
     moment: Moment = field(default_factory=Moment)
+    news: Callable[[], Sequence[str]] = tuple
+    """See `SessionSetup.news`."""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None
@@ -92,6 +96,8 @@ class Resources:
     """Turns of the model so far, as the trajectory was told last."""
     given_turns: list[tuple[int, ...]] = field(default_factory=list)
     """Ids of the turns that come next, written before the model is asked again."""
+    crowded: bool = False
+    """The person was told of tools that do not fit the model's context."""
     doubts: DoubtCount = field(default_factory=DoubtCount)
     is_stale: bool = False
     """A node was left half done: the ledger in memory is to be read again."""
@@ -101,11 +107,20 @@ class Resources:
         """How the engine's context is shared out."""
         return Budget.of(self.config, self.engine)
 
+    @property
+    def foreign_specs(self) -> tuple[ToolSpec, ...]:
+        """Tools of other programs that are there and that the model was told of, as they are."""
+        return tuple(spec for spec in self.ledger.known_tools if self._offers(spec))
+
+    def _offers(self, spec: ToolSpec) -> bool:
+        tool = self.tools.more.get(spec.name)
+        return tool is not None and tool.spec == spec
+
     async def constraint(self) -> CallConstraint | TurnConstraint | None:
         """What the model's next turn may be; None where it writes freely."""
         if self.guide is not None:
             return await asyncio.to_thread(self.guide.constraint, self.ledger.view())
-        return self.grammar.constraint() if self.grammar is not None else None
+        return self.grammar.constraint(self.foreign_specs) if self.grammar is not None else None
 
     def record(self, event: trajectories.Event, step: int) -> None:
         """Write down what happened, after so many turns."""

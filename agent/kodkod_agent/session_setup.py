@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,7 @@ from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_sandbox.base import Sandbox
-from kodkod_tools.base import ToolContext
+from kodkod_tools.base import ForeignTool, ToolContext
 from kodkod_tools.config import ToolsConfig
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class SessionSetup:
     """Where the model is told that the project lies, when that is not `work_tree`: in a replay, where it lay."""
     moment: Moment = field(default_factory=Moment)
     """Tells the facts of the moment."""
+    more: Mapping[str, ForeignTool] = field(default_factory=dict)
+    """Tools of other programs by name, the caller's to open and close; they may come, change and go."""
+    news: Callable[[], Sequence[str]] = tuple
+    """What the person should know of those programs since it was asked last, a line each."""
 
 
 def started(session_id: str, setup: SessionSetup, *, resumed: bool) -> trajectory.SessionStarted:
@@ -102,7 +107,9 @@ def tool_context(folder: SessionFolder, setup: SessionSetup) -> ToolContext:
     if setup.profile.guided:
         update |= {"test_targets": setup.config.test_targets, "max_failures": _FAILURES_OF_A_GUIDED_RUN}
     config = setup.tools.model_copy(update=update)
-    return ToolContext(setup.sandbox, setup.work_tree, config, folder.logs)
+    # A guided model is offered what it was trained on, and nothing else.
+    more = {} if setup.profile.guided else setup.more
+    return ToolContext(setup.sandbox, setup.work_tree, config, folder.logs, more=more)
 
 
 def _agent_config(setup: SessionSetup) -> AgentConfig:
@@ -145,11 +152,14 @@ def resources(
         trajectory=writer,
         tools=tools,
         snapshots=WorkTreeSnapshots(setup.work_tree, folder.path.name, folder=folder.path),
-        permissions=Permissions(setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed),
+        permissions=Permissions(
+            setup.work_tree, setup.mode, setup.rules, setup.trusted, setup.sandboxed, more=tools.more
+        ),
         emit=lambda _: None,
         guide=_guide(setup, tools),
         grammar=_grammar(setup, tools),
         searched=setup.profile.searched,
         moment=setup.moment,
+        news=setup.news,
         is_stale=True,
     )

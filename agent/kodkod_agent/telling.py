@@ -2,20 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from kodkod_agent import events
+from kodkod_agent import events, trajectory
 from kodkod_agent.context import new_instructions, prompt
 from kodkod_agent.limits import Remaining
 from kodkod_agent.moment import allowances, newly_low
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState
+from kodkod_engine.chat.template import late_tools_text
+from kodkod_engine.messages import ToolSpec
+from kodkod_tools.mcp.names import PREFIX
 
 
 async def tell_facts(step: int, res: Resources) -> None:
     """The date and git's status."""
     for fact in await res.moment.facts(res.tools) if res.config.tell_facts else ():
         res.tell_model(fact, step)
+
+
+def tell_tools(step: int, res: Resources) -> None:
+    """Tools of other programs that came, changed or went since the model was told of them last."""
+    for line in res.news():
+        res.emit(events.Notice(line))
+    known = {spec.name: spec for spec in res.ledger.known_tools if spec.name.startswith(PREFIX)}
+    fitting, crowded = _new_tools(known, res)
+    went = [name for name in known if name not in res.tools.more or name in crowded]
+    if crowded and not res.crowded:
+        told = "they take more than agent.max_tools_share of the model's context"
+        res.emit(events.Notice(f"the model is not told of {len(crowded)} tools: {told}: {', '.join(crowded)}"))
+    res.crowded = bool(crowded)
+    new, gone = res.moment.tools(fitting, went)
+    if new or gone:
+        span = res.ledger.declare(new, gone, introduction=prompt("tools") if new else "")
+        text = res.tokenizer.decode(res.ledger.token_ids[span.start + 1 : span.end], skip_special=False)
+        res.record(trajectory.Notice(text=text), step)
+        names = ", ".join([*(spec.name for spec in new), *(f"no more {name}" for name in gone)])
+        res.emit(events.Notice(f"the model was told of tools: {names}"))
+
+
+def _new_tools(known: Mapping[str, ToolSpec], res: Resources) -> tuple[list[ToolSpec], list[str]]:
+    """Those to tell of, as far as they fit, and the names of the others."""
+    left = int(res.budget.context * res.config.max_tools_share)
+    more = res.tools.more
+    left -= sum(_size(spec, res) for name, spec in known.items() if name in more and more[name].spec == spec)
+    new: list[ToolSpec] = []
+    crowded: list[str] = []
+    for name, tool in sorted(more.items()):
+        if known.get(name) == tool.spec:
+            continue
+        size = _size(tool.spec, res)
+        if size > left:
+            crowded.append(name)
+            continue
+        left -= size
+        new.append(tool.spec)
+    return new, crowded
+
+
+def _size(spec: ToolSpec, res: Resources) -> int:
+    """In tokens."""
+    return len(res.tokenizer.encode_text(late_tools_text("", [spec], ())))
 
 
 def tell_mode(state: AgentState, res: Resources) -> AgentState:

@@ -13,6 +13,8 @@ COMMANDS = {
     "demo": ("kodkod_app.commands.demo", "See it mend a failing test in a copy of an example or of a broken package."),
     "swebench": ("kodkod_app.commands.swebench", "Solve issues of a SWE-bench data set unattended, grade, count."),
     "eval": ("kodkod_app.commands.eval", "Measure how well a model uses tools and repairs."),
+    "trust": ("kodkod_app.commands.trust", "Let a project start the programs it names outside the box."),
+    "mcp": ("kodkod_app.commands.mcp", "Show the MCP servers and their tools."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
     "pull": ("kodkod_app.commands.pull", "Fetch a checkpoint from a hub, resuming and checking."),
     "convert": ("kodkod_app.commands.convert", "Write a checkpoint in 4 or 8 bits, once."),

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -32,6 +33,7 @@ from kodkod_app import bootstrap, paths
 from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, is_closed_box, open_box
 from kodkod_app.candidate_places import place_opener
+from kodkod_app.extras import Extras, find_extras, open_extras
 from kodkod_app.interrupts import Interrupts
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import Layer, Settings
@@ -49,6 +51,16 @@ class NothingToDo(Exception):
     """A session that has ended was opened again, and nothing was said."""
 
     exit_code = 2
+
+
+class Extension(StrEnum):
+    """What is added to a session beside its own tools."""
+
+    NONE = "none"
+    KNOWN = "known"
+    """What the person's settings name, and a trusted project."""
+    TRUSTED = "trusted"
+    """The project is trusted for this once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,7 @@ class RunOptions:
     """What commands in the box see besides."""
     sessions: Path | None = None
     """Where the session is kept, if not with the person's others."""
+    extras: Extension = Extension.NONE
     asked: Layer = field(default_factory=dict)
     """What was said on the command line, kept with the session so that it need not be said again."""
 
@@ -149,7 +162,8 @@ async def _run(options: RunOptions, renderer: Renderer, open_model: OpenModel) -
             with interrupts.blocking():
                 model = open_model(options.settings.model, options.settings.engine)
             try:
-                return await _work(options, model, box, plan, renderer, interrupts)
+                async with extras_of(options, model) as extras:
+                    return await _work(options, model, box, plan, renderer, interrupts, extras)
             finally:
                 model.engine.close()
 
@@ -159,7 +173,18 @@ async def run_with(
 ) -> int:
     """One of several runs in a loop, with a model that is open and stays so. See `run_headless`."""
     async with open_box(plan) as box:
-        return await _work(options, model, box, plan, renderer, interrupts or Never())
+        return await _work(options, model, box, plan, renderer, interrupts or Never(), Extras())
+
+
+@asynccontextmanager
+async def extras_of(options: RunOptions, model: Model) -> AsyncIterator[Extras]:
+    """What the person and the project add to the session, open."""
+    if options.extras is Extension.NONE:
+        yield Extras()
+        return
+    found = find_extras(options.work_tree, options.settings, trusted=options.extras is Extension.TRUSTED)
+    async with open_extras(found, options.work_tree, guided=model.profile.guided) as extras:
+        yield extras
 
 
 def box_plan(options: RunOptions) -> BoxPlan:
@@ -177,9 +202,15 @@ def box_plan(options: RunOptions) -> BoxPlan:
 
 
 async def _work(
-    options: RunOptions, model: Model, box: Sandbox, plan: BoxPlan, renderer: Renderer, interrupts: Stop
+    options: RunOptions,
+    model: Model,
+    box: Sandbox,
+    plan: BoxPlan,
+    renderer: Renderer,
+    interrupts: Stop,
+    extras: Extras,
 ) -> int:
-    setup = session_setup(options.settings, model, box)
+    setup = session_setup(options.settings, model, box, extras)
     async with await open_session(options, setup) as session:
         candidates = candidates_for(session, options.settings, plan, box)
         if options.prompt is None and not await session.is_unfinished() and not await candidates.are_due():
@@ -197,8 +228,9 @@ def candidates_for(session: Session, settings: Settings, plan: BoxPlan, box: San
     return Candidates(session, settings.candidates, open_place)
 
 
-def session_setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetup:
+def session_setup(settings: Settings, model: Model, box: Sandbox, extras: Extras | None = None) -> SessionSetup:
     """What a session works with, by the settings."""
+    extras = extras or Extras()
     return SessionSetup(
         engine=model.engine,
         tokenizer=model.tokenizer,
@@ -212,6 +244,8 @@ def session_setup(settings: Settings, model: Model, box: Sandbox) -> SessionSetu
         sandboxed=is_closed_box(box),
         profile=model.profile,
         ranker=model.ranker,
+        more=extras.more,
+        news=extras.news,
     )
 
 

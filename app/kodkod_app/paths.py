@@ -41,6 +41,11 @@ def user_settings() -> Path:
     return (_home("config") or platformdirs.user_config_path("kodkod")) / "config.toml"
 
 
+def trusted_folders() -> Path:
+    """The folders the person trusts to start programs; need not be there."""
+    return user_settings().with_name("trusted.json")
+
+
 def project_settings(work_tree: Path) -> Path:
     """A project's settings; need not be there."""
     return work_tree / ".kodkod" / "config.toml"

@@ -6,7 +6,7 @@ one was rebuilt from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.profile import Profile
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_app.recorded_tools import RecordedTools
 from kodkod_app.session_story import StoryStep, read_story
 from kodkod_engine.chat.ledger import TokenLedger
-from kodkod_engine.chat.ledger_state import Origin
+from kodkod_engine.chat.ledger_state import Declaration, Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 _NO_LIMIT = 10**9
@@ -69,6 +70,10 @@ class Recording:
     """Turns of the session it was forked from."""
     num_turns: int
     """Turns of the session's own."""
+    declarations: Mapping[tuple[int, ...], Declaration]
+    """What was declared of tools by other programs, by the ids of the entry that says so."""
+    tools: RecordedTools
+    """They answer what was recorded."""
 
 
 def read_recording(folder: SessionFolder, tokenizer: Tokenizer, config: AgentConfig | None = None) -> Recording:
@@ -88,7 +93,9 @@ def read_recording(folder: SessionFolder, tokenizer: Tokenizer, config: AgentCon
         raise SessionDamaged(f"session {folder.path.name} has no step that could be replayed; choose another")
     told = t.read(folder.trajectory)
     started = _started(told)
-    segments = _segments(LedgerLog(folder.ledger), tokenizer, steps[-1].ledger_mark)
+    ledgers = _ledgers(LedgerLog(folder.ledger), tokenizer, steps[-1].ledger_mark)
+    segments = tuple(map(entries_of, ledgers))
+    declarations = dict(pair for ledger in ledgers for pair in _declarations(ledger))
     story = read_story(folder)
     first_step = 0 if story.info.forked_from is None else story.info.forked_from.step
     turns_without_call = {step.number for step in story.steps if not step.turn.calls}
@@ -107,6 +114,8 @@ def read_recording(folder: SessionFolder, tokenizer: Tokenizer, config: AgentCon
         context_tokens=started.context_tokens if started else None,
         first_step=first_step,
         num_turns=steps[-1].step - first_step,
+        declarations=declarations,
+        tools=RecordedTools(declarations.values(), story.steps),
     )
 
 
@@ -122,8 +131,15 @@ def _read(kind: type[Any], values: Mapping[str, Any], folder: SessionFolder) -> 
         raise SessionDamaged(f"{folder.trajectory} was written by another version ({cause})") from fault
 
 
-def _segments(log: LedgerLog, tokenizer: Tokenizer, mark: int) -> tuple[tuple[Entry, ...], ...]:
-    return tuple(entries_of(log.at(tokenizer, each)) for each in (*log.before_rebuilds(mark), mark))
+def _ledgers(log: LedgerLog, tokenizer: Tokenizer, mark: int) -> list[TokenLedger]:
+    """One for each segment."""
+    return [log.at(tokenizer, each) for each in (*log.before_rebuilds(mark), mark)]
+
+
+def _declarations(ledger: TokenLedger) -> Iterator[tuple[tuple[int, ...], Declaration]]:
+    starts = {span.end: span.start for span in ledger.spans}
+    for declaration in ledger.declarations:
+        yield ledger.token_ids[starts[declaration.at] : declaration.at], declaration
 
 
 def _summaries(told: t.Trajectory, number: int) -> tuple[str, ...]:

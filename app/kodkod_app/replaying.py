@@ -30,9 +30,10 @@ from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted
 from kodkod_app.recorded_session import Entry, RecordedRun, Recording, entries_of
 from kodkod_engine.chat.ledger import TokenLedger
-from kodkod_engine.chat.ledger_state import Origin
+from kodkod_engine.chat.ledger_state import Declaration, Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.errors import EngineError
+from kodkod_engine.messages import ToolSpec
 from kodkod_sandbox.base import Sandbox
 from kodkod_tools import registry
 from kodkod_tools.base import ToolContext
@@ -104,18 +105,23 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
             tools=stage.tools,
             mode=PermissionMode.BYPASS_PERMISSIONS,
             # Everything is asked, and answered as it was recorded.
-            rules=Rules(ask=tuple(Rule(tool=spec.name) for spec in registry.specs())),
+            rules=Rules(ask=tuple(Rule(tool=name) for name in _every_name(recording))),
             trusted=True,
             # A turn that was searched for was recorded as any other.
             profile=recording.profile.model_copy(update={"searched": False}),
             # As long as it was: what is cut to fit the context is cut at the same place.
             told_work_tree=recording.folder.info.work_tree,
             moment=RecordedMoment(follower),
+            more=recording.tools,
         )
         async with await _begin(recording, stage, setup) as session:
             return await follower.follow(session)
     finally:
         engine.close()
+
+
+def _every_name(recording: Recording) -> list[str]:
+    return [*(spec.name for spec in registry.specs()), *recording.tools]
 
 
 async def _begin(recording: Recording, stage: Stage, setup: SessionSetup) -> Session:
@@ -231,6 +237,15 @@ class _Follower:
             told.append(text)
         return told
 
+    def declared(self) -> Declaration | None:
+        """What was declared at this place."""
+        place = len(entries_of(self._ledger))
+        entry = self._recorded[place] if place < len(self._recorded) else None
+        found = self._recording.declarations.get(entry.ids) if entry is not None else None
+        if found is not None:
+            self._recording.tools.declare(found)
+        return found
+
     def next_turn(self, prompt_ids: tuple[int, ...]) -> list[int]:
         """The script: what was said to this prompt, if it is the recorded one."""
         ledger = self._ledger
@@ -318,6 +333,12 @@ class RecordedMoment(Moment):
         """See `Moment`."""
         del before, now
         return self._follower.facts()
+
+    def tools(self, new: Sequence[ToolSpec], gone: Sequence[str]) -> tuple[Sequence[ToolSpec], Sequence[str]]:
+        """See `Moment`."""
+        del new, gone
+        found = self._follower.declared()
+        return ((), ()) if found is None else (found.tools, found.withdrawn)
 
     def budgets(self, low: Sequence[Allowance]) -> list[str]:
         """See `Moment`."""

@@ -14,6 +14,11 @@ A file is TOML in the shape of `Settings`:
 In the environment a key is `KODKOD_` and its name in capitals, with two underscores before a section's key:
 `KODKOD_MODEL`, `KODKOD_AGENT__MAX_TURNS`. Lists are written as JSON there.
 
+MCP servers are tables as in `.mcp.json`; they are the person's alone to set, a project has that file:
+
+    [mcp_servers.notes]
+    command = "notes-server"
+
 The files of a project come with the project. Those of one that is not trusted may narrow what is allowed (`ask` and
 `deny` rules) and say nothing else; even a trusted one can neither do without a box nor without permissions.
 """
@@ -25,9 +30,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kodkod_agent.config import AgentConfig, CandidatesConfig
 from kodkod_agent.policy import PermissionMode
@@ -37,6 +42,7 @@ from kodkod_app.tui.config import TuiConfig
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.choose import SandboxKind
 from kodkod_tools.config import ToolsConfig
+from kodkod_tools.mcp.config import PROJECT_FILE, McpServer, require_name
 
 PREFIX = "KODKOD_"
 Layer = dict[str, Any]
@@ -68,6 +74,8 @@ class Settings(BaseModel):
     tools: ToolsConfig = Field(default_factory=ToolsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     tui: TuiConfig = Field(default_factory=TuiConfig)
+    mcp_servers: dict[Annotated[str, AfterValidator(require_name)], McpServer] = Field(default_factory=dict)
+    """Programs whose tools the model may be given; they run outside the box, as you do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,8 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     ):
         if layer.get(key) == value:
             raise SettingsFault(f'{path}: {key}: a project may not set "{value}"; say so on the command line')
+    if "mcp_servers" in layer:
+        raise SettingsFault(f"{path}: mcp_servers: a project names its servers in {PROJECT_FILE}; move them there")
     return layer
 
 

@@ -133,6 +133,8 @@ def _kind(hint: Any, choices: tuple[str, ...]) -> str:
     if choices:
         return "yes or no" if choices == ("true", "false") else "one of " + ", ".join(choices)
     parts = [one for one in (get_args(hint) or (hint,)) if one is not type(None)]
+    if get_origin(hint) is dict:
+        return "tables, in the file"
     if get_origin(hint) is tuple:
         return 'a list, as in ["a", "b"]'
     named = {int: "a whole number", float: "a number", str: "text"}
@@ -143,6 +145,8 @@ def as_text(value: Any) -> str:
     """A value as it is shown and typed; empty for one that is not set."""
     if value is None or value is MISSING or value is PydanticUndefined:
         return ""
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -362,3 +362,32 @@ def test_places_are_replaced_and_every_other_token_stays(parts):
         return ids
 
     assert Replacement({"/old/place": "/new"}, TOKENIZER).in_ids(ids_of("/old/place")) == ids_of("/new")
+
+
+# Tools of other programs
+
+
+def test_tools_of_other_programs_answer_what_was_recorded(root, project, replayed):
+    from ..agent.foreign import FakeForeign, offering
+
+    tool, more = FakeForeign(), {}
+    more.update(offering(tool))
+    name = "mcp__far__echo"
+
+    def change(given):
+        tool.description = "Says it to everybody."
+        more["mcp__far__other"] = FakeForeign(name="other")
+        return f"heard {given['text']}"
+
+    tool.answer = change
+    script = [
+        says("", call(name, text="a"), call(name, text=3)),
+        says("", call("mcp__far__other", text="b"), call(name, text="c")),
+        LOOK,
+        FINISH,
+    ]
+    session_id = record(root, project, [("go", script)], more=more)
+    heard = len(tool.calls)
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["num_turns"]) == (0, None, 4)
+    assert len(tool.calls) == heard

@@ -56,6 +56,8 @@ class Effect(StrEnum):
     READS = "reads"
     WRITES = "writes"
     EXECUTES = "executes"
+    EXTERNAL = "external"
+    """Acts through another program, outside the box: what it did cannot be put back."""
     NONE = "none"
 
 
@@ -129,6 +131,8 @@ class ToolContext:
     log_folder: Path
     """Where whole outputs are kept; outside the work tree. `view` and `search` may read here."""
     jobs: Jobs = field(default_factory=Jobs)
+    more: Mapping[str, ForeignTool] = field(default_factory=dict)
+    """Tools of other programs by name. May change while a session goes on; a name of ours is never looked up here."""
 
     async def close(self) -> None:
         """Kill the background jobs. Idempotent."""
@@ -175,4 +179,18 @@ class Tool(Protocol[ArgumentsT_contra]):
             ToolError: an error result (`registry.run_call` turns it into one).
             SandboxError: the box failed.
         """
+        ...
+
+
+class ForeignTool(Tool[Any], Protocol):
+    """A tool of another program, such as an MCP server. What it says of itself is data and permits nothing."""
+
+    @property
+    def server(self) -> str:
+        """Name of the program's entry in the settings."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this very definition: another description or schema has another."""
         ...

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
 from kodkod_engine.messages import ToolCall, ToolSpec
-from kodkod_tools.base import ErrorCode, Tool, ToolContext, ToolError, ToolResult, ToolStream
+from kodkod_tools.base import ErrorCode, ForeignTool, Tool, ToolContext, ToolError, ToolResult, ToolStream
 from kodkod_tools.edit import Edit
 from kodkod_tools.find import Find
 from kodkod_tools.finish import Finish
@@ -33,15 +35,17 @@ def specs() -> tuple[ToolSpec, ...]:
     return tuple(tool.spec for tool in TOOLS)
 
 
-def get(name: str) -> Tool[Any]:
-    """The tool of that name.
+def get(name: str, more: Mapping[str, ForeignTool] = MappingProxyType({})) -> Tool[Any]:
+    """The tool of that name: one of ours, else one of `more`.
 
     Raises:
         ToolError: `UNKNOWN_TOOL`, naming the nearest.
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
-    near = difflib.get_close_matches(name.casefold(), list(_BY_NAME), n=2, cutoff=0.5) or list(_BY_NAME)
+    if name in more:
+        return more[name]
+    near = difflib.get_close_matches(name.casefold(), [*_BY_NAME, *more], n=2, cutoff=0.5) or list(_BY_NAME)
     raise ToolError(ErrorCode.UNKNOWN_TOOL, f"there is no tool {name[:60]!r}; use {' or '.join(near)}")
 
 
@@ -54,7 +58,7 @@ async def run_call(call: ToolCall, context: ToolContext) -> ToolStream:
         SandboxError: the box failed.
     """
     try:
-        tool, arguments = parse_call(call)
+        tool, arguments = parse_call(call, context.more)
         async with contextlib.aclosing(tool.run(arguments, context)) as items:
             async for item in items:
                 yield _bounded(item, context) if isinstance(item, ToolResult) else item
@@ -72,7 +76,7 @@ def _bounded(result: ToolResult, context: ToolContext) -> ToolResult:
     return replace(result, for_model=cut, for_log=result.for_log or result.for_model)
 
 
-def parse_call(call: ToolCall) -> tuple[Tool[Any], Any]:
+def parse_call(call: ToolCall, more: Mapping[str, ForeignTool] = MappingProxyType({})) -> tuple[Tool[Any], Any]:
     """The tool a call names and its arguments, checked. What permissions are decided on.
 
     Raises:
@@ -80,7 +84,7 @@ def parse_call(call: ToolCall) -> tuple[Tool[Any], Any]:
     """
     if call.fault is not None:
         raise ToolError(ErrorCode.MALFORMED_CALL, f"the call could not be read: {call.fault}")
-    tool = get(call.name)
+    tool = get(call.name, more)
     try:
         return tool, tool.arguments.model_validate(dict(call.arguments))
     except ValidationError as error:

@@ -30,6 +30,7 @@ from kodkod_sandbox.base import SandboxKind
 @click.option(
     "--fork", metavar="[ID[:STEP]]", is_flag=False, flag_value="", help="Go on in a new session, from ID, -c or -r ID."
 )
+@click.option("--trust", is_flag=True, help="Start the MCP servers of the project's .mcp.json for this once.")
 @click.option("--allow-build-network", is_flag=True, help="A missing Docker image may be built over the network.")
 def command(fork: str | None, **flags: Any) -> int:
     """Open the terminal app. The same options as `kodkod fix`; `kodkod --help` lists the commands."""
@@ -50,6 +51,7 @@ def _wish(fork: str | None, flags: Mapping[str, Any]) -> Wish:
         fork=fork is not None,
         fork_step=step,
         allow_build_network=flags["allow_build_network"],
+        trusts=flags["trust"],
     )
 
 

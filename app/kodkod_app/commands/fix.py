@@ -55,6 +55,7 @@ _SESSION_OPTIONS = (
     click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the project's latest session."),
     click.option("-r", "--resume", metavar="ID", help="Go on with this session."),
     click.option("--fork", is_flag=True, help="With -c or -r: leave that session as it is, go on in a new one."),
+    click.option("--trust", is_flag=True, help="Start the MCP servers of the project's .mcp.json for this once."),
     click.option("--allow-build-network", is_flag=True, help="A missing Docker image may be built over the network."),
     click.option("--seed", type=int, help="Of the draws, when the temperature is not 0."),
     click.option("--temperature", type=float, help="0 is greedy. [default: 0]"),
@@ -113,7 +114,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
             "nothing to do; say what is wrong with --issue TEXT, --issue-file FILE or --failing-test ID"
         )
     from kodkod_app.bootstrap import require_model
-    from kodkod_app.headless import RunOptions, run_headless, what_was_asked
+    from kodkod_app.headless import Extension, RunOptions, run_headless, what_was_asked
     from kodkod_app.settings import load_settings, merge_layers, said_layer
 
     before = what_was_asked(place.session_id) if place.session_id is not None else {}
@@ -127,6 +128,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         place.session_id,
         fork=flags["fork"],
         allow_build_network=flags["allow_build_network"],
+        extras=Extension.TRUSTED if flags["trust"] else Extension.KNOWN,
         asked=asked,
     )
     try:

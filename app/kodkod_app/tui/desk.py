@@ -102,7 +102,15 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     from kodkod_app import paths
     from kodkod_app.bootstrap import open_model, require_model
     from kodkod_app.boxes import open_box
-    from kodkod_app.headless import RunOptions, box_plan, open_session, session_setup, what_was_asked
+    from kodkod_app.headless import (
+        Extension,
+        RunOptions,
+        box_plan,
+        extras_of,
+        open_session,
+        session_setup,
+        what_was_asked,
+    )
     from kodkod_app.settings import load_settings, merge_layers
 
     before = what_was_asked(wish.session_id) if wish.session_id is not None else {}
@@ -112,7 +120,14 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     settings = settings.model_copy(update={"permission_mode": mode})
     require_model(settings.model)
     options = RunOptions(
-        wish.work_tree, settings, None, wish.session_id, wish.fork, wish.allow_build_network, asked=asked
+        wish.work_tree,
+        settings,
+        None,
+        wish.session_id,
+        wish.fork,
+        wish.allow_build_network,
+        extras=Extension.TRUSTED if wish.trusts else Extension.KNOWN,
+        asked=asked,
     )
     plan = box_plan(options)
     feed.put(u.Loading("preparing the box"))
@@ -120,7 +135,10 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     feed.put(u.Loading("loading the engine"))
     model = open_model(settings.model, settings.engine, lambda what: _progress(what, feed))
     stack.callback(model.engine.close)
-    setup = session_setup(settings, model, box)
+    extras = await stack.enter_async_context(extras_of(options, model))
+    for note in extras.news():
+        feed.put(u.Told(note))
+    setup = session_setup(settings, model, box, extras)
     if wish.session_id is not None and wish.fork_step is not None:
         session = await _open_session(paths.sessions_folder(), setup, wish.session_id, wish.fork_step)
     else:

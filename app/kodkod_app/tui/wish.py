@@ -24,3 +24,5 @@ class Wish:
     """From this step; None takes its last."""
     allow_build_network: bool = False
     """A missing Docker image may be built over the network."""
+    trusts: bool = False
+    """The project may start the programs it names, for this once."""

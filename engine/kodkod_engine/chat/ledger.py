@@ -20,9 +20,25 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 from uuid import uuid4
 
-from kodkod_engine.chat.ledger_state import BranchKind, BranchPoint, LedgerFault, LedgerState, Origin, Span
+from kodkod_engine.chat.ledger_state import (
+    BranchKind,
+    BranchPoint,
+    Declaration,
+    LedgerFault,
+    LedgerState,
+    Origin,
+    Span,
+    tools_at,
+)
 from kodkod_engine.chat.parser import OutputParser
-from kodkod_engine.chat.template import assistant_pieces, encode_pieces, message_pieces, render, tools_pieces
+from kodkod_engine.chat.template import (
+    assistant_pieces,
+    encode_pieces,
+    late_tools_text,
+    message_pieces,
+    render,
+    tools_pieces,
+)
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.chat.view import LedgerView
 from kodkod_engine.messages import (
@@ -54,7 +70,7 @@ class TokenLedger:
     ) -> None:
         """An empty ledger; `open` is how a conversation begins."""
         self.tools: tuple[ToolSpec, ...] = tuple(sorted(tools, key=lambda tool: tool.name))
-        """Fixed for the whole conversation, in the order in which they are declared."""
+        """Those of the head, fixed for the whole conversation, in the order in which they are declared."""
         self.branch_id = branch_id or uuid4().hex
         self.branched_from = branched_from
         """Where this branch left its parent; None for the first one."""
@@ -63,7 +79,8 @@ class TokenLedger:
         self._spans: list[Span] = []
         self._turn_open = False
         self._token_ids: tuple[int, ...] | None = None
-        self._view = LedgerView(tokenizer, self.tools)
+        self._declarations: list[Declaration] = []
+        self._view = LedgerView(tokenizer, self.tools, self._declarations)
 
     @classmethod
     def open(
@@ -102,6 +119,16 @@ class TokenLedger:
         return tuple(self._spans)
 
     @property
+    def declarations(self) -> tuple[Declaration, ...]:
+        """What was declared at the tail, in order."""
+        return tuple(self._declarations)
+
+    @property
+    def known_tools(self) -> tuple[ToolSpec, ...]:
+        """The tools the next turn knows: the head's, and what was declared since."""
+        return tools_at(self.tools, self._declarations, len(self._ids))
+
+    @property
     def turn_open(self) -> bool:
         """Whether the model is to write next: after `begin_turn`, until EOS or `end_turn`."""
         return self._turn_open
@@ -127,6 +154,20 @@ class TokenLedger:
         """A fact of the moment, from the program. The model reads it as a user entry; only the origin differs."""
         self._require_closed()
         return self._append_message(UserMessage(text=text), Origin.NOTICE)
+
+    def declare(self, tools: Sequence[ToolSpec], withdrawn: Sequence[str] = (), *, introduction: str) -> Span:
+        """Tell of tools that came late, are no longer as they were declared, or went. All that stands before stays.
+
+        Args:
+            tools: new or changed; one of a known name takes its place.
+            withdrawn: names of known ones. A later call of theirs is one of an unknown tool.
+            introduction: what the model reads before them. Like every name and description it is data.
+        """
+        self._require_closed()
+        text = late_tools_text(introduction, tools, withdrawn)
+        span = self._append_message(UserMessage(text=text), Origin.LATE_TOOLS)
+        self._declarations.append(Declaration(at=span.end, tools=tuple(tools), withdrawn=tuple(withdrawn)))
+        return span
 
     def append_tool_results(self, results: Sequence[ToolMessage]) -> tuple[Span, ...]:
         """What the tools answered, for the first of the pending calls or all of them, in any order.
@@ -183,7 +224,7 @@ class TokenLedger:
         """A parser for the open turn. Its calls have the ids that `end_turn` and `view` give them."""
         self._require_open()
         num_calls = sum(len(message.calls) for message in self._closed_turns())
-        return OutputParser(self._tokenizer, self.tools, first_call=num_calls)
+        return OutputParser(self._tokenizer, self.known_tools, first_call=num_calls)
 
     def fork(self, at: int, *, branch_id: str | None = None) -> TokenLedger:
         """A new branch with the first `at` tokens of this one; this one stays as it is.
@@ -244,6 +285,7 @@ class TokenLedger:
             tools=self.tools,
             spans=self.spans,
             token_ids=self.token_ids,
+            declarations=self.declarations,
         )
 
     @classmethod
@@ -258,7 +300,7 @@ class TokenLedger:
                 "the session was written with another tokenizer; open it with the checkpoint it began with"
             )
         ledger = cls(tokenizer, state.tools, branch_id=state.branch_id, branched_from=state.branched_from)
-        ledger._take(state.token_ids, state.spans)
+        ledger._take(state.token_ids, state.spans, state.declarations)
         return ledger
 
     def _append_message(self, message: Message, origin: Origin) -> Span:
@@ -287,11 +329,12 @@ class TokenLedger:
     def _branch(self, kind: BranchKind, at: int, kept: Sequence[Span], branch_id: str | None) -> TokenLedger:
         point = BranchPoint(kind=kind, parent_id=self.branch_id, at=at)
         ledger = TokenLedger(self._tokenizer, self.tools, branch_id=branch_id, branched_from=point)
-        ledger._take(self._ids[: kept[-1].end if kept else 0], kept)
+        ledger._take(self._ids[: kept[-1].end if kept else 0], kept, self._declarations)
         return ledger
 
-    def _take(self, ids: Sequence[int], spans: Sequence[Span]) -> None:
+    def _take(self, ids: Sequence[int], spans: Sequence[Span], declarations: Iterable[Declaration]) -> None:
         self._ids, self._spans = list(ids), list(spans)
+        self._declarations += (declaration for declaration in declarations if declaration.at <= len(ids))
         before = next((span.origin for span in reversed(spans) if not span.origin.is_written), None)
         self._turn_open = before is Origin.PROMPT and ids[-1] != self._tokenizer.special.eos_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -30,6 +31,8 @@ class Origin(StrEnum):
     USER = "user"
     NOTICE = "notice"
     """The program, at the tail: date, git status, budgets, mode changes."""
+    LATE_TOOLS = "late_tools"
+    """Tools that came, changed or went while the conversation was going on."""
     TOOL_RESULT = "tool_result"
     PROMPT = "prompt"
     """The tag that asks the model for a turn."""
@@ -73,6 +76,30 @@ class BranchPoint(BaseModel):
     """Tokens of the parent: those kept by a fork, those it had at a rebuild."""
 
 
+class Declaration(BaseModel):
+    """Tools that were declared at the tail, for the turns that begin there or later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: NonNegativeInt
+    """Tokens of the conversation, this declaration's own included."""
+    tools: tuple[ToolSpec, ...] = ()
+    """New ones, and those that are no longer as they were declared before."""
+    withdrawn: tuple[str, ...] = ()
+    """Names that may not be called any more."""
+
+
+def tools_at(tools: Iterable[ToolSpec], declarations: Iterable[Declaration], at: int) -> tuple[ToolSpec, ...]:
+    """The tools a turn knows that begins at token `at`: those of the head, and what was declared since."""
+    known = {tool.name: tool for tool in tools}
+    for declaration in declarations:
+        if declaration.at <= at:
+            known.update((tool.name, tool) for tool in declaration.tools)
+            for name in declaration.withdrawn:
+                known.pop(name, None)
+    return tuple(known.values())
+
+
 class LedgerState(BaseModel):
     """A ledger at rest; `model_dump_json` and `model_validate_json` carry it through a file."""
 
@@ -86,6 +113,7 @@ class LedgerState(BaseModel):
     tools: tuple[ToolSpec, ...]
     spans: tuple[Span, ...]
     token_ids: tuple[NonNegativeInt, ...]
+    declarations: tuple[Declaration, ...] = ()
 
     @model_validator(mode="after")
     def _spans_cover_ids(self) -> Self:

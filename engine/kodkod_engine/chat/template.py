@@ -64,6 +64,13 @@ def tools_pieces(tools: Iterable[ToolSpec]) -> list[Piece]:
     return [Tag.TOOL_DECLARE, heading + described, *CALL_NOTE, Tag.TOOL_DECLARE_END]
 
 
+def late_tools_text(introduction: str, tools: Iterable[ToolSpec], withdrawn: Iterable[str]) -> str:
+    """Tools that come late, change or go: a user entry, in the words of the declare block."""
+    described = "".join(map(_described, sorted(tools, key=lambda tool: tool.name)))
+    gone = f"No longer there: {', '.join(sorted(withdrawn))}." if withdrawn else ""
+    return "\n\n".join(part for part in (introduction, described.rstrip("\n"), gone) if part)
+
+
 def message_pieces(message: Message, *, after_tool: bool = False) -> list[Piece]:
     """One message. `after_tool`: the message before it is a tool result."""
     match message:

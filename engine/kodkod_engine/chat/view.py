@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kodkod_engine.chat.ledger_state import Origin, Span
+from kodkod_engine.chat.ledger_state import Declaration, Origin, Span, tools_at
 from kodkod_engine.chat.parser import parse_turn
 from kodkod_engine.chat.special_tokens import Tag
 from kodkod_engine.chat.template import encode_pieces
@@ -15,9 +15,11 @@ from kodkod_engine.messages import AssistantMessage, Message, SystemMessage, Too
 class LedgerView:
     """The messages of one append-only ledger. Entries that are complete are read once and kept."""
 
-    def __init__(self, tokenizer: Tokenizer, tools: Sequence[ToolSpec]) -> None:
+    def __init__(self, tokenizer: Tokenizer, tools: Sequence[ToolSpec], declarations: Sequence[Declaration]) -> None:
+        """`declarations` may grow: each is there before the first turn that knows it."""
         self._tokenizer = tokenizer
         self._tools = tools
+        self._declarations = declarations
         self._response_open = encode_pieces(tokenizer, [Tag.TOOL_RESPONSE])
         self._response_close = encode_pieces(tokenizer, [Tag.TOOL_RESPONSE_END])
         self._messages: list[Message] = []
@@ -43,7 +45,7 @@ class LedgerView:
                 return []
             case Origin.SYSTEM:
                 return [SystemMessage(text=self._text(ids, span))]
-            case Origin.USER | Origin.NOTICE:
+            case Origin.USER | Origin.NOTICE | Origin.LATE_TOOLS:
                 return [UserMessage(text=self._text(ids, span))]
             case Origin.TOOL_RESULT:
                 return [self._tool_result(ids, span)]
@@ -62,7 +64,8 @@ class LedgerView:
 
     def _turn(self, ids: Sequence[int], entry: Sequence[Span]) -> AssistantMessage:
         written = ids[entry[0].end : entry[-1].end]
-        return parse_turn(self._tokenizer, written, self._tools, first_call=self._num_calls)
+        tools = tools_at(self._tools, self._declarations, entry[0].start)
+        return parse_turn(self._tokenizer, written, tools, first_call=self._num_calls)
 
     def _next_call_id(self) -> str:
         """Results are matched to the calls of the last turn by order; one too many has no call."""

@@ -1,0 +1,161 @@
+"""Trust: what a project names is started when a person said so, of the project as it stands."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kodkod_app import paths, trust
+from kodkod_app.settings import SettingsFault
+from kodkod_app.trust import Standing
+
+from .conftest import turn
+
+PROGRAMS = Path(__file__).parents[1] / "tools" / "mcp" / "programs"
+SAY = turn("", ("mcp__say__say", {"text": "hm"}))
+DONE = turn("Done.")
+PLAIN = ("--sandbox", "none", "--permission-mode", "bypassPermissions")
+
+
+@pytest.fixture
+def named(project, tmp_path):
+    """The project names a server that leaves a mark when it is started."""
+    code = f"open({str(tmp_path / 'started')!r}, 'a').write('x'); import sys; sys.argv[1:] = ['words']; "
+    code += f"exec(open({str(PROGRAMS / 'evil_server.py')!r}).read())"
+    servers = {"say": {"command": sys.executable, "args": ["-c", code]}}
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    return tmp_path / "started"
+
+
+@pytest.fixture
+def ask(kodkod, project, record):
+    """`kodkod -p` on the project with a recording that calls the server's tool."""
+
+    def run(*arguments):
+        return kodkod("-p", "say it", "-C", project, "-m", record(SAY, DONE), *PLAIN, *arguments)
+
+    return run
+
+
+def test_a_project_is_not_trusted_at_first(ask, named, project):
+    found = ask()
+    assert found.code == 0
+    assert not named.exists()
+    [line] = [line for line in found.err.splitlines() if ".mcp.json" in line]
+    assert "its MCP servers (say) are not started" in line
+    assert f"kodkod trust {project}" in line
+
+
+def test_trusted_for_once(ask, named):
+    found = ask("--trust")
+    assert found.code == 0
+    assert named.read_text() == "x"
+    assert "mcp__say__say" in found.err
+    assert "not started" not in found.err
+    assert "not started" in ask().err
+    assert named.read_text() == "x"
+
+
+def test_trusted_as_it_stands(ask, kodkod, named, project):
+    assert trust.standing(project) is Standing.UNTRUSTED
+    found = kodkod("trust", "--yes", project)
+    assert found.code == 0
+    assert f"MCP server say: {sys.executable} -c" in found.out
+    assert not named.exists()
+    assert trust.standing(project) is Standing.TRUSTED
+    assert "not started" not in ask().err
+    assert named.read_text() == "x"
+
+    (project / ".mcp.json").write_text((project / ".mcp.json").read_text() + " ")
+    assert trust.standing(project) is Standing.CHANGED
+    assert "has changed since you trusted the folder" in ask().err
+    assert named.read_text() == "x"
+    assert str(project) in kodkod("trust", "--list").out
+
+    assert "is trusted no longer" in kodkod("trust", "--forget", project).out
+    assert "was not trusted" in kodkod("trust", "--forget", project).out
+    assert kodkod("trust", "--list").out == ""
+
+
+def test_trust_is_of_the_folder_itself(named, project, tmp_path):
+    trust.trust(project)
+    (tmp_path / "link").symlink_to(project)
+    assert trust.standing(tmp_path / "link") is Standing.TRUSTED
+    (project / "inner").mkdir()
+    assert trust.standing(project / "inner") is Standing.UNTRUSTED
+
+
+@pytest.mark.parametrize("answer", ["", "n\n", "\n"])
+def test_no_answer_is_no(kodkod, named, project, monkeypatch, answer):
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    found = kodkod("trust", project)
+    assert found.code in (1, 130)
+    assert trust.standing(project) is Standing.UNTRUSTED
+
+
+def test_a_list_that_cannot_be_read_trusts_nobody(home, project):
+    paths.trusted_folders().parent.mkdir(parents=True)
+    paths.trusted_folders().write_text("{")
+    with pytest.raises(SettingsFault, match="no folder is trusted"):
+        trust.standing(project)
+
+
+def test_what_is_shown_is_no_command_to_the_terminal(kodkod, project):
+    servers = {"a\x1b[31m": {"command": "x"}, "b": {"command": "\x1b]0;owned\x07x", "args": ["\n\n# harmless"]}}
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    found = kodkod("trust", "--yes", project)
+    assert "\x1b" not in found.out
+    assert len([line for line in found.out.splitlines() if "MCP server b:" in line]) == 1
+    assert "# harmless" in next(line for line in found.out.splitlines() if "MCP server b:" in line)
+
+
+# The person's own servers, and looking at them
+
+
+def test_servers_of_the_settings_need_no_trust(ask, settings_file, tmp_path):
+    program = [str(PROGRAMS / "evil_server.py"), "words"]
+    settings_file.write_text(
+        f"[mcp_servers.say]\ncommand = {json.dumps(sys.executable)}\nargs = {json.dumps(program)}\n"
+    )
+    found = ask()
+    assert found.code == 0
+    assert "the model was told of tools: mcp__say__look, mcp__say__say" in found.err
+    assert "\x1b" not in found.err + found.out
+
+
+def test_a_server_that_cannot_be_is_a_fault_of_the_settings(kodkod, settings_file):
+    settings_file.write_text('[mcp_servers."a b"]\ncommand = "x"\n')
+    found = kodkod("mcp", "list")
+    assert found.code == 2
+    assert "a name has up to 32 letters" in found.err
+
+
+def test_a_project_has_no_servers_in_its_settings(kodkod, project):
+    (project / ".kodkod" / "config.toml").write_text('[mcp_servers.a]\ncommand = "x"\n')
+    found = kodkod("mcp", "list", "-C", project)
+    assert found.code == 2
+    assert "a project names its servers in .mcp.json; move them there" in found.err
+
+
+def test_mcp_list_shows_servers_tools_and_faults(kodkod, named, project, settings_file):
+    settings_file.write_text('[mcp_servers.gone]\ncommand = "/nowhere/at/all"\n')
+    found = kodkod("mcp", "list", "-C", project)
+    assert "are not started" in found.err
+    assert not named.exists()
+    assert found.code == 1
+    found = kodkod("mcp", "list", "-C", project, "--trust")
+    assert "say  2 tools" in found.out
+    assert "  mcp__say__look(text?)  " in found.out
+    assert "gone  has failed: " in found.out
+    assert "\x1b" not in found.out
+    shown = json.loads(kodkod("mcp", "list", "-C", project, "--trust", "--output-format", "json").out)
+    assert [entry["name"] for entry in shown["servers"]] == ["say", "gone"]
+    assert len(shown["servers"][0]["tools"][0]["fingerprint"]) == 16
+
+
+def test_the_small_model_has_no_use_for_them(kodkod, named, project):
+    found = kodkod("fix", "-C", project, "--issue", "add subtracts", "--sandbox", "none", "--max-turns", "1", "--trust")
+    assert "no MCP server is started for it" in found.err
+    assert not named.exists()
