@@ -67,6 +67,8 @@ class AgentConfig(BaseModel):
     """Tell the model the date, git's status, changes of the mode, and when a budget is nearly used up."""
     max_tools_share: float = Field(default=0.1, ge=0, le=0.5)
     """Most of the context that the declarations of MCP servers' tools may take."""
+    max_skills_chars: int = Field(default=8_000, ge=0)
+    """Most that the list of skills may take."""
     max_instruction_chars: int = Field(default=16_000, ge=0)
     """Most that is read of one AGENTS.md."""
     checkpoints_kept: int = Field(default=16, ge=2)

@@ -13,7 +13,7 @@ from datetime import date
 from types import MappingProxyType
 
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.context import Budget
+from kodkod_agent.context import Budget, prompt
 from kodkod_agent.limits import Remaining
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.state import AgentState
@@ -26,6 +26,7 @@ from kodkod_tools.repository import Repository
 _FACTS = "Facts of the moment:"
 _MODE = "The permission mode is now"
 _LEFT = "Left of this run:"
+_SKILLS = "Skills:"
 _SHARES = (0.25, 0.1)
 """A budget is told of when no more than such a share of it is left, once each."""
 _MAX_ENTRIES = 12
@@ -43,7 +44,7 @@ _MEANING: Mapping[PermissionMode, str] = MappingProxyType(
 
 def is_of_the_moment(text: str) -> bool:
     """Whether a notice is one of these: another time would have another."""
-    return text.startswith((_FACTS, _MODE, _LEFT))
+    return text.startswith((_FACTS, _MODE, _LEFT, _SKILLS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class Moment:
     def tools(self, new: Sequence[ToolSpec], gone: Sequence[str]) -> tuple[Sequence[ToolSpec], Sequence[str]]:
         """Which tools of other programs to tell of, of those that came or changed and of the names that went."""
         return new, gone
+
+    def skills(self, listing: str) -> list[str]:
+        """The list of skills, where there is one that the model does not know."""
+        return [prompt("skills", skills=listing)] if listing else []
 
     def mode(self, before: str, now: PermissionMode) -> list[str]:
         """The mode, where the model knows another."""

@@ -25,7 +25,7 @@ from kodkod_agent.policy import Verdict
 from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
-from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode, tell_tools
+from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode, tell_skills, tell_tools
 from kodkod_agent.ways import Ways
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.chat.ledger_state import Origin
@@ -55,6 +55,7 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     """Take in what the person said, and remember the world as it is before the first turn."""
     answer_pending("the run was cut short before it", res)
     tell_tools(state["step"], res)
+    skills = tell_skills(state.get("skills", ""), state["step"], res)
     shown = show_instructions(["."], state["instructions"], state["step"], res)
     await tell_facts(state["step"], res)
     mode = tell_mode(state, res)
@@ -67,13 +68,17 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     if res.config.baseline_tests and not res.config.attended and _can_test(res):
         tests = await _run_tests(res, before=True)
     mark = res.log.sync(res.ledger)
-    return mode | AgentState(
-        next=Node.PREPARE,
-        inbox=[],
-        base_snapshot=snapshot,
-        tests_before=tests,
-        ledger_mark=mark,
-        instructions=shown,
+    return (
+        skills
+        | mode
+        | AgentState(
+            next=Node.PREPARE,
+            inbox=[],
+            base_snapshot=snapshot,
+            tests_before=tests,
+            ledger_mark=mark,
+            instructions=shown,
+        )
     )
 
 
@@ -86,11 +91,12 @@ async def _rebuild(state: AgentState, res: Resources) -> AgentState:
     res.emit(events.ContextRebuilt(before, len(res.ledger), summary))
     rebuilt = trajectory.Rebuilt(tokens_before=before, tokens_after=len(res.ledger), summary=summary)
     res.record(rebuilt, state["step"])
+    skills = tell_skills("", state["step"], res)
     shown = show_instructions(["."], [], state["step"], res)
     await tell_facts(state["step"], res)
     if state["plan_only"]:
         res.tell_model(prompt("plan"), state["step"])
-    return AgentState(rebuilds=state["rebuilds"] + 1, instructions=shown)
+    return skills | AgentState(rebuilds=state["rebuilds"] + 1, instructions=shown)
 
 
 async def model(state: AgentState, res: Resources) -> AgentState:

@@ -19,6 +19,7 @@ from kodkod_agent.loop_detection import LoopDetector
 from kodkod_agent.model_turn import Emit
 from kodkod_agent.moment import Moment
 from kodkod_agent.permissions import Permissions
+from kodkod_agent.skills import Skill
 from kodkod_agent.trajectory import TrajectoryWriter
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
@@ -86,6 +87,8 @@ class Resources:
     moment: Moment = field(default_factory=Moment)
     news: Callable[[], Sequence[str]] = tuple
     """See `SessionSetup.news`."""
+    skills: tuple[Skill, ...] = ()
+    """See `SessionSetup.skills`."""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None

@@ -22,6 +22,7 @@ from kodkod_agent.ranking import EditRanker
 from kodkod_agent.resources import Resources
 from kodkod_agent.rules import Rules
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.skills import Skill
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
@@ -66,6 +67,8 @@ class SessionSetup:
     """Tells the facts of the moment."""
     more: Mapping[str, ForeignTool] = field(default_factory=dict)
     """Tools of other programs by name, the caller's to open and close; they may come, change and go."""
+    skills: tuple[Skill, ...] = ()
+    """Written instructions that the model may read."""
     news: Callable[[], Sequence[str]] = tuple
     """What the person should know of those programs since it was asked last, a line each."""
 
@@ -116,7 +119,7 @@ def _agent_config(setup: SessionSetup) -> AgentConfig:
     update: dict[str, Any] = {}
     if not setup.profile.system:
         # Nor would the project's instructions be understood, or what the day is.
-        update |= {"max_instruction_chars": 0, "tell_facts": False}
+        update |= {"max_instruction_chars": 0, "tell_facts": False, "max_skills_chars": 0}
     if setup.profile.guided:
         # It finishes only where nothing else makes sense: asked to go on, it would finish again.
         update["max_verifications"] = 1
@@ -161,5 +164,6 @@ def resources(
         searched=setup.profile.searched,
         moment=setup.moment,
         news=setup.news,
+        skills=setup.skills,
         is_stale=True,
     )

@@ -76,6 +76,8 @@ class AgentState(TypedDict, total=False):
     rebuilds: int
     instructions: list[str]
     """Instruction files that are in the conversation."""
+    skills: str
+    """The list of skills that the model was told."""
     plan_only: bool
     """The model was told that nothing may be changed."""
     mode: str

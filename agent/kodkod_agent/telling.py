@@ -9,6 +9,7 @@ from kodkod_agent.context import new_instructions, prompt
 from kodkod_agent.limits import Remaining
 from kodkod_agent.moment import allowances, newly_low
 from kodkod_agent.resources import Resources
+from kodkod_agent.skills import listed
 from kodkod_agent.state import AgentState
 from kodkod_engine.chat.template import late_tools_text
 from kodkod_engine.messages import ToolSpec
@@ -63,6 +64,19 @@ def _new_tools(known: Mapping[str, ToolSpec], res: Resources) -> tuple[list[Tool
 def _size(spec: ToolSpec, res: Resources) -> int:
     """In tokens."""
     return len(res.tokenizer.encode_text(late_tools_text("", [spec], ())))
+
+
+def tell_skills(known: str, step: int, res: Resources) -> AgentState:
+    """What skills there are, where the model knows another list."""
+    room = res.config.max_skills_chars
+    listing, left_out = listed(res.skills, res.tools.work_tree, res.tools.log_folder, room) if room else ("", [])
+    if listing == known:
+        return AgentState()
+    for text in res.moment.skills(listing):
+        res.tell_model(text, step)
+    if left_out:
+        res.emit(events.Notice(f"the list of skills is longer than agent.max_skills_chars: {', '.join(left_out)}"))
+    return AgentState(skills=listing)
 
 
 def tell_mode(state: AgentState, res: Resources) -> AgentState:

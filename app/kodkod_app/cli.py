@@ -14,6 +14,7 @@ COMMANDS = {
     "swebench": ("kodkod_app.commands.swebench", "Solve issues of a SWE-bench data set unattended, grade, count."),
     "eval": ("kodkod_app.commands.eval", "Measure how well a model uses tools and repairs."),
     "trust": ("kodkod_app.commands.trust", "Let a project start the programs it names outside the box."),
+    "skills": ("kodkod_app.commands.skills", "List the skills: written instructions for certain tasks."),
     "mcp": ("kodkod_app.commands.mcp", "Show the MCP servers and their tools."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
     "pull": ("kodkod_app.commands.pull", "Fetch a checkpoint from a hub, resuming and checking."),

@@ -1,10 +1,10 @@
-"""What a person and a project that is trusted add to a session: the tools of MCP servers.
+"""What a person and a project that is trusted add to a session: the tools of MCP servers, and skills.
 
-    person's settings ──┐
-                        ├──► servers, started side by side ──► `SessionSetup.more`
-    .mcp.json, trusted ─┘
+    the person's settings and skills ──┐
+                                       ├──► `Found` ──► servers are started ──► `Extras`, part of a `SessionSetup`
+    .mcp.json, .agents/skills, trusted ┘
 
-A project's file counts in a trusted folder alone; else one line says what was not started, and how to trust it.
+What a project brings counts in a trusted folder alone; else one line says what is not used, and how to trust it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kodkod_agent.skills import Skill, Skills, read_skills
+from kodkod_app import paths
 from kodkod_app.settings import Settings
 from kodkod_app.trust import Standing, standing
 from kodkod_tools.base import ForeignTool
-from kodkod_tools.mcp.config import PROJECT_FILE, McpServer, NamedServers, read_project_file
+from kodkod_tools.mcp.config import McpServer, NamedServers, read_project_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Extras:
 
     more: Mapping[str, ForeignTool] = field(default_factory=dict)
     news: Callable[[], Sequence[str]] = tuple
+    skills: tuple[Skill, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Found:
     """What there is to add to sessions in a folder."""
 
     servers: Mapping[str, McpServer]
+    skills: tuple[Skill, ...]
     notes: tuple[str, ...]
     """What the person should know, a line each: what is left out, and why."""
 
@@ -50,24 +54,53 @@ def find_extras(work_tree: Path, settings: Settings, *, trusted: bool = False) -
     Raises:
         SettingsFault: the list of trusted folders cannot be read.
     """
-    named = read_project_file(work_tree)
+    mine = read_skills(paths.user_skills(), paths.user_skills())
+    brought = read_project(work_tree)
     stands = Standing.TRUSTED if trusted else standing(work_tree)
     if stands is not Standing.TRUSTED:
-        is_named = bool(named.servers or named.faults)
-        return Found(settings.mcp_servers, (_untrusted(work_tree, named, stands),) if is_named else ())
-    twice = [name for name in named.servers if name in settings.mcp_servers]
-    notes = (*named.faults, *(f"{PROJECT_FILE}: MCP server {name}: yours of that name is taken" for name in twice))
-    return Found({**named.servers, **settings.mcp_servers}, notes)
+        return Found(settings.mcp_servers, mine.found, (*mine.faults, *_untrusted(work_tree, brought, stands)))
+    skills = {skill.name: skill for skill in (*brought.skills.found, *mine.found)}
+    twice = [f"MCP server {name}" for name in brought.named.servers if name in settings.mcp_servers]
+    twice += [f"skill {one.name}" for one in brought.skills.found if skills[one.name] is not one]
+    notes = (
+        *brought.faults,
+        *mine.faults,
+        *(f"the project's {what} is not used: yours has its name" for what in twice),
+    )
+    return Found({**brought.named.servers, **settings.mcp_servers}, tuple(skills.values()), notes)
 
 
-def _untrusted(work_tree: Path, named: NamedServers, stands: Standing) -> str:
-    names = ", ".join(named.servers) or "none that can be read"
-    why = (
-        "has changed since you trusted the folder" if stands is Standing.CHANGED else "is of a folder you do not trust"
-    )
-    return (
-        f"{PROJECT_FILE} {why}: its MCP servers ({names}) are not started; see and trust them: kodkod trust {work_tree}"
-    )
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a project brings along."""
+
+    named: NamedServers
+    skills: Skills
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What of it cannot be used, a line each."""
+        return (*self.named.faults, *self.skills.faults)
+
+    @property
+    def parts(self) -> list[str]:
+        """What there is, in a few words each."""
+        servers, skills = ", ".join(self.named.servers), ", ".join(skill.name for skill in self.skills.found)
+        parts = [f"MCP servers ({servers})"] if servers else []
+        return parts + ([f"skills ({skills})"] if skills else [])
+
+
+def read_project(work_tree: Path) -> Brought:
+    """Look, trusted or not."""
+    return Brought(read_project_file(work_tree), read_skills(paths.project_skills(work_tree), work_tree))
+
+
+def _untrusted(work_tree: Path, brought: Brought, stands: Standing) -> tuple[str, ...]:
+    what = ", ".join(brought.parts) or ("files that cannot be read" if brought.faults else "")
+    if not what:
+        return ()
+    why = "has changed since you trusted it" if stands is Standing.CHANGED else "is not trusted"
+    return (f"this project {why}: its {what} are not used; see and trust them: kodkod trust {work_tree}",)
 
 
 @asynccontextmanager
@@ -81,16 +114,16 @@ async def open_extras(found: Found, work_tree: Path, *, guided: bool = False) ->
     """
     notes = list(found.notes)
     if not found.servers or guided:
-        if found.servers:
+        if found.servers and guided:
             notes.append("this model calls its own few tools alone: no MCP server is started for it")
-        yield Extras(news=lambda: _taken(notes))
+        yield Extras(news=lambda: _taken(notes), skills=found.skills)
         return
     from kodkod_tools.mcp.servers import McpServers  # loads the library: a third of a second
 
     with TemporaryDirectory(prefix="kodkod-mcp-") as logs:
         async with McpServers(found.servers, work_tree, Path(logs), os.environ) as servers:
             await servers.settled()
-            yield Extras(servers, lambda: [*_taken(notes), *servers.notes()])
+            yield Extras(servers, lambda: [*_taken(notes), *servers.notes()], found.skills)
 
 
 def _taken(notes: list[str]) -> list[str]:

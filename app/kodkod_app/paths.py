@@ -46,6 +46,16 @@ def trusted_folders() -> Path:
     return user_settings().with_name("trusted.json")
 
 
+def user_skills() -> Path:
+    """The person's skills; need not be there."""
+    return user_settings().with_name("skills")
+
+
+def project_skills(work_tree: Path) -> Path:
+    """A project's skills; need not be there."""
+    return work_tree / ".agents" / "skills"
+
+
 def project_settings(work_tree: Path) -> Path:
     """A project's settings; need not be there."""
     return work_tree / ".kodkod" / "config.toml"

@@ -26,6 +26,7 @@ from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.skills import SKILL_PAGES
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted
 from kodkod_app.recorded_session import Entry, RecordedRun, Recording, entries_of
@@ -157,6 +158,7 @@ class _Follower:
     async def follow(self, session: Session) -> Replayed:
         """Run after run, to the first difference."""
         self._session = session
+        self._take_skills(session)
         log = LedgerLog(session.folder.ledger)
         self._segment, self._branch_id = len(log.before_rebuilds(log.mark)), session.ledger.branch_id
         note = ""
@@ -173,6 +175,14 @@ class _Follower:
             if not self._is_over:
                 self._difference = self._compare(entries_of(self._ledger), is_whole=True)
         return Replayed(self._turns, self._recording.num_turns, self._difference, note)
+
+    def _take_skills(self, session: Session) -> None:
+        """The pages that the model was told of lie among the logs."""
+        logs, fresh = self._recording.folder.logs, session.folder.logs
+        self._new_places = self._new_places.and_also({str(logs): str(fresh)})
+        for page in logs.glob(SKILL_PAGES):
+            fresh.mkdir(parents=True, exist_ok=True)
+            shutil.copy(page, fresh)
 
     async def _follow_run(self, session: Session, run: RecordedRun) -> None:
         self._left, self._is_over = list(run.turns), False
@@ -329,6 +339,11 @@ class RecordedMoment(Moment):
         del tools
         return self._follower.facts()
 
+    def skills(self, listing: str) -> list[str]:
+        """See `Moment`."""
+        del listing
+        return self._follower.facts()
+
     def mode(self, before: str, now: PermissionMode) -> list[str]:
         """See `Moment`."""
         del before, now
@@ -352,6 +367,10 @@ class Replacement:
     def __init__(self, places: Mapping[str, str], tokenizer: Tokenizer) -> None:
         self._places = places
         self._tokenizer = tokenizer
+
+    def and_also(self, places: Mapping[str, str]) -> Replacement:
+        """These and more, which come first."""
+        return Replacement({**places, **self._places}, self._tokenizer)
 
     def in_ids(self, ids: Sequence[int]) -> list[int]:
         """Text between control tokens is written anew only where a place is in it."""

@@ -21,6 +21,7 @@ from kodkod_agent.policy import PermissionMode
 from kodkod_agent.profile import Profile
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.skills import read_skills
 from kodkod_agent.trajectory import read
 from kodkod_app import paths
 from kodkod_app.cli import _run
@@ -391,3 +392,33 @@ def test_tools_of_other_programs_answer_what_was_recorded(root, project, replaye
     code, report = replayed(session_id)
     assert (code, report["difference"], report["num_turns"]) == (0, None, 4)
     assert len(tool.calls) == heard
+
+
+def test_skills_are_told_and_read_as_they_were(root, project, replayed, tmp_path):
+    file = tmp_path / "mine" / "tidy" / "SKILL.md"
+    file.parent.mkdir(parents=True)
+    file.write_text("---\nname: tidy\ndescription: How it is tidied here.\n---\nSweep.\n")
+    session_id = asyncio.run(reading(root, project, read_skills(tmp_path / "mine", tmp_path).found))
+    finished = [e.event for e in read(root / session_id / "trajectory.jsonl") if e.event.kind == "call_finished"]
+    assert "Sweep." in finished[0].for_model
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["num_turns"]) == (0, None, 2)
+
+
+async def reading(root, project, skills):
+    """A session whose model views the one page it is told of, wherever it lies."""
+    turns = iter([lambda page: says("", call("view", path=str(page))), lambda _: FINISH])
+
+    def say(_):
+        [page] = root.glob("*/logs/skill-tidy.md")
+        return turn_ids(next(turns)(page))
+
+    engine = open_scripted(say, TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    config = AgentConfig(baseline_tests=False, verify=False)
+    setup = SessionSetup(engine, TOKENIZER, box, project, config=config, skills=skills)
+    async with await Session.create(root, setup) as session:
+        async for event in session.send("go"):
+            assert event is not None
+    engine.close()
+    return session.id

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kodkod_agent.trajectory import read
 from kodkod_app import paths, trust
 from kodkod_app.settings import SettingsFault
 from kodkod_app.trust import Standing
@@ -43,8 +44,8 @@ def test_a_project_is_not_trusted_at_first(ask, named, project):
     found = ask()
     assert found.code == 0
     assert not named.exists()
-    [line] = [line for line in found.err.splitlines() if ".mcp.json" in line]
-    assert "its MCP servers (say) are not started" in line
+    [line] = [line for line in found.err.splitlines() if "is not trusted" in line]
+    assert "its MCP servers (say) are not used" in line
     assert f"kodkod trust {project}" in line
 
 
@@ -53,8 +54,8 @@ def test_trusted_for_once(ask, named):
     assert found.code == 0
     assert named.read_text() == "x"
     assert "mcp__say__say" in found.err
-    assert "not started" not in found.err
-    assert "not started" in ask().err
+    assert "not used" not in found.err
+    assert "not used" in ask().err
     assert named.read_text() == "x"
 
 
@@ -65,12 +66,12 @@ def test_trusted_as_it_stands(ask, kodkod, named, project):
     assert f"MCP server say: {sys.executable} -c" in found.out
     assert not named.exists()
     assert trust.standing(project) is Standing.TRUSTED
-    assert "not started" not in ask().err
+    assert "not used" not in ask().err
     assert named.read_text() == "x"
 
     (project / ".mcp.json").write_text((project / ".mcp.json").read_text() + " ")
     assert trust.standing(project) is Standing.CHANGED
-    assert "has changed since you trusted the folder" in ask().err
+    assert "has changed since you trusted it" in ask().err
     assert named.read_text() == "x"
     assert str(project) in kodkod("trust", "--list").out
 
@@ -142,7 +143,7 @@ def test_a_project_has_no_servers_in_its_settings(kodkod, project):
 def test_mcp_list_shows_servers_tools_and_faults(kodkod, named, project, settings_file):
     settings_file.write_text('[mcp_servers.gone]\ncommand = "/nowhere/at/all"\n')
     found = kodkod("mcp", "list", "-C", project)
-    assert "are not started" in found.err
+    assert "are not used" in found.err
     assert not named.exists()
     assert found.code == 1
     found = kodkod("mcp", "list", "-C", project, "--trust")
@@ -159,3 +160,45 @@ def test_the_small_model_has_no_use_for_them(kodkod, named, project):
     found = kodkod("fix", "-C", project, "--issue", "add subtracts", "--sandbox", "none", "--max-turns", "1", "--trust")
     assert "no MCP server is started for it" in found.err
     assert not named.exists()
+
+
+# Skills
+
+
+def skill(folder, name, description="How it is done here."):
+    (folder / name).mkdir(parents=True)
+    (folder / name / "SKILL.md").write_text(f"---\nname: {name}\ndescription: {description}\n---\nDo {name}.\n")
+
+
+def test_skills_of_a_project_need_trust_and_the_persons_own_do_not(kodkod, project, home, record):
+    skill(project / ".agents" / "skills", "notes")
+    skill(home / "config" / "skills", "tidy")
+    view = turn("", ("view", {"path": ".agents/skills/notes/SKILL.md"}))
+    model = record(view, DONE)
+
+    def told(*arguments):
+        run = kodkod("-p", "go", "-C", project, "-m", model, *PLAIN, "--output-format", "json", *arguments)
+        folder = paths.sessions_folder() / json.loads(run.out)["session_id"]
+        notices = [entry.event.text for entry in read(folder / "trajectory.jsonl") if entry.event.kind == "notice"]
+        return run.err, next((text for text in notices if text.startswith("Skills:")), "")
+
+    err, listing = told()
+    assert "its skills (notes) are not used" in err
+    assert ("- tidy:" in listing, "- notes:" in listing) == (True, False)
+    err, listing = told("--trust")
+    assert "not used" not in err
+    assert ("- tidy:" in listing, "- notes:" in listing) == (True, True)
+    assert "skill notes: How it is done here." in kodkod("trust", "--yes", project).out
+    assert told()[0].count("not used") == 0
+
+
+def test_of_two_of_a_name_the_persons_own_is_taken(kodkod, project, home):
+    skill(project / ".agents" / "skills", "notes", "the project's")
+    skill(home / "config" / "skills", "notes", "mine")
+    (project / ".agents" / "skills" / "bad").mkdir()
+    (project / ".agents" / "skills" / "bad" / "SKILL.md").write_text("\x1b[31m")
+    found = kodkod("skills", "-C", project, "--trust")
+    assert "notes  mine\n" in found.out
+    assert "the project's skill notes is not used: yours has its name" in found.err
+    assert "bad/SKILL.md: it does not begin with a head" in found.err
+    assert "\x1b" not in found.err

@@ -30,7 +30,7 @@ from kodkod_sandbox.base import SandboxKind
 @click.option(
     "--fork", metavar="[ID[:STEP]]", is_flag=False, flag_value="", help="Go on in a new session, from ID, -c or -r ID."
 )
-@click.option("--trust", is_flag=True, help="Start the MCP servers of the project's .mcp.json for this once.")
+@click.option("--trust", is_flag=True, help="Use what needs trust (see kodkod trust) for this once.")
 @click.option("--allow-build-network", is_flag=True, help="A missing Docker image may be built over the network.")
 def command(fork: str | None, **flags: Any) -> int:
     """Open the terminal app. The same options as `kodkod fix`; `kodkod --help` lists the commands."""

@@ -55,7 +55,7 @@ _SESSION_OPTIONS = (
     click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the project's latest session."),
     click.option("-r", "--resume", metavar="ID", help="Go on with this session."),
     click.option("--fork", is_flag=True, help="With -c or -r: leave that session as it is, go on in a new one."),
-    click.option("--trust", is_flag=True, help="Start the MCP servers of the project's .mcp.json for this once."),
+    click.option("--trust", is_flag=True, help="Use what needs trust (see kodkod trust) for this once."),
     click.option("--allow-build-network", is_flag=True, help="A missing Docker image may be built over the network."),
     click.option("--seed", type=int, help="Of the draws, when the temperature is not 0."),
     click.option("--temperature", type=float, help="0 is greedy. [default: 0]"),

@@ -14,10 +14,10 @@ import click
 @click.option("--list", "lists", is_flag=True, help="The folders that are trusted.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
-    """Trust a project to start the programs it names: MCP servers (.mcp.json).
+    """Trust a project: to start the MCP servers of its .mcp.json, and to have its skills (.agents/skills) read.
 
-    They run as you do, outside the box. What they are is shown before you are asked. A folder is trusted as it stands:
-    when what it would start has changed, nothing of it is started until you trust it again.
+    Programs run as you do, outside the box. What there is is shown before you are asked. A folder is trusted as it
+    stands: when what it would start has changed, nothing of it is used until you trust it again.
     """
     from kodkod_app import trust
 
@@ -47,10 +47,11 @@ def _work_tree(folder: Path) -> Path:
 
 def started_by(work_tree: Path) -> list[str]:
     """What a project would start, a line each, made safe to show."""
+    from kodkod_app.extras import read_project
     from kodkod_app.tui.inert import inert_line
-    from kodkod_tools.mcp.config import read_project_file
 
-    named = read_project_file(work_tree)
-    lines = [f"MCP server {name}: {server.shown()}" for name, server in named.servers.items()]
-    lines = [inert_line(line) for line in [*lines, *named.faults]]
-    return lines or ["the project names no programs to start"]
+    brought = read_project(work_tree)
+    lines = [f"MCP server {name}: {server.shown()}" for name, server in brought.named.servers.items()]
+    lines += [f"skill {skill.name}: {skill.description}" for skill in brought.skills.found]
+    lines = [inert_line(line) for line in [*lines, *brought.faults]]
+    return lines or ["the project brings nothing that needs trust"]
