@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kodkod_engine.api import EngineStats, Usage
 
+_MIN_MEASURED_TOKENS = 32
+"""A shorter prompt tells more of what every step costs than of the pace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
@@ -38,8 +41,16 @@ class Meter:
     """That the model was led to by a constraint, and held improbable."""
     prefill: Prefill | None = None
     """None when no prompt is being computed."""
+    prompt_tokens_per_s: float = 0.0
+    """As measured in the turns before; 0 while none has been."""
     _base: tuple[int, int, int] | None = None
     _began_s: float = 0.0
+    _is_warm: bool = False
+    """What is in the context was computed here, so the next prompt is new from its end on."""
+    _expected_tokens: int = 0
+    """To be computed, as long as the engine has not told how many it reuses."""
+    _progress: tuple[int, float] | None = None
+    """Prompt tokens done, and when that was first seen."""
     _decode_began: tuple[float, int] | None = None
     _is_running: bool = field(default=False)
 
@@ -48,14 +59,20 @@ class Meter:
         """Share of the drafted tokens that the model confirmed; None where nothing was drafted."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
+    def open(self, context_tokens: int, max_context_tokens: int, max_step_tokens: int) -> None:
+        """A session is open; nothing of it has been computed yet."""
+        self.context_tokens, self.max_context_tokens = context_tokens, max_context_tokens
+        self.max_step_tokens, self._is_warm = max_step_tokens, False
+
     def begin_turn(self, context_tokens: int, now_s: float, counters: EngineStats) -> None:
         """The model is asked, with a prompt of so many tokens."""
+        self._expected_tokens = max(1, context_tokens - (self.context_tokens if self._is_warm else 0))
         self.context_tokens = context_tokens
         self.reused_tokens = self.new_tokens = 0
         self.tokens_per_s = 0.0
         self._base = (counters.steps, counters.reused_tokens, counters.generated_tokens)
         self._began_s, self._decode_began, self._is_running = now_s, None, True
-        self.prefill = None
+        self.prefill = self._progress = None
 
     def look(self, now_s: float, counters: EngineStats) -> None:
         """Read the counters while the turn runs."""
@@ -66,7 +83,10 @@ class Meter:
         if written > 0:
             self._look_at_decode(now_s, written)
         elif counters.steps > steps:
-            self._look_at_prefill(now_s, counters.steps - steps, counters.reused_tokens - reused)
+            total = max(1, self.context_tokens - (counters.reused_tokens - reused))
+            self._look_at_prefill(now_s, min(total, (counters.steps - steps) * self.max_step_tokens), total)
+        elif self.prompt_tokens_per_s:
+            self._look_at_prefill(now_s, 0, self._expected_tokens)
 
     def _look_at_decode(self, now_s: float, written: int) -> None:
         self.prefill = None
@@ -77,11 +97,14 @@ class Meter:
         if now_s > began_s:
             self.tokens_per_s = (written - before) / (now_s - began_s)
 
-    def _look_at_prefill(self, now_s: float, steps: int, reused: int) -> None:
-        total = max(1, self.context_tokens - reused)
-        done = min(total, steps * self.max_step_tokens)
-        spent_s = now_s - self._began_s
-        self.prefill = Prefill(done, total, spent_s * (total - done) / done if done and spent_s > 0 else None)
+    def _look_at_prefill(self, now_s: float, done: int, total: int) -> None:
+        """Time left by the pace of this turn; before its first step by that of the turns before."""
+        if self._progress is None or done > self._progress[0]:
+            self._progress = done, now_s if done else self._began_s
+        done, since_s = self._progress
+        pace = done / (since_s - self._began_s) if done and since_s > self._began_s else self.prompt_tokens_per_s
+        left_s = max(0.0, (total - done) / pace - (now_s - since_s)) if pace else None
+        self.prefill = Prefill(done, total, left_s)
 
     def end_turn(self, bill: Usage) -> None:
         """The turn's bill, which replaces what was read on the way."""
@@ -89,6 +112,9 @@ class Meter:
         if bill.prompt_tokens:
             self.reused_tokens, self.new_tokens = bill.reused_tokens, bill.prompt_tokens - bill.reused_tokens
             self.context_tokens = bill.prompt_tokens + bill.generated_tokens
+            self._is_warm = True
+        if self.new_tokens >= _MIN_MEASURED_TOKENS and bill.prefill_s > 0:
+            self.prompt_tokens_per_s = self.new_tokens / bill.prefill_s
         if bill.decode_s > 0 and bill.generated_tokens > 1:
             self.tokens_per_s = bill.generated_tokens / bill.decode_s
         self.drafted_tokens, self.accepted_tokens = bill.drafted_tokens, bill.accepted_tokens

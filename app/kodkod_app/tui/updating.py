@@ -110,9 +110,7 @@ class Updating(App[int]):
         self._scene |= {"model": opened.model, "mode": opened.mode, "box": opened.box, "branch": opened.branch}
         notes = [entry for entry in self.store.entries if isinstance(entry, s.Note)] if not self._teller else []
         self.store.reset([self.welcome(opened.title), *opened.entries, *notes])
-        self.meter.max_context_tokens = opened.max_context_tokens
-        self.meter.max_step_tokens = opened.max_step_tokens
-        self.meter.context_tokens = opened.context_tokens
+        self.meter.open(opened.context_tokens, opened.max_context_tokens, opened.max_step_tokens)
         self._teller = Teller(self.store, self.meter)
         if opened.is_unfinished:
             self._teller.adopt(opened.entries)

@@ -18,7 +18,7 @@ from kodkod_app.tui.commands import COMMANDS, find_command, matching
 from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.heights import Heights
 from kodkod_app.tui.inert import cut_lines, inert, inert_line
-from kodkod_app.tui.meter import Meter
+from kodkod_app.tui.meter import Meter, Prefill
 from kodkod_app.tui.path_search import PathSearch
 from kodkod_app.tui.plan import read_plan
 from kodkod_app.tui.prompt_history import PromptHistory
@@ -111,6 +111,30 @@ def test_prefill_and_decode_are_told_from_the_counters() -> None:
     assert (meter.doubted_tokens, meter.speed_up) == (2, 1.5)
     assert (meter.reused_tokens, meter.new_tokens, meter.context_tokens) == (2_048, 2_048, 4_196)
     assert (meter.tokens_per_s, meter.acceptance) == (50.0, 0.75)
+
+
+def test_time_left_runs_down_between_steps_and_is_known_before_the_first_by_the_turns_before() -> None:
+    meter, idle = Meter(), EngineStats(steps=10)
+    meter.open(3_000, 8_192, 100)
+    meter.begin_turn(4_000, 0.0, idle)
+    meter.look(1.0, idle)
+    assert meter.prefill is None, "nothing was measured yet"
+    meter.end_turn(Usage(4_000, 0, 10, prefill_s=40.0))
+    assert meter.prompt_tokens_per_s == 100.0
+    meter.begin_turn(4_410, 100.0, idle)
+    meter.look(101.0, idle)
+    assert meter.prefill == Prefill(0, 400, 3.0), "the rest is still there"
+    half = EngineStats(steps=12, reused_tokens=4_010)
+    meter.look(104.0, half)
+    assert meter.prefill == Prefill(200, 400, 4.0), "this turn is slower than the one before"
+    meter.look(105.0, half)
+    assert meter.prefill == Prefill(200, 400, 3.0)
+    meter.look(120.0, half)
+    assert meter.prefill == Prefill(200, 400, 0.0)
+    meter.open(4_420, 8_192, 100)
+    meter.begin_turn(4_420, 200.0, idle)
+    meter.look(200.0, idle)
+    assert meter.prefill == Prefill(0, 4_420, 44.2), "in another session nothing is there yet"
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from textual.content import Content
-from textual.widgets import Static
 
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.prose.flow import Flow, FlowView
+from kodkod_app.tui.prose.line import Line, filled, folded, indented
 
 MAX_LINES = 400
 """Shown of one change; the rest is counted."""
@@ -106,7 +107,47 @@ def _spans(words: Sequence[str], ranges: list[tuple[int, int]]) -> _Spans:
     return tuple((starts[first], starts[last]) for first, last in ranges if last > first)
 
 
-class DiffView(Static):
+class DiffFlow(Flow):
+    """A unified diff of one file at a width; lines that are too long go on below."""
+
+    def __init__(self, unified: str, path: str, max_lines: int) -> None:
+        super().__init__()
+        self._unified = unified
+        self._path = path
+        self._max_lines = max_lines
+        self._rows: list[tuple[DiffLine, Content]] | None = None
+        self._num_left_out = 0
+        self._laid_out: tuple[int, list[Line]] = (-1, [])
+
+    def restyle(self) -> None:
+        """Backgrounds and marks are others."""
+        self._laid_out = (-1, [])
+
+    def lines(self, width: int) -> list[Line]:
+        """Number, sign and code of each, the code folded to what is left of the width."""
+        if self._laid_out[0] != width:
+            self._laid_out = width, list(self._lines(width))
+        return self._laid_out[1]
+
+    def _lines(self, width: int) -> Iterator[Line]:
+        rows = self._read()
+        digits = max((len(str(line.number)) for line, _ in rows if line.number is not None), default=1)
+        marks = "underline " if self.look.is_ansi else ""
+        for line, code in rows:
+            yield from _drawn(line, code, digits, width, marks)
+        if self._num_left_out:
+            yield Line(Content.styled(f"… {self._num_left_out:,} more lines", "$muted"))
+
+    def _read(self) -> list[tuple[DiffLine, Content]]:
+        """Once: to compare words and to colour code takes longer than to draw it."""
+        if self._rows is None:
+            lines = read_unified(self._unified)
+            self._num_left_out = max(0, len(lines) - self._max_lines)
+            self._rows = list(_coded(lines[: self._max_lines], self._path))
+        return self._rows
+
+
+class DiffView(FlowView):
     """Shows a unified diff of one file. Its text is taken as it stands: pass it through `inert` first."""
 
     DEFAULT_CSS = """
@@ -118,62 +159,39 @@ class DiffView(Static):
 
     def __init__(self, unified: str, path: str = "", *, max_lines: int = MAX_LINES) -> None:
         """`path` chooses how the code is coloured."""
-        super().__init__(markup=False)
-        self._unified = unified
-        self._path = path
-        self._max_lines = max_lines
+        super().__init__()
+        self.auto_links = False
+        self.flow = DiffFlow(unified, path, max_lines)
 
-    def on_mount(self) -> None:
-        """Colours are the theme's: known from here on."""
-        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._show())
-        self._show()
 
-    def on_resize(self) -> None:
-        """Backgrounds reach to the edge."""
-        self._show()
+def _coded(lines: Sequence[DiffLine], path: str) -> Iterator[tuple[DiffLine, Content]]:
+    """Each line with its code coloured; the lines are coloured together, for a string may span several."""
+    from textual.highlight import highlight
 
-    def _show(self) -> None:
-        lines = read_unified(self._unified)
-        shown = lines[: self._max_lines]
-        numbers, width = self._number_width(shown), self.size.width
-        # In a terminal's own colours a background may hide the text on it.
-        marks = "underline " if self.app.native_ansi_color else ""
-        contents = [_line(line, code, numbers, width, marks) for line, code in self._coded(shown)]
-        if more := len(lines) - len(shown):
-            contents.append(Content.styled(f"… {more:,} more lines", "$muted"))
-        self.update(Content("\n").join(contents))
-
-    @staticmethod
-    def _number_width(lines: Sequence[DiffLine]) -> int:
-        return max((len(str(line.number)) for line in lines if line.number is not None), default=1)
-
-    def _coded(self, lines: Sequence[DiffLine]) -> Iterator[tuple[DiffLine, Content]]:
-        """Each line with its code coloured; the lines are coloured together, for a string may span several."""
-        from textual.highlight import highlight
-
-        text = "\n".join(inert_line(line.text) for line in lines)
-        coloured = highlight(text, path=self._path or "plain.txt").split("\n", allow_blank=True)
-        plain = text.split("\n")
-        fits = [content.plain for content in coloured[: len(plain)]] == plain
-        yield from zip(lines, coloured if fits else map(Content, plain), strict=False)
+    text = "\n".join(inert_line(line.text) for line in lines)
+    coloured = highlight(text, path=path or "plain.txt").split("\n", allow_blank=True)
+    plain = text.split("\n")
+    fits = [content.plain for content in coloured[: len(plain)]] == plain
+    yield from zip(lines, coloured if fits else map(Content, plain), strict=False)
 
 
 _BACKGROUNDS = {"+": ("$diff-add", "$diff-add-word"), "-": ("$diff-remove", "$diff-remove-word")}
 _SIGN_COLOURS = {"+": "$success", "-": "$error"}
 
 
-def _line(line: DiffLine, code: Content, number_width: int, width: int, marks: str) -> Content:
+def _drawn(line: DiffLine, code: Content, digits: int, width: int, marks: str) -> Iterable[Line]:
+    """One line of the change as those it takes on the screen."""
     if line.kind == "@":
-        return Content.styled(" " * number_width + "  ⋮", "$muted")
+        return [Line(Content.styled(" " * digits + "  ⋮", "$muted"), margin=digits + 3)]
     number = "" if line.number is None else str(line.number)
-    head = Content.assemble(
-        (f"{number:>{number_width}} ", "$muted"), (f"{line.kind} ", _SIGN_COLOURS.get(line.kind, ""))
-    )
-    if line.kind == " ":
-        return head + code
-    whole, word = _BACKGROUNDS[line.kind]
+    head = Content.assemble((f"{number:>{digits}} ", "$muted"), (f"{line.kind} ", _SIGN_COLOURS.get(line.kind, "")))
+    whole, word = _BACKGROUNDS.get(line.kind, ("", ""))
     for first, last in line.spans:
         code = code.stylize(f"{marks}on {word}", first, last)
-    body = (head + code).stylize_before(f"on {whole}")
-    missing = width - body.cell_length
-    return body + Content.styled(" " * missing, f"on {whole}") if missing > 0 else body
+    parts = indented(folded(code, width - len(head)), head, _goes_on(digits), is_text=False)
+    return [filled(part, width, f"on {whole}") for part in parts] if whole else parts
+
+
+def _goes_on(digits: int) -> Content:
+    """What stands before the rest of a line that was too long."""
+    return Content.styled(f"{'':>{digits}} ↪ ", "$muted")

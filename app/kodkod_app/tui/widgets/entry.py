@@ -16,7 +16,6 @@ class EntryView(Widget):
     EntryView {
         height: auto;
         width: 1fr;
-        layout: vertical;
         margin: 0 0 1 0;
         padding: 0 1 0 2;
     }

@@ -1,13 +1,11 @@
-"""What was said: by the person, by the model, by the program."""
+"""What was said by the person and by the program; what the model says is in `answer`."""
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, RenderResult
 from textual.content import Content
-from textual.widgets import Markdown
-from textual.widgets.markdown import MarkdownStream
 
-from kodkod_app.tui.store import Answer, Checks, Ending, Note, NoteKind, Said, Welcome
+from kodkod_app.tui.store import Checks, Ending, Note, NoteKind, Said, Welcome
 from kodkod_app.tui.widgets.entry import EntryView, PlainText
 
 
@@ -23,60 +21,10 @@ class SaidView(EntryView):
     }
     """
 
-    def compose(self) -> ComposeResult:
+    def render(self) -> RenderResult:
         """The text as it stands."""
         assert isinstance(self.entry, Said)
-        yield PlainText(self.entry.text)
-
-
-class AnswerView(EntryView):
-    """The model's prose as Markdown, growing while it is written."""
-
-    DEFAULT_CSS = """
-    AnswerView {
-        & > .reasoning { color: $muted; text-style: italic; margin: 0 0 1 0; }
-        & > Markdown { padding: 0; margin: 0; background: transparent; }
-    }
-    """
-
-    def __init__(self, entry: Answer) -> None:
-        super().__init__(entry)
-        self.answer = entry
-        self._shown_chars = 0
-        self._stream: MarkdownStream | None = None
-
-    def compose(self) -> ComposeResult:
-        """Thinking, then prose."""
-        yield PlainText(self._reasoning(), classes="reasoning").set_class(not self.answer.reasoning, "hidden")
-        self._shown_chars = len(self.answer.text)
-        yield Markdown(self.answer.text, open_links=False)
-
-    def _reasoning(self) -> str:
-        return self.answer.reasoning.strip()
-
-    async def look_again(self) -> None:
-        """Show what came since."""
-        if self.answer.reasoning:
-            shown = self.query_one(".reasoning", PlainText)
-            shown.show(self._reasoning())
-            shown.remove_class("hidden")
-        new = self.answer.text[self._shown_chars :]
-        self._shown_chars += len(new)
-        if new:
-            self._stream = self._stream or Markdown.get_stream(self.query_one(Markdown))
-            await self._stream.write(new)
-        if not self.answer.is_open and self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.stop()
-
-    async def on_unmount(self) -> None:
-        """End the stream with the widget."""
-        if self._stream is not None:
-            await self._stream.stop()
-
-    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
-        """Where a link leads is told; nothing is opened."""
-        self.notify(event.href, title="Link", markup=False)
+        return Content(self.entry.text)
 
 
 _NOTE_MARKS = {NoteKind.INFO: "·", NoteKind.WARNING: "!", NoteKind.FAULT: "✗"}
@@ -93,11 +41,14 @@ class NoteView(EntryView):
     }
     """
 
-    def compose(self) -> ComposeResult:
+    def __init__(self, entry: Note) -> None:
+        super().__init__(entry)
+        self.add_class(entry.kind)
+
+    def render(self) -> RenderResult:
         """A mark and a line."""
         assert isinstance(self.entry, Note)
-        self.add_class(self.entry.kind)
-        yield PlainText(f"{_NOTE_MARKS[self.entry.kind]} {self.entry.text}")
+        return Content(f"{_NOTE_MARKS[self.entry.kind]} {self.entry.text}")
 
 
 class ChecksView(EntryView):
@@ -105,18 +56,21 @@ class ChecksView(EntryView):
 
     DEFAULT_CSS = """
     ChecksView {
-        & > .passed { color: $success; }
-        & > .failed { color: $error; }
+        color: $error;
+        &.passed { color: $success; }
     }
     """
 
-    def compose(self) -> ComposeResult:
+    def __init__(self, entry: Checks) -> None:
+        super().__init__(entry)
+        self.set_class(entry.passed, "passed")
+
+    def render(self) -> RenderResult:
         """Counts; what failed is in the conversation."""
         checks = self.entry
         assert isinstance(checks, Checks)
         when = "tests before" if checks.is_before else "tests"
-        mark = "✓" if checks.passed else "✗"
-        yield PlainText(f"{mark} {when}: {checks.told}", classes="passed" if checks.passed else "failed")
+        return Content(f"{'✓' if checks.passed else '✗'} {when}: {checks.told}")
 
 
 _STATUS_MARKS = {"done": ("✓", "$success"), "interrupted": ("■", "$warning"), "fault": ("✗", "$error")}
@@ -127,6 +81,7 @@ class EndingView(EntryView):
 
     DEFAULT_CSS = """
     EndingView {
+        layout: vertical;
         border-top: solid $rule;
         margin: 0 1 1 1;
         padding: 0 0 0 1;
@@ -165,15 +120,15 @@ class WelcomeView(EntryView):
     }
     """
 
-    def compose(self) -> ComposeResult:
+    def render(self) -> RenderResult:
         """Who, where, and the first keys."""
         welcome = self.entry
         assert isinstance(welcome, Welcome)
         head = Content.assemble(("kodkod ", "bold $primary"), (welcome.version, "$muted"))
         keys = Content.styled("/ commands   @ files   ! shell   shift+tab mode   F1 help", "$muted")
         lines = [head, Content.styled(welcome.title or welcome.folder, "$muted"), keys]
-        yield PlainText(
-            Content("\n").join([Content.styled(cat, "$primary") + line for cat, line in zip(_CAT, lines, strict=True)])
+        return Content("\n").join(
+            [Content.styled(cat, "$primary") + line for cat, line in zip(_CAT, lines, strict=True)]
         )
 
 

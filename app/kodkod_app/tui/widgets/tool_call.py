@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.widget import Widget
 
 from kodkod_app.tui.store import Call, CallState, ShellRun
 from kodkod_app.tui.widgets.diff import DiffView
@@ -34,6 +36,7 @@ class Block(EntryView, can_focus=True):
 
     DEFAULT_CSS = """
     Block {
+        layout: vertical;
         margin: 0 0 1 0;
         padding: 0 1 0 2;
         & > .head { height: 1; text-overflow: ellipsis; text-wrap: nowrap; }
@@ -53,6 +56,19 @@ class Block(EntryView, can_focus=True):
         super().__init__(entry)
         self.is_unfolded: bool | None = None
         """None leaves it to what there is to see."""
+
+    def compose(self) -> ComposeResult:
+        """The line, and what is below it where that is to be seen: most calls of a session are folded."""
+        yield PlainText(self._head(), classes="head")
+        if not self._is_folded():
+            yield from self._missing()
+        self.set_class(self._is_folded(), "folded")
+
+    async def look_again(self) -> None:
+        """It was written further, said something, or ended."""
+        self.query_one(".head", PlainText).show(self._head())
+        self._show_body()
+        self._refold()
 
     def on_click(self, event: events.Click) -> None:
         """The line is a button."""
@@ -82,15 +98,31 @@ class Block(EntryView, can_focus=True):
         return False
 
     def _show_body(self) -> None:
-        body, text = self.query_one(".body", PlainText), self._body()
-        body.show(text)
-        body.set_class(not text, "empty")
+        for body in self.query(".body").results(PlainText):
+            text = self._body()
+            body.show(text)
+            body.set_class(not text, "empty")
+
+    def _missing(self) -> Iterator[Widget]:
+        """What belongs below the line and is not mounted."""
+        if not self.query(".body"):
+            text = self._body()
+            yield PlainText(text, classes="body").set_class(not text, "empty")
+
+    def _head(self) -> Content:
+        raise NotImplementedError
 
     def _whole_text(self) -> str:
         raise NotImplementedError
 
-    def _refold(self) -> None:
+    def _is_folded(self) -> bool:
         raise NotImplementedError
+
+    def _refold(self) -> None:
+        is_folded = self._is_folded()
+        if not is_folded and (missing := list(self._missing())):
+            self.mount(*missing)
+        self.set_class(is_folded, "folded")
 
 
 def tail(text: str, lines: int) -> str:
@@ -107,22 +139,10 @@ class ToolCallView(Block):
         super().__init__(entry)
         self.call = entry
 
-    def compose(self) -> ComposeResult:
-        """Head and body."""
-        yield PlainText(self._head(), classes="head")
-        text = self._body()
-        yield PlainText(text, classes="body").set_class(not text, "empty")
-        if self.call.diff is not None:
-            yield DiffView(self.call.diff.unified, self.call.diff.path)
-        self._refold()
-
-    async def look_again(self) -> None:
-        """It was written further, said something, or ended."""
-        self.query_one(".head", PlainText).show(self._head())
+    def _missing(self) -> Iterator[Widget]:
+        yield from super()._missing()
         if self.call.diff is not None and not self.query(DiffView):
-            await self.mount(DiffView(self.call.diff.unified, self.call.diff.path))
-        self._show_body()
-        self._refold()
+            yield DiffView(self.call.diff.unified, self.call.diff.path)
 
     def _head(self) -> Content:
         call = self.call
@@ -153,10 +173,10 @@ class ToolCallView(Block):
     def _whole_text(self) -> str:
         return self.call.diff.unified if self.call.diff is not None else self.call.output
 
-    def _refold(self) -> None:
+    def _is_folded(self) -> bool:
         is_over = self.call.state.is_over
         shows = not is_over or self.call.diff is not None or self.call.state is CallState.FAILED
-        self.set_class(not (shows if self.is_unfolded is None else self.is_unfolded), "folded")
+        return not (shows if self.is_unfolded is None else self.is_unfolded)
 
 
 class ShellRunView(Block):
@@ -165,16 +185,6 @@ class ShellRunView(Block):
     def __init__(self, entry: ShellRun) -> None:
         super().__init__(entry)
         self.run = entry
-
-    def compose(self) -> ComposeResult:
-        """Head and body."""
-        yield PlainText(self._head(), classes="head")
-        yield PlainText(self._body(), classes="body")
-
-    async def look_again(self) -> None:
-        """It said something, or ended."""
-        self.query_one(".head", PlainText).show(self._head())
-        self._show_body()
 
     def _head(self) -> Content:
         code = self.run.exit_code
@@ -194,5 +204,10 @@ class ShellRunView(Block):
     def _whole_text(self) -> str:
         return self.run.output
 
-    def _refold(self) -> None:
-        self.set_class(self.is_unfolded is False, "folded")
+    def _is_folded(self) -> bool:
+        return self.is_unfolded is False
+
+
+def make_block(entry: Call | ShellRun) -> Block:
+    """The block for a call, or for a command of the person's."""
+    return ToolCallView(entry) if isinstance(entry, Call) else ShellRunView(entry)

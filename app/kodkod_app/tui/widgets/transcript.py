@@ -289,17 +289,18 @@ class Transcript(VerticalScroll, can_focus=True):
 
 
 def make_view(entry: s.Entry) -> EntryView:
-    """The widget for an entry."""
+    """The widget for an entry. What the first frame has no need of is imported when it is."""
     from kodkod_app.tui.widgets import messages as m
-    from kodkod_app.tui.widgets.tool_call import ShellRunView, ToolCallView
 
     match entry:
-        case s.Call():
-            return ToolCallView(entry)
-        case s.ShellRun():
-            return ShellRunView(entry)
+        case s.Call() | s.ShellRun():
+            from kodkod_app.tui.widgets.tool_call import make_block
+
+            return make_block(entry)
         case s.Answer():
-            return m.AnswerView(entry)
+            from kodkod_app.tui.widgets.answer import AnswerView
+
+            return AnswerView(entry)
         case s.Said():
             return m.SaidView(entry)
         case s.Checks():

@@ -156,5 +156,7 @@ async def test_the_change_is_shown_in_its_file() -> None:
     app = Host(lambda: screen(EDIT))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.pause()
-        assert "return self.start <= moment < self.end" in str(app.screen.query_one(DiffView).render())
-        assert "return self.start <= moment <= self.end" in str(app.screen.query_one(DiffView).render())
+        view = app.screen.query_one(DiffView)
+        shown = [line.content.plain.rstrip() for line in view.flow.lines(view.size.width)]
+        assert any(line.endswith("-         return self.start <= moment < self.end") for line in shown), shown
+        assert any(line.endswith("+         return self.start <= moment <= self.end") for line in shown), shown
