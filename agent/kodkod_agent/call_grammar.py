@@ -66,7 +66,7 @@ class CallGrammar:
         return TurnConstraint(self._tokenizer, lambda made: self._patterns(specs, world.after(made)))
 
     def close(self) -> None:
-        """End the thread that builds automata."""
+        """End the thread that builds automata. Turns that are still held to it can prepare none any more."""
         self._automata.close()
 
     def _patterns(self, specs: Sequence[ToolSpec], world: ChangedWorld) -> list[CallPattern]:

@@ -125,6 +125,11 @@ class Resources:
             return await asyncio.to_thread(self.guide.constraint, self.ledger.view())
         return self.grammar.constraint(self.foreign_specs) if self.grammar is not None else None
 
+    def close(self) -> None:
+        """End the threads that work for the session. What was opened for it is for its opener to close."""
+        if self.grammar is not None:
+            self.grammar.close()
+
     def record(self, event: trajectories.Event, step: int) -> None:
         """Write down what happened, after so many turns."""
         self.step = step

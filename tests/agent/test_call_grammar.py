@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -311,6 +312,26 @@ async def test_it_can_be_switched_off(setup_of, root):
     viewed = next(event for event in found if isinstance(event, events.CallFinished))
     assert viewed.error is ErrorCode.NOT_FOUND
     assert found[-1].report.constrained_tokens == 0
+
+
+def builders() -> set[threading.Thread]:
+    """Threads that build automata."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("kodkod-automata")}
+
+
+async def test_a_closed_session_keeps_neither_the_thread_nor_what_it_built(setup_of, root):
+    before = builders()
+    setup = setup_of([says("", MEND), says("", FINISH)], config=AgentConfig(baseline_tests=False))
+    async with await Session.create(root, setup) as session:
+        await all_events(session, "add subtracts")
+        begun = builders() - before
+        automata = session._res.grammar._automata
+        assert len(begun) == 1
+        assert automata._kept
+    for thread in begun:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not automata._kept
 
 
 class OneCall:

@@ -24,7 +24,8 @@ from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.errors import EngineClosed
 from kodkod_engine.speculation.costs import CostTable
-from kodkod_engine.speculation.speculator import NO_PROPOSAL, Proposal, Speculator, StepTimes
+from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
+from kodkod_engine.speculation.speculator import Speculator, StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ class EngineLoop:
 
     def _propose(self, entries: tuple[StepEntry, ...]) -> Mapping[str, Proposal]:
         room = self._max_step_tokens - sum(entry.num_tokens for entry in entries)
-        return self._speculator.propose(entries, room, self._scheduler.reserve) if room > 0 else {}
+        return self._speculator.propose(entries, room, self._scheduler.reserve)
 
     def _jobs(self, entries: tuple[StepEntry, ...], proposals: Mapping[str, Proposal]) -> list[_Job]:
         """What the runner is to do; a request whose constraint fails is ended and left out."""

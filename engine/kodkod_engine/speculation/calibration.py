@@ -18,13 +18,17 @@ MEMORY_TOKENS = 400.0
 """Beyond so many observations in a bin the older ones fade, for a conversation changes its ways."""
 
 
+_MIDDLES = np.concatenate([[_EDGES[0] / 2], (_EDGES[1:] + _EDGES[:-1]) / 2, [(1 + _EDGES[-1]) / 2]])
+
+
 class Calibration:
     """Acceptance by bins of confidence, learnt from every verification of one drafter."""
 
-    def __init__(self) -> None:
-        middles = np.concatenate([[_EDGES[0] / 2], (_EDGES[1:] + _EDGES[:-1]) / 2, [(1 + _EDGES[-1]) / 2]])
-        self._seen = np.full(len(middles), PRIOR_TOKENS)
-        self._accepted = middles * PRIOR_TOKENS
+    def __init__(self, before: Calibration | None = None) -> None:
+        """`before`: what was learnt elsewhere. It counts no more than a confidence's own word: it is soon overruled."""
+        rates: Floats = _MIDDLES if before is None else before._accepted / before._seen
+        self._seen: Floats = np.full(len(rates), PRIOR_TOKENS)
+        self._accepted: Floats = rates * PRIOR_TOKENS
 
     def probabilities(self, confidences: Sequence[float]) -> Floats:
         """Of each token's being accepted if those before it are; float64 [tokens]."""

@@ -43,6 +43,12 @@ class Draft:
         if len(self.token_ids) != len(self.confidences):
             raise ValueError(f"{len(self.token_ids)} drafted tokens with {len(self.confidences)} confidences")
 
+    def cut(self, num_tokens: int) -> Draft:
+        """The first tokens of it; none of them when that is less than one."""
+        if len(self.token_ids) <= num_tokens:
+            return self
+        return Draft(self.token_ids[: max(0, num_tokens)], self.confidences[: max(0, num_tokens)])
+
 
 NO_DRAFT = Draft()
 

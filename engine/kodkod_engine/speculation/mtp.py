@@ -8,6 +8,7 @@ back `WINDOW_TOKENS` at most: a prefix that was found in the cache has target KV
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Run
 from dataclasses import dataclass, field
 
@@ -35,33 +36,55 @@ HOPELESS = 0.15
 
 @dataclass(slots=True)
 class _Tail:
-    """Hidden states of one stream that the block has not seen yet, and where its KV begins and ends."""
+    """Hidden states of one stream that the block has not seen yet, and where its KV begins and ends.
+
+    Every step adds to it, whether the block is asked or not: so nothing here depends on how much is kept.
+    """
 
     first: int
     """Positions [first, done) have the block's KV."""
     done: int
-    rows: list[Tensor] = field(default_factory=list)
+    rows: deque[Tensor] = field(default_factory=deque)
     """Of positions done, done + 1, ...: each [some, hidden], before the final norm."""
+    num_rows: int = 0
 
     @property
     def end(self) -> int:
-        return self.done + sum(len(part) for part in self.rows)
+        return self.done + self.num_rows
+
+    def append(self, rows: Tensor) -> None:
+        """Of the next positions. What lies further back than the block attends to is let go of."""
+        self.rows.append(rows)
+        self.num_rows += len(rows)
+        while self.num_rows - len(self.rows[0]) >= WINDOW_TOKENS:
+            self._drop_first(len(self.rows[0]))
 
     def truncate(self, end: int) -> None:
         """Forget positions from `end` on: they were drafts."""
         while self.rows and self.end > end:
-            excess = self.end - end
             part = self.rows.pop()
-            if len(part) > excess:
-                self.rows.append(part[: len(part) - excess])
+            self.num_rows -= len(part)
+            if self.end < end:
+                kept = part[: end - self.end]
+                self.rows.append(kept)
+                self.num_rows += len(kept)
 
-    def keep_last(self, num_tokens: int) -> None:
-        """Let go of all but the last positions; what the block attends to then begins there."""
-        excess = self.end - self.done - num_tokens
-        if excess > 0:
-            rows = torch.cat(self.rows)[excess:]
-            self.first = self.done = self.done + excess
-            self.rows = [rows]
+    def take(self) -> tuple[Tensor, int]:
+        """What the block is given now: [rows, hidden], `WINDOW_TOKENS` at most, and the first one's position."""
+        hidden, end = torch.cat(tuple(self.rows))[-WINDOW_TOKENS:], self.end
+        start = end - len(hidden)
+        # Where some were left out, its KV before them does not join on.
+        self.first = max(self.first if start == self.done else start, end - WINDOW_TOKENS)
+        self.done, self.num_rows = end, 0
+        self.rows.clear()
+        return hidden, start
+
+    def _drop_first(self, num_tokens: int) -> None:
+        """What the block attends to then begins behind it."""
+        self.rows.popleft()
+        self.num_rows -= num_tokens
+        self.done += num_tokens
+        self.first = self.done
 
 
 @dataclass(slots=True)
@@ -105,8 +128,7 @@ class MtpDrafter:
             if tail is None or tail.end != run.start:
                 # New, or preempted and begun anew: blocks and what the block wrote into them are gone.
                 tail = self._tails[run.request_id] = _Tail(run.start, run.start)
-            tail.rows.append(rows)
-            tail.keep_last(WINDOW_TOKENS)
+            tail.append(rows)
 
     def end(self, request_id: str) -> None:
         """See `Drafter`."""
@@ -133,9 +155,7 @@ class MtpDrafter:
         tail.truncate(sequence.num_computed)
         if not tail.rows or tail.end != sequence.num_computed:
             return None
-        hidden, start = torch.cat(tail.rows), tail.done
-        tail.first = max(tail.first, tail.end - WINDOW_TOKENS)
-        tail.done, tail.rows = tail.end, []
+        hidden, start = tail.take()
         if self._reads_normed:
             hidden = self._runner.loaded.model.norm(hidden)
         size = self._runner.layout.block_size

@@ -1,102 +1,49 @@
 """Drafts for each step: asks the drafters, weighs what they say against what a step costs, and counts what came of it.
 
-Three things are learnt on the way and shared by all streams: what a step of n tokens costs (`costs`), what a drafter's
-confidence is worth (`calibration`), and what each drafter has gained or lost so far (`account`).
+Learnt on the way and shared by all streams: what a step of n tokens costs (`costs`), what a drafter's confidence is
+worth (`calibration`), what to expect of one that computes (`forecast`), and what may still be lost (`allowance`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from kodkod_engine.api import DraftUsage, GenerationRequest, Speculation
 from kodkod_engine.core.scheduler import StepEntry
 from kodkod_engine.core.sequence import Sequence as TokenSequence
-from kodkod_engine.speculation.account import Account
+from kodkod_engine.speculation.allowance import COMPUTING_TERMS, COPYING_TERMS, Allowance
+from kodkod_engine.speculation.asking import ask
 from kodkod_engine.speculation.calibration import Calibration, Floats
 from kodkod_engine.speculation.choice import Lengths, best_lengths
 from kodkod_engine.speculation.costs import OUTLIER, CostTable
-from kodkod_engine.speculation.drafter import MAX_DRAFT_TOKENS, NO_DRAFT, Draft, Drafter, DraftTask
-from kodkod_engine.speculation.forecast import Forecast
+from kodkod_engine.speculation.drafter import MAX_DRAFT_TOKENS, Drafter
+from kodkod_engine.speculation.forecast import MAX_TOKENS, Forecast
+from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment
+from kodkod_engine.speculation.rest import Rest
+from kodkod_engine.speculation.stream import COPYING, FORCED, Asked, Planned, Stream
 
 logger = logging.getLogger(__name__)
 
 Reserve = Callable[[TokenSequence, int], bool]
 """Makes slots for drafts; False when there is no room."""
 
-FIRST_DRAFT_TOKENS = 16
-"""A stream's longest copy at first; twice as many after each that was accepted whole, up to `MAX_DRAFT_TOKENS`."""
+FRESHNESS = 0.1
+"""Weight of a new time of looking up against what is known."""
 
-FORCED = "forced"
-COPYING = "suffix"
+BET = 0.5
+"""Of all that may be lost on copies, the part that may be lost in one step: short drafts say more than a long one."""
 
+FEW_TOKENS = 2
+"""May be verified if all of the risk pays for them."""
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Neighbouring tokens of one draft that one drafter said."""
-
-    drafter: str
-    draft: Draft
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """Drafted tokens of one sequence, to be verified."""
-
-    segments: tuple[Segment, ...] = ()
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """Of all segments."""
-        return tuple(token_id for segment in self.segments for token_id in segment.draft.token_ids)
-
-    def cut(self, num_tokens: int) -> Proposal:
-        """The first tokens of it."""
-        kept: list[Segment] = []
-        for segment in self.segments:
-            draft = _cut(segment.draft, num_tokens)
-            num_tokens -= len(draft.token_ids)
-            if draft.token_ids:
-                kept.append(Segment(segment.drafter, draft))
-        return Proposal(tuple(kept))
-
-
-NO_PROPOSAL = Proposal()
-
-
-@dataclass(slots=True)
-class _Stream:
-    """What is known of one request."""
-
-    request: GenerationRequest
-    mode: Speculation
-    stop_ids: frozenset[int]
-    drafters: dict[str, Drafter]
-    max_copy: int = FIRST_DRAFT_TOKENS
-    drafted: dict[str, int] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
-    plain_s: float = 0.0
-    is_first: bool = True
-    """No token was emitted yet."""
-
-
-@dataclass(slots=True)
-class _Asked:
-    """One sequence of the step that is planned, with the best guess so far."""
-
-    entry: StepEntry
-    stream: _Stream
-    room: int
-    proposal: Proposal = NO_PROPOSAL
-    rate: float = 0.0
-
-    def task(self, max_tokens: int) -> DraftTask:
-        return DraftTask(self.entry.sequence, self.stream.request, max_tokens, self.proposal.token_ids)
+PLAIN = Planned()
+"""A step about which nothing was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +69,27 @@ class Speculator:
         default: Speculation,
         vocab_size: int,
         always: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`always`: never switch off what loses time."""
+        """`always`: whatever it costs. `clock`: seconds, from any beginning."""
         self.costs = costs
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._default = default
         self._vocab_size = vocab_size
-        self._streams: dict[str, _Stream] = {}
+        self._always = always
+        self._clock = clock
+        self._streams: dict[str, Stream] = {}
         self._calibrations = {name: Calibration() for name in self._drafters}
-        self._forecasts = {name: Forecast() for name in self._drafters if name not in (FORCED, COPYING)}
-        self._accounts = {mode: Account(is_open_ended=always) for mode in Speculation}
-        self._draft_s = 0.0
-        self._asked_modes: dict[str, Speculation] = {}
+        self._forecasts = {
+            name: Forecast(pace=lambda: costs.pace) for name in self._drafters if name not in (FORCED, COPYING)
+        }
+        self._computed_for: dict[str, frozenset[str]] = {}
+        """Of each drafter that computes, the streams it was asked for in the last step."""
+        self._copying = {mode: Allowance(COPYING_TERMS, is_open_ended=always) for mode in Speculation}
+        self._computing = {mode: Allowance(COMPUTING_TERMS, is_open_ended=always) for mode in Speculation}
+        self._usual_looking_s = 0.0
+        self._resting = Rest()
+        self._planned = PLAIN
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -147,7 +103,8 @@ class Speculator:
         chosen = {name: self._drafters[name] for name in names if name in self._drafters}
         if request.constraint is None:
             chosen.pop(FORCED, None)
-        self._streams[request_id] = _Stream(request, mode, stop_ids, chosen)
+        calibrations = {name: Calibration(self._calibrations[name]) for name in chosen}
+        self._streams[request_id] = Stream(request, mode, stop_ids, chosen, calibrations)
 
     def end(self, request_id: str) -> tuple[tuple[DraftUsage, ...], float]:
         """A request has ended: what each drafter did for it, and the seconds plain decoding would have taken."""
@@ -160,11 +117,7 @@ class Speculator:
             except Exception:  # its stream is over, and nobody is there to be told
                 logger.exception("the drafter %s failed at the end of a stream", name)
         names = [name for name in self._drafters if name in stream.drafted or name in stream.faults]
-        usage = [
-            DraftUsage(name, stream.drafted.get(name, 0), stream.accepted.get(name, 0), stream.faults.get(name))
-            for name in names
-        ]
-        return tuple(usage), stream.plain_s
+        return tuple(stream.usage(name) for name in names), stream.plain_s
 
     @property
     def wants_costs(self) -> bool:
@@ -174,141 +127,189 @@ class Speculator:
     # --- proposals ----------------------------------------------------------------------------------------------------
 
     def propose(self, entries: Sequence[StepEntry], room: int, reserve: Reserve) -> Mapping[str, Proposal]:
-        """Drafts for the next step, by request id.
+        """Drafts for the next step, by request id. To be asked before every step.
 
         Args:
             entries: all of the step.
             room: tokens that may be added to it.
             reserve: see `Reserve`.
         """
-        self._draft_s, self._asked_modes = 0.0, {}
-        started = time.perf_counter()
+        if self._resting.goes_on(entries):
+            self._planned = PLAIN
+            return {}
+        started = self._clock()
+        planned = self._planned = self._plan(entries)
         asked = [one for entry in entries if (one := self._asked(entry, room)) is not None]
-        open_modes = {mode for mode in {one.stream.mode for one in asked} if self._accounts[mode].is_open()}
-        asked = [one for one in asked if one.stream.mode in open_modes]
-        self._asked_modes = {one.entry.sequence.id: one.stream.mode for one in asked}
         if not asked:
             return {}
-        num_tokens = sum(entry.num_tokens for entry in entries)
         context = max(entry.start + entry.num_tokens for entry in entries)
-        step_s = self.costs.curve(num_tokens, min(room, MAX_DRAFT_TOKENS * len(asked)), context)
-        self._draft_cheaply(asked)
-        self._draft_dearly(asked, step_s, reserve)
-        proposals = self._cut_to_worth(asked, step_s, reserve)
-        self._draft_s = time.perf_counter() - started
-        return proposals
+        if not self._always and not planned.is_prefill and self.costs.is_due(planned.num_tokens, context):
+            return {}  # a plain step, to compare the others with
+        planned.looked_for = tuple(one.request_id for one in asked)
+        first_s = [self.costs.seconds(planned.num_tokens + more, context) for more in range(min(room, MAX_TOKENS) + 1)]
+        if (rested := self._resting.take_steps()) and not planned.is_prefill:
+            self._grow(asked, rested, first_s[0])
+        if self._has_means(asked, first_s):
+            step_s = self.costs.curve(planned.num_tokens, min(room, MAX_DRAFT_TOKENS * len(asked)), context)
+            planned.drafted = self._proposals(asked, step_s, reserve)
+        elif not planned.is_prefill:
+            self._rest(asked, first_s)
+        planned.looking_s = self._clock() - started - planned.computing_s
+        return planned.drafted
 
-    def _asked(self, entry: StepEntry, room: int) -> _Asked | None:
+    def _has_means(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
+        """Whether anything can be risked at all, and promises anything."""
+        copying = [one for one in asked if COPYING in one.stream.drafters]
+        return (
+            bool(copying and self._risk_s(self._copying, copying, first_s[0]) >= self._least_risk_s(first_s))
+            or any(FORCED in one.stream.drafters for one in asked)
+            or any(
+                forecast.risk_s(first_s) <= self._risk_s(self._computing, asked, first_s[0])
+                and not forecast.is_idle(first_s)
+                for forecast in self._forecasts.values()
+            )
+        )
+
+    def _least_risk_s(self, first_s: Sequence[float]) -> float:
+        """To look for a copy, and verify one token of it."""
+        return self._looking_s + first_s[1] - first_s[0]
+
+    def _rest(self, asked: list[Asked], first_s: Sequence[float]) -> None:
+        """Leave the next steps alone, until there is enough to look for a copy and verify it."""
+        if all(one.stream.balance_s <= 0 for one in asked):
+            modes = {one.stream.mode for one in asked if COPYING in one.stream.drafters}
+            risk_s = self._least_risk_s(first_s)
+            until = min((self._copying[mode].steps_until(risk_s, first_s[0]) for mode in modes), default=math.inf)
+            self._resting.begin((one.request_id for one in asked), until)
+
+    def _grow(self, asked: list[Asked], num_steps: int, plain_s: float) -> None:
+        """Some steps were rested."""
+        for forecast in self._forecasts.values():
+            forecast.pass_over(num_steps)
+        for allowances in (self._copying, self._computing):
+            for mode in {one.stream.mode for one in asked}:
+                allowances[mode].settle(0.0, 0.0, num_steps * plain_s, plain_s)
+
+    def _plan(self, entries: Sequence[StepEntry]) -> Planned:
+        choosing = [entry.sequence.id for entry in entries if entry.samples]
+        streams = {name: self._streams[name] for name in choosing if name in self._streams}
+        num_tokens = sum(entry.num_tokens for entry in entries)
+        return Planned(
+            num_tokens,
+            len(choosing),
+            {name: stream for name, stream in streams.items() if stream.drafters},
+            is_prefill=num_tokens > len(choosing),
+        )
+
+    def _asked(self, entry: StepEntry, room: int) -> Asked | None:
         sequence = entry.sequence
-        stream = self._streams.get(sequence.id)
-        if not entry.samples or stream is None or not stream.drafters:
+        stream = self._planned.streams.get(sequence.id)
+        if stream is None:
             return None
         own_room = min(room, MAX_DRAFT_TOKENS, sequence.max_total_tokens - sequence.num_tokens - 1)
-        return _Asked(entry, stream, own_room) if own_room > 0 else None
+        return Asked(entry, stream, own_room) if own_room > 0 else None
 
-    def _draft_cheaply(self, asked: list[_Asked]) -> None:
-        """Forced tokens, then a copy of what followed them."""
-        for name in (FORCED, COPYING):
-            able = [one for one in asked if name in one.stream.drafters and one.room > len(one.proposal.token_ids)]
-            limits = [self._limit(name, one) for one in able]
-            tasks = [one.task(limit) for one, limit in zip(able, limits, strict=True)]
-            for one, draft in zip(able, self._ask(name, tasks), strict=True):
-                if draft.token_ids:
-                    one.proposal = Proposal((*one.proposal.segments, Segment(name, draft)))
+    def _proposals(self, asked: list[Asked], step_s: Floats, reserve: Reserve) -> dict[str, Proposal]:
+        started = self._clock()
+        self._look_up(FORCED, asked, MAX_DRAFT_TOKENS)
+        num_forced = sum(one.proposal.num_tokens(FORCED) for one in asked)
+        num_copied = _bought(step_s, num_forced, self._risk_s(self._copying, asked, float(step_s[0])) - self._looking_s)
+        if num_copied > 0:
+            self._look_up(COPYING, asked, num_copied)
+            self._learn_looking(self._clock() - started)
+        num_computed = self._compute_promising(asked, step_s, reserve)
+        return self._cut_to_worth(asked, step_s[: num_forced + max(num_copied, num_computed) + 1], reserve)
 
     @staticmethod
-    def _limit(name: str, one: _Asked) -> int:
-        room = one.room - len(one.proposal.token_ids)
-        return min(room, one.stream.max_copy) if name == COPYING else room
+    def _risk_s(allowances: Mapping[Speculation, Allowance], asked: list[Asked], plain_s: float) -> float:
+        gained_s: dict[Speculation, float] = {}
+        for one in asked:
+            mode = one.stream.mode
+            gained_s[mode] = gained_s.get(mode, 0.0) + max(0.0, one.stream.balance_s)
+        return sum(allowances[mode].risk_s(own_s, plain_s) for mode, own_s in gained_s.items())
 
-    def _draft_dearly(self, asked: list[_Asked], step_s: Floats, reserve: Reserve) -> None:
-        """Drafters that compute are asked where they promise more than what there is."""
+    def _look_up(self, name: str, asked: list[Asked], most: int) -> None:
+        """Drafters that know without computing: what is forced, then a copy of what followed that."""
+        able = [one for one in asked if name in one.stream.drafters and one.room > len(one.proposal.token_ids)]
+        if not able:
+            return
+        limits = [min(most, one.stream.max_copy) if name == COPYING else most for one in able]
+        tasks = [one.task(limit, goes_on=True) for one, limit in zip(able, limits, strict=True)]
+        for one, draft in zip(able, ask(self._drafters[name], tasks, self._streams, self._vocab_size), strict=True):
+            if draft.token_ids:
+                one.proposal = Proposal((*one.proposal.segments, Segment(name, draft)))
+
+    def _learn_looking(self, seconds: float) -> None:
+        if not self._planned.is_prefill:  # before an answer begins, its whole prompt is read
+            seconds /= self.costs.pace
+            known = self._usual_looking_s or seconds
+            self._usual_looking_s = known + FRESHNESS * (min(seconds, OUTLIER * known) - known)
+
+    @property
+    def _looking_s(self) -> float:
+        """What looking for a copy takes at the moment."""
+        return self._usual_looking_s * self.costs.pace
+
+    def _compute_promising(self, asked: list[Asked], step_s: Floats, reserve: Reserve) -> int:
+        """Drafters that compute are asked where they promise more than what there is, if that can be risked.
+
+        Returns:
+            The most tokens of theirs that may be verified.
+        """
+        most, first_s = 0, step_s[: MAX_TOKENS + 1].tolist()
         for name, forecast in self._forecasts.items():
-            able = [one for one in asked if name in one.stream.drafters]
-            promised = forecast.tokens_per_s(step_s)
+            before, self._computed_for[name] = self._computed_for.get(name, frozenset()), frozenset()
+            able = [one for one in asked if name in one.stream.drafters and not one.proposal.num_tokens(FORCED)]
+            if not able:
+                continue
+            if forecast.risk_s(first_s) > self._risk_s(self._computing, able, first_s[0]):
+                forecast.pass_over(1)
+                continue
             wanted = [
                 one
                 for one in able
-                if not _has_forced(one)
-                and forecast.is_worth_asking(promised, self._rate(one, step_s))
+                if forecast.is_worth_asking(first_s, self._rate(one, step_s))
                 and reserve(one.entry.sequence, min(one.room, forecast.max_tokens))
             ]
-            if not wanted:
-                continue
-            started = time.perf_counter()
-            tasks = [
-                DraftTask(one.entry.sequence, one.stream.request, min(one.room, forecast.max_tokens)) for one in wanted
-            ]
-            drafts = self._ask(name, tasks)
-            draft_s = time.perf_counter() - started
-            if any(draft.token_ids for draft in drafts):
-                forecast.learn_cost(draft_s)
-            for one, draft in zip(wanted, drafts, strict=True):
-                self._prefer(one, Proposal((Segment(name, draft),)) if draft.token_ids else NO_PROPOSAL, step_s)
+            if wanted:
+                self._computed_for[name] = frozenset(one.request_id for one in wanted)
+                self._compute(name, wanted, step_s, catches_up=not self._computed_for[name] <= before)
+                most = max(most, forecast.max_tokens * len(wanted))
+        return most
 
-    def _prefer(self, one: _Asked, other: Proposal, step_s: Floats) -> None:
-        """The time of drafting is spent; from here on only what a step brings counts."""
-        rate = self._lengths([other], step_s).tokens_per_s
-        if rate > self._lengths([one.proposal], step_s).tokens_per_s:
-            one.proposal = other
+    def _compute(self, name: str, wanted: list[Asked], step_s: Floats, *, catches_up: bool) -> None:
+        forecast, started = self._forecasts[name], self._clock()
+        tasks = [one.task(forecast.max_tokens, goes_on=False) for one in wanted]
+        drafts = ask(self._drafters[name], tasks, self._streams, self._vocab_size)
+        seconds = self._clock() - started
+        if any(draft.token_ids for draft in drafts):
+            forecast.learn_cost(seconds, catches_up=catches_up)
+        self._planned.computing_s += seconds
+        self._planned.computed_for += tuple(one.request_id for one in wanted)
+        for one, draft in zip(wanted, drafts, strict=True):
+            # The time of drafting is spent; from here on only what a step brings counts.
+            other = Proposal((Segment(name, draft),)) if draft.token_ids else NO_PROPOSAL
+            if self._rate(Asked(one.entry, one.stream, one.room, other), step_s) > self._rate(one, step_s):
+                one.proposal = other
 
-    def _rate(self, one: _Asked, step_s: Floats) -> float:
-        return self._lengths([one.proposal], step_s).tokens_per_s
+    def _rate(self, one: Asked, step_s: Floats) -> float:
+        """Tokens per second of one sequence, with the best length."""
+        return self._lengths([one], step_s, 0).tokens_per_s if one.proposal.segments else 1 / float(step_s[0])
 
-    def _cut_to_worth(self, asked: list[_Asked], step_s: Floats, reserve: Reserve) -> Mapping[str, Proposal]:
+    def _cut_to_worth(self, asked: list[Asked], step_s: Floats, reserve: Reserve) -> dict[str, Proposal]:
         drafted = [one for one in asked if one.proposal.segments]
         if not drafted:
             return {}
-        lengths = self._lengths([one.proposal for one in drafted], step_s)
+        lengths = self._lengths(drafted, step_s, self._planned.num_choosing - len(drafted))
         proposals: dict[str, Proposal] = {}
         for one, num_tokens in zip(drafted, lengths.num_tokens, strict=True):
             if num_tokens and reserve(one.entry.sequence, num_tokens):
-                proposals[one.entry.sequence.id] = one.proposal.cut(num_tokens)
+                proposals[one.request_id] = one.proposal.cut(num_tokens)
         return proposals
 
-    def _lengths(self, proposals: Sequence[Proposal], step_s: Floats) -> Lengths:
-        return best_lengths([self._probabilities(proposal) for proposal in proposals], step_s)
-
-    def _probabilities(self, proposal: Proposal) -> Floats:
-        parts = [
-            np.ones(len(segment.draft.token_ids))
-            if segment.drafter == FORCED
-            else self._calibrations[segment.drafter].probabilities(segment.draft.confidences)
-            for segment in proposal.segments
-        ]
-        return np.concatenate([np.zeros(0), *parts])
-
-    # --- drafters, which may fail -------------------------------------------------------------------------------------
-
-    def _ask(self, name: str, tasks: Sequence[DraftTask]) -> list[Draft]:
-        """What a drafter says, made fit to be verified. One that fails says nothing more to the stream it failed on."""
-        if not tasks:
-            return []
-        try:
-            drafts = self._drafters[name].draft(tasks)
-            return [self._checked(draft, task) for draft, task in zip(drafts, tasks, strict=True)]
-        except Exception as fault:  # noqa: BLE001  # a guess may fail, an answer must not
-            if len(tasks) > 1:
-                return [draft for task in tasks for draft in self._ask(name, [task])]
-            self._switch_off(name, tasks[0].sequence.id, fault)
-            return [NO_DRAFT]
-
-    def _checked(self, draft: Draft, task: DraftTask) -> Draft:
-        draft = _cut(draft, task.max_tokens)
-        if not draft.token_ids:
-            return NO_DRAFT
-        if min(draft.token_ids) < 0 or max(draft.token_ids) >= self._vocab_size:
-            raise ValueError(f"it drafted an id outside the vocabulary of {self._vocab_size}")
-        stop_ids = self._streams[task.sequence.id].stop_ids
-        ends = [place for place, token_id in enumerate(draft.token_ids) if token_id in stop_ids]
-        return _cut(draft, ends[0] + 1) if ends else draft
-
-    def _switch_off(self, name: str, request_id: str, fault: Exception) -> None:
-        stream = self._streams[request_id]
-        stream.drafters.pop(name, None)
-        cause = " ".join(f"{type(fault).__name__}: {fault}".split())
-        stream.faults[name] = f"the drafter {name} failed ({cause}); it is off for this answer, which goes on without"
-        logger.warning("%s: %s", request_id, stream.faults[name], exc_info=fault)
+    @staticmethod
+    def _lengths(drafted: Sequence[Asked], step_s: Floats, num_others: int) -> Lengths:
+        return best_lengths([one.probabilities() for one in drafted], step_s, num_others=num_others)
 
     # --- what came of it ----------------------------------------------------------------------------------------------
 
@@ -335,9 +336,8 @@ class Speculator:
         stream = self._streams[request_id]
         left, emitted = num_accepted, num_emitted
         for segment in proposal.segments:
-            name, length = segment.drafter, len(segment.draft.token_ids)
-            stream.drafted[name] = stream.drafted.get(name, 0) + length
-            stream.accepted[name] = stream.accepted.get(name, 0) + min(length, emitted)
+            length = len(segment.draft.token_ids)
+            stream.count(segment, min(length, emitted))
             self._judge(stream, segment, min(length, left))
             if left < length:
                 # What comes after a wrong token was not judged; it counts as drafted all the same.
@@ -345,35 +345,52 @@ class Speculator:
                 continue
             left, emitted = left - length, max(0, emitted - length)
 
-    def _judge(self, stream: _Stream, segment: Segment, num_accepted: int) -> None:
-        confidences = segment.draft.confidences
-        self._calibrations[segment.drafter].learn(confidences, num_accepted)
+    def _judge(self, stream: Stream, segment: Segment, num_accepted: int) -> None:
+        stream.judge(segment, num_accepted)
+        self._calibrations[segment.drafter].learn(segment.draft.confidences, num_accepted)
         if segment.drafter in self._forecasts:
-            self._forecasts[segment.drafter].learn_accepted(len(confidences), num_accepted)
-        if segment.drafter == COPYING:
-            grown = 2 * stream.max_copy if num_accepted == len(confidences) else FIRST_DRAFT_TOKENS
-            if num_accepted == len(confidences) or num_accepted < len(confidences) // 2:
-                stream.max_copy = min(MAX_DRAFT_TOKENS, grown)
+            self._forecasts[segment.drafter].learn_accepted(len(segment.draft.token_ids), num_accepted)
 
     def took(self, step: StepTimes) -> None:
         """A step is over, the one that `propose` was last asked for."""
-        seconds = step.seconds - self._draft_s
-        # A step that was interrupted by something else says nothing about speculation.
-        seconds = min(seconds, OUTLIER * self.costs.seconds(step.num_tokens, step.context))
-        self.costs.learn(step.num_tokens, step.context, seconds)
-        by_mode: dict[Speculation, list[int]] = {}
-        for request_id, mode in self._asked_modes.items():
-            by_mode.setdefault(mode, []).append(step.emitted.get(request_id, 0))
-        for mode, counts in by_mode.items():
-            gained_s = sum(counts) / len(counts) * self.plain_step_s(len(step.emitted), step.context)
-            self._accounts[mode].enter(gained_s=gained_s, spent_s=seconds + self._draft_s)
+        planned = self._planned
+        self.costs.learn(step.num_tokens, step.context, step.seconds - planned.looking_s - planned.computing_s)
+        if not planned.streams:
+            return
+        plain_s, more_s = self.plain_step_s(planned.num_choosing, step.context), self._more_s(step)
+        for name, stream in planned.streams.items():
+            num_tokens = step.emitted.get(name, 0)
+            self._settle(stream, name, num_tokens, more_s, plain_s)
+
+    def _settle(self, stream: Stream, request_id: str, num_tokens: int, more_s: float, plain_s: float) -> None:
+        """What the step brought one stream, and what it cost it."""
+        planned, token_s = self._planned, plain_s / self._planned.num_choosing
+        drafted = planned.drafted.get(request_id, NO_PROPOSAL)
+        brought_s = max(0, num_tokens - 1) * token_s - more_s * len(drafted.token_ids)
+        looking_s, computing_s = planned.shares_s(request_id)
+        copied_s, computed_s = brought_s - looking_s, -computing_s
+        if any(segment.drafter in self._forecasts for segment in drafted.segments):
+            copied_s, computed_s = -looking_s, brought_s - computing_s
+        for allowance, gained_s in (
+            (self._copying[stream.mode], copied_s),
+            (self._computing[stream.mode], computed_s),
+        ):
+            stream.balance_s = allowance.settle(stream.balance_s, gained_s, num_tokens * token_s, plain_s)
+
+    def _more_s(self, step: StepTimes) -> float:
+        """Seconds per drafted token that the step was longer for its drafts.
+
+        By the table, like what is gained: by the clock, each interruption of the machine would be speculation's loss.
+        """
+        num_drafted = step.num_tokens - self._planned.num_tokens
+        if num_drafted <= 0:
+            return 0.0
+        step_s = self.costs.curve(self._planned.num_tokens, num_drafted, step.context)
+        return float(step_s[-1] - step_s[0]) / num_drafted
 
 
-def _has_forced(one: _Asked) -> bool:
-    return any(segment.drafter == FORCED for segment in one.proposal.segments)
-
-
-def _cut(draft: Draft, num_tokens: int) -> Draft:
-    if len(draft.token_ids) <= num_tokens:
-        return draft
-    return Draft(draft.token_ids[: max(0, num_tokens)], draft.confidences[: max(0, num_tokens)])
+def _bought(step_s: Floats, num_forced: int, risk_s: float) -> int:
+    """How many drafted tokens, besides forced ones, may be in vain: as many as a part of the risk pays, or a few."""
+    beyond = step_s[min(num_forced, len(step_s) - 1) :]
+    many, few = (int(np.searchsorted(beyond, beyond[0] + each, side="right")) - 1 for each in (BET * risk_s, risk_s))
+    return max(0, many, min(few, FEW_TOKENS))

@@ -190,6 +190,20 @@ def _follow(states: Array, edges: Array, state: int, tokens: Array, shares: Arra
     return len(tokens)
 
 
+@njit(**_OPTIONS)
+def _go_on(
+    states: Array, edges: Array, table: Array, sizes: Array, behind: Array, tokens: Array, shares: Array
+) -> tuple[int, int]:
+    """Fill in what followed the longest suffix that occurred before; how many tokens that are, and its length."""
+    state, length = _match(states, edges, table, sizes, behind)
+    return _follow(states, edges, state, tokens, shares) if length else 0, length
+
+
+NO_CONTINUATION = Continuation((), (), ())
+_NOTHING = np.empty(0, np.int64)
+_FEW_CONTINUED = 128
+
+
 class SuffixAutomaton:
     """Of texts appended one after another. Ids are in [0, 2**31); `separate` keeps matches from crossing."""
 
@@ -199,6 +213,7 @@ class SuffixAutomaton:
         self._states[0] = (0, -1, 0, 0, -1)
         self._sizes = np.array([1, 0, 0, 0], np.int64)
         self._table.fill(-1)
+        self._tokens, self._shares = np.empty(_FEW_CONTINUED, np.int64), np.empty(_FEW_CONTINUED)
 
     def _allocate(self, num_tokens: int) -> None:
         self._capacity = num_tokens
@@ -214,7 +229,7 @@ class SuffixAutomaton:
     def extend(self, token_ids: Sequence[int]) -> None:
         """Append ids. Amortised constant time per token."""
         self._reserve(self.num_tokens + len(token_ids))
-        tokens = np.fromiter(token_ids, np.int64, len(token_ids))
+        tokens = np.array(token_ids, np.int64)
         _extend(self._states, self._edges, self._table, self._sizes, tokens)
 
     def separate(self) -> None:
@@ -238,9 +253,13 @@ class SuffixAutomaton:
             max_tokens: at most so many.
             after: ids that are to be thought of behind the text, without being appended.
         """
-        behind = np.fromiter(after, np.int64, len(after))
-        state, length = _match(self._states, self._edges, self._table, self._sizes, behind)
-        tokens, shares = np.empty(max_tokens, np.int64), np.empty(max_tokens)
-        count = _follow(self._states, self._edges, state, tokens, shares) if length else 0
-        lengths = tuple(range(length, length + count))
-        return Continuation(tuple(tokens[:count].tolist()), tuple(shares[:count].tolist()), lengths)
+        behind = np.array(after, np.int64) if after else _NOTHING
+        tokens, shares = self._tokens[:max_tokens], self._shares[:max_tokens]
+        if len(tokens) < max_tokens:
+            tokens, shares = self._tokens, self._shares = np.empty(max_tokens, np.int64), np.empty(max_tokens)
+        count, length = _go_on(self._states, self._edges, self._table, self._sizes, behind, tokens, shares)
+        if not count:
+            return NO_CONTINUATION
+        return Continuation(
+            tuple(tokens[:count].tolist()), tuple(shares[:count].tolist()), tuple(range(length, length + count))
+        )
