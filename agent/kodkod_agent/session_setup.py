@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kodkod_agent.call_grammar import CallGrammar
 
 _CHARS_PER_TOKEN = 3
+_MAX_GUIDED_TURN_TOKENS, _GUIDED_SUMMARY_TOKENS = 512, 64
 _FAILURES_OF_A_GUIDED_RUN = 1
 """Told in full: a small model reads one well, and its context is short."""
 
@@ -121,8 +122,12 @@ def _agent_config(setup: SessionSetup) -> AgentConfig:
         # Nor would the project's instructions be understood, or what the day is.
         update |= {"max_instruction_chars": 0, "tell_facts": False, "max_skills_chars": 0}
     if setup.profile.guided:
-        # It finishes only where nothing else makes sense: asked to go on, it would finish again.
+        # It finishes only where nothing else makes sense: asked to go on, it would finish again. A turn of it is one
+        # short call and it writes no summary: so nearly all of the context is left for the conversation, which it must
+        # not lose, for what is offered next follows from it.
         update["max_verifications"] = 1
+        update["max_turn_tokens"] = min(setup.config.max_turn_tokens, _MAX_GUIDED_TURN_TOKENS)
+        update["summary_tokens"] = min(setup.config.summary_tokens, _GUIDED_SUMMARY_TOKENS)
     return setup.config.model_copy(update=update)
 
 

@@ -27,6 +27,7 @@ EDIT = call("edit", path="clip.py", line=6, old=" low", new=" high")
 WRONG = call("edit", path="clip.py", line=6, old=" low", new=" value")
 TEST = call("test")
 UNDO = call("edit", path="clip.py", line=6, old="        return value", new="        return low")
+MOST_TOKENS_OF_A_CALL = 200
 FINISH = call("finish", summary="The failing tests pass now.")
 
 
@@ -128,3 +129,12 @@ async def _forks_are_offered_the_same(root, parent_id, setup, tiny_folder):
 def is_open_to(constraint, ids):
     """Whether a constraint allows a turn."""
     return all(token_id in constraint.allowed_ids(ids[:place]) for place, token_id in enumerate(ids))
+
+
+async def test_nearly_all_of_the_context_is_left_for_what_the_next_calls_follow_from(setup_of, faulty, root):
+    """A guided model that lost the beginning would begin again, and go in circles."""
+    setup = setup_of([says("done")], config=CONFIG, tools=TRACED, profile=GUIDED)
+    async with await Session.create(root, setup) as session:
+        budget = session._res.budget
+    assert budget.turn + 2 * budget.summary < 0.05 * budget.context
+    assert budget.turn > 2 * MOST_TOKENS_OF_A_CALL
