@@ -130,10 +130,11 @@ def code(text: str, language: str, width: int, setting: Setting) -> list[Line]:
 def _coloured(text: str, language: str, setting: Setting) -> Content:
     """Coloured as a whole; while it grows stretch by stretch, of which the last alone is coloured anew."""
     if not setting.is_growing:
-        return _coloured_stretch(text, language, setting.highlight)
+        return _coloured_stretch(text, language, setting.highlight)  # type: ignore[arg-type]  # a class has a hash
     rows = text.split("\n")
     stretches = ["\n".join(rows[first : first + _STRETCH]) for first in range(0, len(rows), _STRETCH)]
-    return Content("\n").join([_coloured_stretch(one, language, setting.highlight) for one in stretches])
+    coloured = (_coloured_stretch(one, language, setting.highlight) for one in stretches)  # type: ignore[arg-type]
+    return Content("\n").join(list(coloured))
 
 
 @lru_cache(maxsize=64)

@@ -80,5 +80,5 @@ def _aligned(line: Content, width: int, align: str) -> Content:
 
 
 def _rule(corners: str, widths: Sequence[int]) -> Content:
-    left, middle, right = corners
+    left, middle, right = tuple(corners)
     return Content.styled(left + middle.join("─" * (width + 2) for width in widths) + right, _FRAME)
