@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import Any
 
 from kodkod_agent.call_world import Automata, CallWorld, ChangedWorld, Kind, Tree
+from kodkod_agent.schema_grammar import value_by_schema
 from kodkod_engine.chat.arguments import argument_kinds, declared_properties
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
+from kodkod_engine.constraints.acceptors import ValueAcceptor
 from kodkod_engine.constraints.free_text import AnyText
 from kodkod_engine.constraints.json_values import JsonValue
 from kodkod_engine.constraints.paths import ExistingPath, NewPath
@@ -162,43 +163,9 @@ class _ToolGrammar:
         return not self.world.is_folder(path)
 
     def _by_schema(self, key: str) -> ValueAcceptor:
-        kinds = argument_kinds(key, self.spec.parameters)
-        schema = declared_properties(self._schema).get(key)
-        if self._is_foreign and (reason := why_not_held(schema)):
-            if kinds == {"string"}:
+        parameters = self.spec.parameters
+        if self._is_foreign and (reason := why_not_held(declared_properties(self._schema).get(key))):
+            if argument_kinds(key, parameters) == {"string"}:
                 return AnyText(self.tokenizer)
             raise ValueError(f"its schema is not followed: {reason}")
-        if not isinstance(schema, Mapping):
-            return AnyText(self.tokenizer)
-        if kinds <= {"string", "null"} and "string" in kinds:
-            return self._text(schema)
-        if not kinds or "string" in kinds:
-            return AnyText(self.tokenizer)
-        return JsonValue(self.tokenizer, _with_definitions(schema, self._schema))
-
-    def _text(self, schema: Mapping[str, Any]) -> ValueAcceptor:
-        """A string is written as it is, without quotes."""
-        merged = _resolved(schema, self._schema)
-        values = merged.get("enum", [merged["const"]] if "const" in merged else None)
-        if values:
-            return OneOf(self.tokenizer, map(str, values))
-        return AnyText(self.tokenizer, may_be_empty=not merged.get("minLength"))
-
-
-def _with_definitions(schema: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """An argument's schema as one of its own: what it refers to comes along."""
-    return {**schema, **{name: root[name] for name in ("$defs", "definitions") if name in root}}
-
-
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A string's schema without references and without the choice of null."""
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        target: Any = root
-        for step in reference.removeprefix("#/").split("/"):
-            target = target.get(step, {}) if isinstance(target, Mapping) else {}
-        return _resolved(target, root)
-    for choice in schema.get("anyOf", ()):
-        if isinstance(choice, Mapping) and choice.get("type") != "null":
-            return _resolved(choice, root)
-    return schema
+        return value_by_schema(self.tokenizer, key, parameters, self._schema)

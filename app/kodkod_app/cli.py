@@ -16,6 +16,7 @@ COMMANDS = {
     "trust": ("kodkod_app.commands.trust", "Let a project start the programs it names outside the box."),
     "skills": ("kodkod_app.commands.skills", "List the skills: written instructions for certain tasks."),
     "mcp": ("kodkod_app.commands.mcp", "Show the MCP servers and their tools."),
+    "serve": ("kodkod_app.commands.serve", "Serve a model to clients of the OpenAI API."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
     "pull": ("kodkod_app.commands.pull", "Fetch a checkpoint from a hub, resuming and checking."),
     "convert": ("kodkod_app.commands.convert", "Write a checkpoint in 4 or 8 bits, once."),
