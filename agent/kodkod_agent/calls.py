@@ -22,6 +22,7 @@ from pydantic import JsonValue
 
 from kodkod_agent import events, trajectory
 from kodkod_agent.context import fit_tokens
+from kodkod_agent.hearing import hear_after, hear_before
 from kodkod_agent.journal import IntentRecord, Outcome, OutcomeRecord
 from kodkod_agent.policy import Verdict
 from kodkod_agent.resources import Resources
@@ -91,10 +92,20 @@ async def _settle(call: ToolCall, ruling: Ruling, step: int, res: Resources) -> 
         return refusal(call, ruling["reason"]), ""
     given = ruling.get("arguments")
     if given is None:
-        return await _do(call, step, res)
-    outcome, for_person = await _do(call.model_copy(update={"arguments": given}), step, res)
+        return await _heard_and_done(call, step, res)
+    outcome, for_person = await _heard_and_done(call.model_copy(update={"arguments": given}), step, res)
     told = f"{_changed_by_person(call, given)}\n{outcome.for_model}"
     return outcome.model_copy(update={"for_model": told}), for_person
+
+
+async def _heard_and_done(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Shown]:
+    """Hooks may keep it from being done, and say something before and after."""
+    before = await hear_before(call, res)
+    if before.objection is not None:
+        return refusal(call, f"a hook objects: {before.objection}"), ""
+    outcome, for_person = await _do(call, step, res)
+    words = [*before.messages, *await hear_after(call, outcome, res)]
+    return outcome.model_copy(update={"for_model": "\n".join([outcome.for_model, *words])}), for_person
 
 
 def _changed_by_person(call: ToolCall, given: Mapping[str, JsonValue]) -> str:

@@ -44,6 +44,8 @@ class AgentConfig(BaseModel):
     max_tries: int = Field(default=8, ge=1)
     """Edits a guided model may try in one conversation, each taken back when the tests fail."""
 
+    max_stop_objections: int = Field(default=3, ge=0)
+    """Times in a run that the model is sent on when a hook objects to its end."""
     verify: bool = True
     """Run the tests before a run may end as done."""
     baseline_tests: bool = True

@@ -18,6 +18,7 @@ from kodkod_agent.calls import answer_pending, perform
 from kodkod_agent.context import prompt, shorten
 from kodkod_agent.draft_sources import draft_sources
 from kodkod_agent.errors import ContextFull, NoProgress
+from kodkod_agent.hearing import hear_at_end
 from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import remaining, require_more
 from kodkod_agent.model_turn import Turn, run_turn, take_turn
@@ -111,7 +112,7 @@ async def model(state: AgentState, res: Resources) -> AgentState:
         message = kept.end_turn()
     else:
         message = await _write_turn(state, update, res)
-    return update | _after_turn(message, state, res)
+    return update | await hear_at_end(_after_turn(message, state, res), state, res)
 
 
 async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> AssistantMessage:
@@ -286,6 +287,10 @@ def _watch_for_loops(calls: Sequence[ToolCall], state: AgentState, res: Resource
 
 async def verify(state: AgentState, res: Resources) -> AgentState:
     """Read what changed and run the tests: the result, not the model, says whether the work is verified."""
+    return await hear_at_end(await _verified(state, res), state, res)
+
+
+async def _verified(state: AgentState, res: Resources) -> AgentState:
     tries = state["verifications"] + 1
     snapshot = await res.take_snapshot(state["step"])
     if not await asyncio.to_thread(res.snapshots.diff, state["base_snapshot"], snapshot):

@@ -12,6 +12,7 @@ from kodkod_agent import trajectory as trajectories
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import Budget
 from kodkod_agent.guidance import Guide
+from kodkod_agent.hooks import Hooks, NoHooks
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.limits import Stopwatch
@@ -89,6 +90,9 @@ class Resources:
     """See `SessionSetup.news`."""
     skills: tuple[Skill, ...] = ()
     """See `SessionSetup.skills`."""
+    hooks: Hooks = field(default_factory=NoHooks)
+    """See `SessionSetup.hooks`."""
+    session_id: str = ""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None

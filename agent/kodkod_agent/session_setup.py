@@ -12,6 +12,7 @@ from kodkod_agent import trajectory
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import Budget, prompt
 from kodkod_agent.guidance import Guide, WorkTreeFiles
+from kodkod_agent.hooks import Hooks, NoHooks
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.moment import Moment
@@ -70,6 +71,8 @@ class SessionSetup:
     """Tools of other programs by name, the caller's to open and close; they may come, change and go."""
     skills: tuple[Skill, ...] = ()
     """Written instructions that the model may read."""
+    hooks: Hooks = field(default_factory=NoHooks)
+    """Who is heard before and after calls, and when a run would end."""
     news: Callable[[], Sequence[str]] = tuple
     """What the person should know of those programs since it was asked last, a line each."""
 
@@ -169,6 +172,8 @@ def resources(
         searched=setup.profile.searched,
         moment=setup.moment,
         news=setup.news,
+        hooks=setup.hooks,
+        session_id=folder.path.name,
         skills=setup.skills,
         is_stale=True,
     )

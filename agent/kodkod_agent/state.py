@@ -103,6 +103,8 @@ class AgentState(TypedDict, total=False):
     malformed: int
     """Malformed or unknown calls in a row."""
     loop_warnings: int
+    stop_objections: int
+    """Times a hook objected to the run's end."""
     verifications: int
     rulings: dict[str, Ruling]
     """By call id; empty once the calls are done."""
@@ -138,6 +140,7 @@ def new_run(text: str, *, step: int) -> AgentState:
         nudges=0,
         malformed=0,
         loop_warnings=0,
+        stop_objections=0,
         verifications=0,
         rulings={},
         summary="",

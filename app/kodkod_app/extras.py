@@ -1,8 +1,8 @@
-"""What a person and a project that is trusted add to a session: the tools of MCP servers, and skills.
+"""What a person and a project that is trusted add to a session: the tools of MCP servers, skills, and hooks.
 
-    the person's settings and skills ──┐
-                                       ├──► `Found` ──► servers are started ──► `Extras`, part of a `SessionSetup`
-    .mcp.json, .agents/skills, trusted ┘
+    the person's settings and skills ─────────┐
+                                              ├──► `Found` ──► servers are started ──► `Extras`, part of a
+    .mcp.json, .agents/skills, hooks, trusted ┘                                        `SessionSetup`
 
 What a project brings counts in a trusted folder alone; else one line says what is not used, and how to trust it.
 """
@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kodkod_agent.hooks import CommandHooks, Hook, Hooks, NoHooks
 from kodkod_agent.skills import Skill, Skills, read_skills
 from kodkod_app import paths
-from kodkod_app.settings import Settings
+from kodkod_app.settings import Settings, project_hooks
 from kodkod_app.trust import Standing, standing
 from kodkod_tools.base import ForeignTool
 from kodkod_tools.mcp.config import McpServer, NamedServers, read_project_file
@@ -31,6 +32,7 @@ class Extras:
     more: Mapping[str, ForeignTool] = field(default_factory=dict)
     news: Callable[[], Sequence[str]] = tuple
     skills: tuple[Skill, ...] = ()
+    hooks: Hooks = field(default_factory=NoHooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Found:
 
     servers: Mapping[str, McpServer]
     skills: tuple[Skill, ...]
+    hooks: tuple[Hook, ...]
+    """The person's first."""
     notes: tuple[str, ...]
     """What the person should know, a line each: what is left out, and why."""
 
@@ -52,13 +56,15 @@ def find_extras(work_tree: Path, settings: Settings, *, trusted: bool = False) -
         trusted: the person said so for this once.
 
     Raises:
-        SettingsFault: the list of trusted folders cannot be read.
+        SettingsFault: the list of trusted folders, or the project's settings, cannot be read.
     """
     mine = read_skills(paths.user_skills(), paths.user_skills())
     brought = read_project(work_tree)
     stands = Standing.TRUSTED if trusted else standing(work_tree)
     if stands is not Standing.TRUSTED:
-        return Found(settings.mcp_servers, mine.found, (*mine.faults, *_untrusted(work_tree, brought, stands)))
+        return Found(
+            settings.mcp_servers, mine.found, settings.hooks, (*mine.faults, *_untrusted(work_tree, brought, stands))
+        )
     skills = {skill.name: skill for skill in (*brought.skills.found, *mine.found)}
     twice = [f"MCP server {name}" for name in brought.named.servers if name in settings.mcp_servers]
     twice += [f"skill {one.name}" for one in brought.skills.found if skills[one.name] is not one]
@@ -67,7 +73,8 @@ def find_extras(work_tree: Path, settings: Settings, *, trusted: bool = False) -
         *mine.faults,
         *(f"the project's {what} is not used: yours has its name" for what in twice),
     )
-    return Found({**brought.named.servers, **settings.mcp_servers}, tuple(skills.values()), notes)
+    hooks = (*settings.hooks, *brought.hooks)
+    return Found({**brought.named.servers, **settings.mcp_servers}, tuple(skills.values()), hooks, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class Brought:
 
     named: NamedServers
     skills: Skills
+    hooks: tuple[Hook, ...]
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -87,12 +95,18 @@ class Brought:
         """What there is, in a few words each."""
         servers, skills = ", ".join(self.named.servers), ", ".join(skill.name for skill in self.skills.found)
         parts = [f"MCP servers ({servers})"] if servers else []
-        return parts + ([f"skills ({skills})"] if skills else [])
+        parts += [f"skills ({skills})"] if skills else []
+        return parts + ([f"hooks ({len(self.hooks)})"] if self.hooks else [])
 
 
 def read_project(work_tree: Path) -> Brought:
-    """Look, trusted or not."""
-    return Brought(read_project_file(work_tree), read_skills(paths.project_skills(work_tree), work_tree))
+    """Look, trusted or not.
+
+    Raises:
+        SettingsFault: the project's settings cannot be read.
+    """
+    skills = read_skills(paths.project_skills(work_tree), work_tree)
+    return Brought(read_project_file(work_tree), skills, project_hooks(work_tree))
 
 
 def _untrusted(work_tree: Path, brought: Brought, stands: Standing) -> tuple[str, ...]:
@@ -113,17 +127,18 @@ async def open_extras(found: Found, work_tree: Path, *, guided: bool = False) ->
         guided: the model is offered its own calls alone; nothing is started for it.
     """
     notes = list(found.notes)
+    hooks = CommandHooks(found.hooks) if found.hooks else NoHooks()
     if not found.servers or guided:
         if found.servers and guided:
             notes.append("this model calls its own few tools alone: no MCP server is started for it")
-        yield Extras(news=lambda: _taken(notes), skills=found.skills)
+        yield Extras(news=lambda: _taken(notes), skills=found.skills, hooks=hooks)
         return
     from kodkod_tools.mcp.servers import McpServers  # loads the library: a third of a second
 
     with TemporaryDirectory(prefix="kodkod-mcp-") as logs:
         async with McpServers(found.servers, work_tree, Path(logs), os.environ) as servers:
             await servers.settled()
-            yield Extras(servers, lambda: [*_taken(notes), *servers.notes()], found.skills)
+            yield Extras(servers, lambda: [*_taken(notes), *servers.notes()], found.skills, hooks)
 
 
 def _taken(notes: list[str]) -> list[str]:

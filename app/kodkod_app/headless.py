@@ -246,6 +246,7 @@ def session_setup(settings: Settings, model: Model, box: Sandbox, extras: Extras
         ranker=model.ranker,
         more=extras.more,
         news=extras.news,
+        hooks=extras.hooks,
         skills=extras.skills,
     )
 

@@ -17,9 +17,13 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from kodkod_agent.approval import Approval
 from kodkod_agent.context import Budget
 from kodkod_agent.events import ApprovalAsked, ApprovalRequest, Event
+from kodkod_agent.hearing import OBJECTED
+from kodkod_agent.hooks import Heard, HookEvent, NoHooks
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.moment import Allowance, Moment, is_of_the_moment
 from kodkod_agent.policy import PermissionMode
@@ -42,6 +46,8 @@ from kodkod_tools.config import ToolsConfig
 
 _SECONDS = re.compile(r"\b\d+(\.\d+)? ?s\b")
 _REFUSAL = re.compile(r"\A((?:<\w+>|\s)*)not run: .*", re.DOTALL)
+_HOOKS = re.compile(r"\n\[a hook (?:says|objects): .*\]", re.DOTALL)
+"""What hooks said behind a result: none is run again."""
 _ENDED = "The run ends here"
 """Begins the notice that tells a model so."""
 _SHOWN_CHARS = 600
@@ -114,6 +120,7 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
             told_work_tree=recording.folder.info.work_tree,
             moment=RecordedMoment(follower),
             more=recording.tools,
+            hooks=RecordedHooks(follower),
         )
         async with await _begin(recording, stage, setup) as session:
             return await follower.follow(session)
@@ -256,6 +263,14 @@ class _Follower:
             self._recording.tools.declare(found)
         return found
 
+    def objection(self) -> str | None:
+        """What a hook said against the end of the run at this place."""
+        place = len(entries_of(self._ledger))
+        if place >= len(self._recorded) or self._recorded[place].origin is not Origin.NOTICE:
+            return None
+        text = self._tokenizer.decode(self._recorded[place].ids[1:], skip_special=False)
+        return text.removeprefix(f"{OBJECTED} ") if text.startswith(OBJECTED) else None
+
     def next_turn(self, prompt_ids: tuple[int, ...]) -> list[int]:
         """The script: what was said to this prompt, if it is the recorded one."""
         ledger = self._ledger
@@ -310,7 +325,7 @@ class _Follower:
         text = text.replace(str(self._session.info.work_tree), str(self._recording.folder.info.work_tree))
         text = re.sub(r"\S*/sessions/[\w-]+/logs/", "LOGS/", text)
         if entry.origin is Origin.TOOL_RESULT:
-            text = _REFUSAL.sub(r"\1not run", text)
+            text = _REFUSAL.sub(r"\1not run", _HOOKS.sub("", text))
         return _SECONDS.sub("0 s", text) if entry.origin in (Origin.TOOL_RESULT, Origin.NOTICE) else text
 
     def _described(self, place: int, recorded: Entry | None, replayed: Entry | None) -> Difference:
@@ -359,6 +374,19 @@ class RecordedMoment(Moment):
         """See `Moment`."""
         del low
         return self._follower.facts()
+
+
+class RecordedHooks(NoHooks):
+    """Runs no hook: what was said against the end of a run is said again."""
+
+    def __init__(self, follower: _Follower) -> None:
+        self._follower = follower
+
+    async def hear(self, event: HookEvent, tool: str, told: Mapping[str, JsonValue], work_tree: Path) -> Heard:
+        """See `Hooks`."""
+        if event is HookEvent.STOP:
+            return Heard(self._follower.objection())
+        return await super().hear(event, tool, told, work_tree)
 
 
 class Replacement:

@@ -19,6 +19,8 @@ MCP servers are tables as in `.mcp.json`; they are the person's alone to set, a 
     [mcp_servers.notes]
     command = "notes-server"
 
+Hooks are an array of tables, `[[hooks]]`. A project's are run after yours, once `kodkod trust` was said of the folder.
+
 The files of a project come with the project. Those of one that is not trusted may narrow what is allowed (`ask` and
 `deny` rules) and say nothing else; even a trusted one can neither do without a box nor without permissions.
 """
@@ -35,6 +37,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kodkod_agent.config import AgentConfig, CandidatesConfig
+from kodkod_agent.hooks import Hook
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rules, merge_rules
 from kodkod_app import paths
@@ -74,6 +77,8 @@ class Settings(BaseModel):
     tools: ToolsConfig = Field(default_factory=ToolsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     tui: TuiConfig = Field(default_factory=TuiConfig)
+    hooks: tuple[Hook, ...] = ()
+    """Commands of yours, run before and after calls and when a run would end."""
     mcp_servers: dict[Annotated[str, AfterValidator(require_name)], McpServer] = Field(default_factory=dict)
     """Programs whose tools the model may be given; they run outside the box, as you do."""
 
@@ -142,6 +147,7 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     layer = _read(path)
     if not trusted:
         return {"permissions": layer["permissions"]} if "permissions" in layer else {}
+    layer.pop("hooks", None)  # they need trust of their own: see `project_hooks`
     for key, value in (
         ("sandbox", SandboxKind.NONE.value),
         ("permission_mode", PermissionMode.BYPASS_PERMISSIONS.value),
@@ -151,6 +157,15 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     if "mcp_servers" in layer:
         raise SettingsFault(f"{path}: mcp_servers: a project names its servers in {PROJECT_FILE}; move them there")
     return layer
+
+
+def project_hooks(work_tree: Path) -> tuple[Hook, ...]:
+    """What a project's file says of hooks, for whoever knows that they may be run.
+
+    Raises:
+        SettingsFault: the file cannot be read, or says what cannot be.
+    """
+    return Settings.model_validate(_read(paths.project_settings(work_tree))).hooks
 
 
 def _from_environment(environment: Mapping[str, str]) -> Layer:

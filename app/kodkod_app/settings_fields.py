@@ -133,12 +133,16 @@ def _kind(hint: Any, choices: tuple[str, ...]) -> str:
     if choices:
         return "yes or no" if choices == ("true", "false") else "one of " + ", ".join(choices)
     parts = [one for one in (get_args(hint) or (hint,)) if one is not type(None)]
-    if get_origin(hint) is dict:
+    if get_origin(hint) is dict or any(_is_model(one) for one in get_args(hint)):
         return "tables, in the file"
     if get_origin(hint) is tuple:
         return 'a list, as in ["a", "b"]'
     named = {int: "a whole number", float: "a number", str: "text"}
     return named.get(parts[0], "a path" if getattr(parts[0], "__name__", "") == "Path" else "text")
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def as_text(value: Any) -> str:
@@ -147,6 +151,8 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         return ", ".join(map(str, value))
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return f"{len(value)} of them"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

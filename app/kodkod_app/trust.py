@@ -1,7 +1,7 @@
 """Which folders a person trusts to start programs outside the box: those that `kodkod trust` was said of.
 
-What a project would start (its MCP servers) may change with the next pull. So trust is given to a folder as it stands:
-its fingerprint is kept, and a folder whose fingerprint is another is no longer trusted.
+What a project would start (its MCP servers and hooks) may change with the next pull. So trust is given to a folder as
+it stands: its fingerprint is kept, and a folder whose fingerprint is another is no longer trusted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kodkod_app import paths
-from kodkod_app.settings import SettingsFault
+from kodkod_app.settings import SettingsFault, project_hooks
 from kodkod_tools.mcp.config import PROJECT_FILE
-
-STARTED_FROM = (PROJECT_FILE,)
-"""Files of a project, relative to it, that name programs."""
 
 
 class Standing(StrEnum):
@@ -40,22 +37,29 @@ class _Kept(BaseModel):
 
 
 def fingerprint(work_tree: Path) -> str:
-    """Names what a project would start, as it stands. A file that cannot be read names its fault."""
-    found = hashlib.sha256()
-    for name in STARTED_FROM:
-        try:
-            data = (work_tree / name).read_bytes()
-        except OSError as fault:
-            data = str(fault.errno).encode()
-        found.update(hashlib.sha256(data).digest())
-    return found.hexdigest()
+    """Names what a project would start, as it stands: the whole file of its servers, and its hooks."""
+    parts = [_servers(work_tree), _hooks(work_tree)]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _servers(work_tree: Path) -> bytes:
+    try:
+        return (work_tree / PROJECT_FILE).read_bytes()
+    except OSError as fault:
+        return str(fault.errno).encode()
+
+
+def _hooks(work_tree: Path) -> bytes:
+    """Nothing else of the settings: they are changed for other reasons."""
+    hooks = project_hooks(work_tree)
+    return json.dumps([hook.model_dump(mode="json") for hook in hooks]).encode() if hooks else b""
 
 
 def standing(work_tree: Path) -> Standing:
     """How a folder stands.
 
     Raises:
-        SettingsFault: the list cannot be read.
+        SettingsFault: the list, or the project's settings, cannot be read.
     """
     kept = trusted_folders().get(str(work_tree.resolve()))
     if kept is None:

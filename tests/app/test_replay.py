@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.events import ApprovalAsked
+from kodkod_agent.hooks import CommandHooks, Hook
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.profile import Profile
 from kodkod_agent.session import Session, SessionSetup
@@ -422,3 +423,23 @@ async def reading(root, project, skills):
             assert event is not None
     engine.close()
     return session.id
+
+
+def test_no_hook_is_run_again(root, project, replayed, tmp_path):
+    hooks = CommandHooks(
+        (
+            Hook(event="before_tool", tools=("shell",), command="exit 2"),
+            Hook(event="after_tool", command=f"""echo x >> {tmp_path}/ran; echo '{{"message": "mind\\\\nit"}}'"""),
+            Hook(event="stop", command=f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 2; }}"),
+        )
+    )
+    config = AgentConfig(attended=True, baseline_tests=False, verify=False)
+    script = [LOOK, MEND, shell("echo never"), says("Done."), says("Really.")]
+    session_id = record(root, project, [("go", script)], hooks=hooks, config=config)
+    assert (tmp_path / "ran").read_text() == "x\nx\n"
+    finished = [e.event for e in read(root / session_id / "trajectory.jsonl") if e.event.kind == "call_finished"]
+    assert finished[0].for_model.endswith("\n[a hook says: mind\nit]")
+    assert finished[2].refused
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["num_turns"]) == (0, None, 5)
+    assert (tmp_path / "ran").read_text() == "x\nx\n"

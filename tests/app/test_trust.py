@@ -12,7 +12,7 @@ from kodkod_app import paths, trust
 from kodkod_app.settings import SettingsFault
 from kodkod_app.trust import Standing
 
-from .conftest import turn
+from .conftest import FAULTY, turn
 
 PROGRAMS = Path(__file__).parents[1] / "tools" / "mcp" / "programs"
 SAY = turn("", ("mcp__say__say", {"text": "hm"}))
@@ -189,7 +189,7 @@ def test_skills_of_a_project_need_trust_and_the_persons_own_do_not(kodkod, proje
     assert "not used" not in err
     assert ("- tidy:" in listing, "- notes:" in listing) == (True, True)
     assert "skill notes: How it is done here." in kodkod("trust", "--yes", project).out
-    assert told()[0].count("not used") == 0
+    assert "not used" not in told()[0]
 
 
 def test_of_two_of_a_name_the_persons_own_is_taken(kodkod, project, home):
@@ -202,3 +202,52 @@ def test_of_two_of_a_name_the_persons_own_is_taken(kodkod, project, home):
     assert "the project's skill notes is not used: yours has its name" in found.err
     assert "bad/SKILL.md: it does not begin with a head" in found.err
     assert "\x1b" not in found.err
+
+
+# Hooks
+
+REFUSE = '[[hooks]]\nevent = "before_tool"\ntools = ["edit"]\ncommand = "echo frozen >&2; touch ran; exit 2"\n'
+EDIT = turn("", ("edit", {"path": "calc.py", "old": "return a - b", "new": "return a + b"}))
+
+
+@pytest.fixture
+def mend(kodkod, project, record):
+    """`kodkod -p` on the project with a recording that edits; what was told on the way."""
+
+    def run(*arguments):
+        return kodkod("-p", "mend", "-C", project, "-m", record(EDIT, DONE), *PLAIN, *arguments).err
+
+    return run
+
+
+def test_hooks_of_the_settings_are_heard(mend, settings_file, project):
+    settings_file.write_text(REFUSE)
+    assert "a hook objects: frozen" in mend()
+    assert (project / "calc.py").read_text() == FAULTY
+
+
+def test_hooks_of_a_project_need_trust(mend, kodkod, project):
+    config = project / ".kodkod" / "config.toml"
+    config.write_text(config.read_text() + REFUSE)
+    told = mend()
+    assert "its hooks (1) are not used" in told
+    assert not (project / "ran").exists()
+    assert "frozen" not in told
+    assert "a hook objects: frozen" in mend("--trust")
+    (project / "ran").unlink()
+
+    assert "hook before_tool edit: echo frozen" in kodkod("trust", "--yes", project).out
+    assert "a hook objects: frozen" in mend()
+    (project / "ran").unlink()
+    config.write_text(config.read_text().replace("frozen", "frozen solid"))
+    assert "has changed since you trusted it" in mend()
+    assert not (project / "ran").exists()
+    config.write_text(config.read_text().replace("frozen solid", "frozen") + "[agent]\nmax_turns = 90\n")
+    assert trust.standing(project) is Standing.TRUSTED  # other settings start nothing
+
+
+def test_a_hook_that_cannot_be_is_a_fault_of_its_file(kodkod, settings_file):
+    settings_file.write_text('[[hooks]]\nevent = "whenever"\ncommand = "x"\n')
+    found = kodkod("mcp", "list")
+    assert found.code == 2
+    assert "hooks.0.event" in found.err

@@ -14,7 +14,7 @@ import click
 @click.option("--list", "lists", is_flag=True, help="The folders that are trusted.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
-    """Trust a project: to start the MCP servers of its .mcp.json, and to have its skills (.agents/skills) read.
+    """Trust a project: its MCP servers (.mcp.json), its hooks (.kodkod/config.toml), its skills (.agents/skills).
 
     Programs run as you do, outside the box. What there is is shown before you are asked. A folder is trusted as it
     stands: when what it would start has changed, nothing of it is used until you trust it again.
@@ -52,6 +52,7 @@ def started_by(work_tree: Path) -> list[str]:
 
     brought = read_project(work_tree)
     lines = [f"MCP server {name}: {server.shown()}" for name, server in brought.named.servers.items()]
+    lines += [f"hook {hook.event} {', '.join(hook.tools)}: {hook.command}" for hook in brought.hooks]
     lines += [f"skill {skill.name}: {skill.description}" for skill in brought.skills.found]
     lines = [inert_line(line) for line in [*lines, *brought.faults]]
     return lines or ["the project brings nothing that needs trust"]
