@@ -152,7 +152,9 @@ async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Show
     res.record(trajectory.CallStarted(call_id=call.id, name=call.name), step)
     started = time.monotonic()
     try:
-        result = await _run(call, res)
+        with res.spans.call(call) as span:
+            result = await _run(call, res)
+            span.done(result)
     except asyncio.CancelledError:
         outcome = Outcome(
             call_id=call.id, name=call.name, for_model="interrupted while it ran; it may have been done in part"

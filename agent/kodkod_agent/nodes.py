@@ -126,7 +126,10 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
         doubt_below=res.config.doubt_below,
         max_tokens=res.budget.turn_tokens(res.ledger, left.tokens),
     )
-    turn = await _next_turn(sampling, res)
+    messages = res.ledger.view()
+    with res.spans.turn(sampling, messages) as span:
+        turn = await _next_turn(sampling, res)
+        span.written(turn)
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
     _tell_doubt(step, turn, res)

@@ -21,6 +21,7 @@ from kodkod_agent.model_turn import Emit
 from kodkod_agent.moment import Moment
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.skills import Skill
+from kodkod_agent.spans import NoSpans, Spans
 from kodkod_agent.trajectory import TrajectoryWriter
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
@@ -93,6 +94,8 @@ class Resources:
     hooks: Hooks = field(default_factory=NoHooks)
     """See `SessionSetup.hooks`."""
     session_id: str = ""
+    spans: Spans = field(default_factory=NoSpans)
+    """See `SessionSetup.spans`."""
     loops: LoopDetector = field(default_factory=LoopDetector)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     stream_id: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -16,6 +17,7 @@ from kodkod_agent.errors import Interrupted, SessionBusy
 from kodkod_agent.graph import build_graph, end_run
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
+from kodkod_agent.spans import RunSpan
 from kodkod_agent.state import AgentState, Node, Status, new_run, plain
 
 _RECURSION_LIMIT = 1_000_000
@@ -80,8 +82,10 @@ class Runs:
         self._events = asyncio.Queue()
         self._emit(events.RunStarted(self._session_id, resumed=inputs is None))
         self._res.stopwatch.start(counted_s)
+        watched = ExitStack()
+        span = watched.enter_context(self._res.spans.run(self._session_id))
         self._work = asyncio.create_task(self._drive(inputs))
-        driver = asyncio.create_task(self._to_the_end(self._work))
+        driver = asyncio.create_task(self._to_the_end(self._work, watched, span))
         try:
             while (event := await self._events.get()) is not None:
                 yield event
@@ -113,7 +117,11 @@ class Runs:
         if self._work is not None:
             await asyncio.wait({self._work})
 
-    async def _to_the_end(self, work: asyncio.Task[None]) -> None:
+    async def _to_the_end(self, work: asyncio.Task[None], watched: ExitStack, span: RunSpan) -> None:
+        with watched:
+            await self._reported(work, span)
+
+    async def _reported(self, work: asyncio.Task[None], span: RunSpan) -> None:
         """Wait for a run, however it ends, and report it."""
         fault: BaseException | None = None
         try:
@@ -123,6 +131,7 @@ class Runs:
             else:
                 fault = work.exception()
             report = await self.report(fault)
+            span.ended(report)
             self._record_end(report, fault)
             self._emit(events.RunEnded(report))
         finally:

@@ -25,6 +25,7 @@ from kodkod_agent.rules import Rules
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.skills import Skill
 from kodkod_agent.snapshots import WorkTreeSnapshots
+from kodkod_agent.spans import NoSpans, Spans
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -73,6 +74,8 @@ class SessionSetup:
     """Written instructions that the model may read."""
     hooks: Hooks = field(default_factory=NoHooks)
     """Who is heard before and after calls, and when a run would end."""
+    spans: Spans = field(default_factory=NoSpans)
+    """Who watches runs, turns and calls."""
     news: Callable[[], Sequence[str]] = tuple
     """What the person should know of those programs since it was asked last, a line each."""
 
@@ -172,6 +175,7 @@ def resources(
         searched=setup.profile.searched,
         moment=setup.moment,
         news=setup.news,
+        spans=setup.spans,
         hooks=setup.hooks,
         session_id=folder.path.name,
         skills=setup.skills,

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from kodkod_agent.hooks import CommandHooks, Hook, Hooks, NoHooks
 from kodkod_agent.skills import Skill, Skills, read_skills
+from kodkod_agent.spans import NoSpans, Spans
 from kodkod_app import paths
 from kodkod_app.settings import Settings, project_hooks
 from kodkod_app.trust import Standing, standing
@@ -33,6 +34,7 @@ class Extras:
     news: Callable[[], Sequence[str]] = tuple
     skills: tuple[Skill, ...] = ()
     hooks: Hooks = field(default_factory=NoHooks)
+    spans: Spans = field(default_factory=NoSpans)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -37,6 +37,7 @@ from kodkod_app.extras import Extras, find_extras, open_extras
 from kodkod_app.interrupts import Interrupts
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import Layer, Settings
+from kodkod_app.telemetry import open_spans
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.base import Sandbox
 from kodkod_sandbox.choose import SandboxKind
@@ -179,12 +180,13 @@ async def run_with(
 @asynccontextmanager
 async def extras_of(options: RunOptions, model: Model) -> AsyncIterator[Extras]:
     """What the person and the project add to the session, open."""
-    if options.extras is Extension.NONE:
-        yield Extras()
-        return
-    found = find_extras(options.work_tree, options.settings, trusted=options.extras is Extension.TRUSTED)
-    async with open_extras(found, options.work_tree, guided=model.profile.guided) as extras:
-        yield extras
+    with open_spans(options.settings.telemetry, Path(model.name).name) as spans:
+        if options.extras is Extension.NONE:
+            yield Extras(spans=spans)
+            return
+        found = find_extras(options.work_tree, options.settings, trusted=options.extras is Extension.TRUSTED)
+        async with open_extras(found, options.work_tree, guided=model.profile.guided) as extras:
+            yield replace(extras, spans=spans)
 
 
 def box_plan(options: RunOptions) -> BoxPlan:
@@ -247,6 +249,7 @@ def session_setup(settings: Settings, model: Model, box: Sandbox, extras: Extras
         more=extras.more,
         news=extras.news,
         hooks=extras.hooks,
+        spans=extras.spans,
         skills=extras.skills,
     )
 

@@ -41,6 +41,7 @@ from kodkod_agent.hooks import Hook
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rules, merge_rules
 from kodkod_app import paths
+from kodkod_app.telemetry import TelemetryConfig
 from kodkod_app.tui.config import TuiConfig
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.choose import SandboxKind
@@ -79,6 +80,7 @@ class Settings(BaseModel):
     tui: TuiConfig = Field(default_factory=TuiConfig)
     hooks: tuple[Hook, ...] = ()
     """Commands of yours, run before and after calls and when a run would end."""
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
     mcp_servers: dict[Annotated[str, AfterValidator(require_name)], McpServer] = Field(default_factory=dict)
     """Programs whose tools the model may be given; they run outside the box, as you do."""
 
@@ -154,6 +156,8 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     ):
         if layer.get(key) == value:
             raise SettingsFault(f'{path}: {key}: a project may not set "{value}"; say so on the command line')
+    if "telemetry" in layer:
+        raise SettingsFault(f"{path}: telemetry: a project may not set it; remove it")
     if "mcp_servers" in layer:
         raise SettingsFault(f"{path}: mcp_servers: a project names its servers in {PROJECT_FILE}; move them there")
     return layer

@@ -116,11 +116,13 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
     from kodkod_app.bootstrap import require_model
     from kodkod_app.headless import Extension, RunOptions, run_headless, what_was_asked
     from kodkod_app.settings import load_settings, merge_layers, said_layer
+    from kodkod_app.telemetry import require_telemetry
 
     before = what_was_asked(place.session_id) if place.session_id is not None else {}
     asked = merge_layers(before, said_layer(_said(flags, agent)))
     settings = load_settings(place.work_tree, trusted=True, environment=os.environ, flags=asked)
     require_model(settings.model)
+    require_telemetry(settings.telemetry)
     options = RunOptions(
         place.work_tree,
         settings,

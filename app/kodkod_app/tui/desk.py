@@ -112,6 +112,7 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
         what_was_asked,
     )
     from kodkod_app.settings import load_settings, merge_layers
+    from kodkod_app.telemetry import require_telemetry
 
     before = what_was_asked(wish.session_id) if wish.session_id is not None else {}
     asked = merge_layers(merge_layers(before, dict(wish.said)), {"agent": {"attended": True}})
@@ -119,6 +120,7 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     mode = settings.permission_mode or PermissionMode.DEFAULT
     settings = settings.model_copy(update={"permission_mode": mode})
     require_model(settings.model)
+    require_telemetry(settings.telemetry)
     options = RunOptions(
         wish.work_tree,
         settings,
