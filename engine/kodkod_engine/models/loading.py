@@ -200,6 +200,7 @@ def _allocate(
         for module in part.modules() if part is not None else ():
             for leaf, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.is_meta:
-                    memory = torch.empty_like(parameter, device=device)
+                    # Not `empty_like`: of a meta tensor that imports sympy, a third of a second.
+                    memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                     setattr(module, leaf, nn.Parameter(memory, requires_grad=False))
     return model, mtp
