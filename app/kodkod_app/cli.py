@@ -17,6 +17,7 @@ COMMANDS = {
     "skills": ("kodkod_app.commands.skills", "List the skills: written instructions for certain tasks."),
     "mcp": ("kodkod_app.commands.mcp", "Show the MCP servers and their tools."),
     "serve": ("kodkod_app.commands.serve", "Serve a model to clients of the OpenAI API."),
+    "acp": ("kodkod_app.commands.acp", "Work in an editor, over the Agent Client Protocol."),
     "doctor": ("kodkod_app.commands.doctor", "Look at this machine: what is there, what is missing, how to get it."),
     "pull": ("kodkod_app.commands.pull", "Fetch a checkpoint from a hub, resuming and checking."),
     "convert": ("kodkod_app.commands.convert", "Write a checkpoint in 4 or 8 bits, once."),

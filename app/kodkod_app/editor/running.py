@@ -1,0 +1,44 @@
+"""The agent on this process's standard streams, which nothing else can write to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import acp
+
+from kodkod_app.editor.agent import KodkodAgent
+from kodkod_app.interrupts import Interrupts
+
+_MAX_MESSAGE_BYTES = 50 * 1024**2
+
+
+async def run(said: Mapping[str, Any], note: Callable[[str], object]) -> None:
+    """Serve one editor until it leaves. See `KodkodAgent`."""
+    with Interrupts():
+        reader, writer = await _private_streams()
+        agent = KodkodAgent(said, note)
+        try:
+            await acp.run_agent(cast("acp.Agent", agent), writer, reader)  # what it lacks is not declared
+        finally:
+            await asyncio.shield(agent.close())
+
+
+async def _private_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Streams to the editor. From now on what prints writes to standard error, and what reads finds nothing:
+    one stray line, of a library or of a command, would break the protocol.
+    """
+    own_in, own_out = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    before = sys.stdin, sys.stdout
+    sys.stdin, sys.stdout = own_in, own_out  # it asks for their descriptors alone
+    try:
+        return await acp.stdio_streams(limit=_MAX_MESSAGE_BYTES)
+    finally:
+        sys.stdin, sys.stdout = before

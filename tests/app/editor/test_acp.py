@@ -1,0 +1,156 @@
+"""A real client of the protocol drives `kodkod acp`: a repair with an approval, cancel, load, modes, faults."""
+
+from __future__ import annotations
+
+import asyncio
+
+import acp
+import pytest
+
+from kodkod_agent.session_folder import list_sessions
+from kodkod_app import paths
+
+from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, shell, turn
+from .conftest import beside, spawned
+
+PLAN = turn("My plan:\n- [x] look\n- [ ] mend", ("view", {"path": "calc.py"}))
+SLOW = shell("echo begun; sleep 600")
+
+
+async def begin(agent, project):
+    return (await agent.new_session(cwd=str(project), mcp_servers=[])).session_id
+
+
+async def say(agent, session_id, *blocks):
+    return await agent.prompt(session_id=session_id, prompt=[acp.text_block(one) for one in blocks])
+
+
+async def test_a_repair_with_an_approval(editor, project, record, home):
+    async with spawned(editor, "-m", record(PLAN, MEND, FINISH), "--sandbox", "none", home=home) as agent:
+        session_id = await begin(agent, project)
+        ended = await say(agent, session_id, "mend add")
+    assert ended.stop_reason == "end_turn"
+    assert (project / "calc.py").read_text() == MENDED
+
+    ((question, options),) = editor.questions
+    assert [option.kind for option in options] == ["allow_once", "allow_always", "reject_once"]
+    assert options[1].name == "Always allow edit(/calc.py)"
+    assert (question.title, question.kind) == ("edit calc.py", "edit")
+    (change,) = [part for part in question.content if part.type == "diff"]
+    assert (change.path, change.old_text, change.new_text) == (str(project / "calc.py"), FAULTY, MENDED)
+
+    assert "My plan:" in editor.said()
+    assert "add adds" in editor.said()
+    (plan,) = editor.of("plan")
+    assert [(entry.content, entry.status) for entry in plan.entries] == [("look", "completed"), ("mend", "pending")]
+    starts = {call.tool_call_id: call.kind for call in editor.of("tool_call")}
+    assert list(starts.values()) == ["read", "edit", "think", "execute"]
+    last = {update.tool_call_id: update for update in editor.of("tool_call_update") if update.status}
+    assert {last[call_id].status for call_id in starts if call_id in last} == {"completed"}
+    (edited,) = [update for update in last.values() if update.content and update.content[0].type == "diff"]
+    assert edited.locations[0].path == str(project / "calc.py")
+    assert editor.of("tool_call")[-1].title == "tests after: the command ended with exit code 0"
+
+
+async def test_a_refusal_reaches_the_model_and_always_is_kept(editor, project, record):
+    editor.answer = lambda *_: "refuse" if len(editor.questions) == 1 else "always"
+    again = turn("Again.", ("edit", {"path": "calc.py", "old": "def add", "new": "def  add"}))
+    async with beside(editor, model=record(MEND, MEND, again, turn("Done.")), sandbox="none") as agent:
+        session_id = await begin(agent, project)
+        await say(agent, session_id, "mend add")
+    assert len(editor.questions) == 2, "the third edit was allowed by the answer to the second"
+    failed = [update for update in editor.of("tool_call_update") if update.status == "failed"]
+    assert "the user refused" in failed[0].content[0].content.text
+    assert (project / "calc.py").read_text() == MENDED.replace("def add", "def  add")
+
+
+async def test_cancel_stops_a_command(editor, project, record):
+    options = {"sandbox": "none", "permission_mode": "bypassPermissions"}
+    async with beside(editor, model=record(SLOW, turn("Back.")), **options) as agent:
+        session_id = await begin(agent, project)
+        prompt = asyncio.create_task(say(agent, session_id, "wait"))
+        await editor.until(lambda: any(update.status == "in_progress" for update in editor.of("tool_call_update")))
+        await agent.cancel(session_id=session_id)
+        assert (await prompt).stop_reason == "cancelled"
+        assert editor.of("tool_call_update")[-1].status == "failed"
+        again = await say(agent, session_id, "go on")
+    assert again.stop_reason == "end_turn"
+    assert editor.said().endswith("Back.")
+
+
+async def test_cancel_takes_a_question_back(editor, project, record):
+    asked = asyncio.Event()
+
+    async def wait_for_ever():
+        asked.set()
+        await asyncio.Event().wait()
+
+    editor.answer = lambda *_: wait_for_ever()
+    async with beside(editor, model=record(MEND, turn("Done.")), sandbox="none") as agent:
+        session_id = await begin(agent, project)
+        prompt = asyncio.create_task(say(agent, session_id, "mend add"))
+        await asyncio.wait_for(asked.wait(), 120)
+        with pytest.raises(acp.RequestError, match="a prompt is being worked on"):
+            await say(agent, session_id, "and this")
+        await agent.cancel(session_id=session_id)
+        assert (await prompt).stop_reason == "cancelled"
+    assert (project / "calc.py").read_text() == FAULTY
+
+
+async def test_an_earlier_session_is_loaded_and_gone_on_with(editor, project, record, home):
+    model = record(LOOK, MEND, FINISH, SLOW, turn("It was the sign."))
+    async with beside(editor, model=model, sandbox="none") as agent:
+        session_id = await begin(agent, project)
+        await say(agent, session_id, "mend add")
+    editor.updates.clear()
+    async with spawned(editor, "-m", model, "--sandbox", "none", home=home) as agent:
+        (listed,) = (await agent.list_sessions(cwd=str(project))).sessions
+        assert (listed.session_id, listed.title) == (session_id, "mend add")
+        loaded = await agent.load_session(cwd=str(project), session_id=session_id, mcp_servers=[])
+        assert loaded.modes.current_mode_id == "default"
+        assert editor.said("user_message_chunk") == "mend add"
+        assert editor.said() == "I look.Mend it."
+        assert [(call.title, call.status) for call in editor.of("tool_call")] == [
+            ("view calc.py", "completed"),
+            ("edit calc.py", "completed"),
+            ("finish add adds", "completed"),
+        ]
+        prompt = asyncio.create_task(say(agent, session_id, "wait"))
+        await editor.until(lambda: any(update.status == "in_progress" for update in editor.of("tool_call_update")))
+        await agent.cancel(session_id=session_id)
+        assert (await prompt).stop_reason == "cancelled"
+        await say(agent, session_id, "what was it?")
+    assert editor.said().endswith("It was the sign.")
+    assert [info.id for info in list_sessions(paths.sessions_folder())] == [session_id]
+
+
+async def test_modes_and_files_that_come_along(editor, project, record):
+    async with beside(editor, model=record(MEND, turn("Done.")), sandbox="none") as agent:
+        opened = await agent.new_session(cwd=str(project), mcp_servers=[])
+        assert [mode.id for mode in opened.modes.available_modes] == ["default", "acceptEdits", "plan", "auto"]
+        await agent.set_session_mode(session_id=opened.session_id, mode_id="acceptEdits")
+        link = acp.resource_link_block("calc.py", (project / "calc.py").as_uri())
+        await agent.prompt(session_id=opened.session_id, prompt=[acp.text_block("mend "), link])
+        with pytest.raises(acp.RequestError):
+            await agent.set_session_mode(session_id=opened.session_id, mode_id="bypassPermissions")
+    assert editor.questions == []
+    assert (project / "calc.py").read_text() == MENDED
+    assert list_sessions(paths.sessions_folder())[0].title == "mend `calc.py`"
+
+
+async def test_faults_are_errors_of_the_protocol(editor, project, record, tmp_path):
+    async with beside(editor, model=record(turn("Hi.")), sandbox="none") as agent:
+        for cwd in ("relative", str(tmp_path / "nothing")):
+            with pytest.raises(acp.RequestError) as fault:
+                await begin(agent, cwd)
+            assert "is not a folder" in fault.value.data["details"]
+        with pytest.raises(acp.RequestError, match="no session"):
+            await agent.load_session(cwd=str(project), session_id="nothing", mcp_servers=[])
+        session_id = await begin(agent, project)
+        for blocks in ([], [acp.image_block("AAAA", "image/png")]):
+            with pytest.raises(acp.RequestError):
+                await agent.prompt(session_id=session_id, prompt=blocks)
+        assert (await say(agent, session_id, "Hi")).stop_reason == "end_turn"
+    async with beside(editor, model=str(tmp_path)) as agent:
+        with pytest.raises(acp.RequestError, match=r"config\.json"):
+            await begin(agent, project)
