@@ -19,6 +19,7 @@ from kodkod_sandbox.base import SandboxKind
 @click.option(
     "--permission-mode", type=click.Choice(PERMISSION_MODES), help="That sessions begin with. [default: default]"
 )
+@click.option("--trust", is_flag=True, help="Use what needs trust (see kodkod trust) in every folder.")
 def command(**flags: Any) -> int:
     """Work in an editor that speaks the Agent Client Protocol, such as Zed. The editor runs this command itself.
 
@@ -41,7 +42,7 @@ def command(**flags: Any) -> int:
         }
     )
     try:
-        asyncio.run(run(said, _note))
+        asyncio.run(run(said, _note, trusts=flags["trust"]))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     return 0

@@ -8,7 +8,7 @@ editor ── prompt ──► Session ── events ──► Telling ── up
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import wraps
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from acp.schema import (
     InitializeResponse,
     ListSessionsResponse,
     LoadSessionResponse,
+    McpCapabilities,
     NewSessionResponse,
     PromptCapabilities,
     PromptResponse,
@@ -46,7 +47,8 @@ from kodkod_agent.state import Status
 from kodkod_app import paths
 from kodkod_app.editor.asking import approval_of, options_for, told_question
 from kodkod_app.editor.call_content import diff_content, text_content
-from kodkod_app.editor.desk import Desk, Models, open_desk
+from kodkod_app.editor.desk import Desk, Models, Wish, open_desk
+from kodkod_app.editor.mcp_servers import servers_of
 from kodkod_app.editor.prompt_text import prompt_text
 from kodkod_app.headless import candidates_for
 from kodkod_app.session_story import whole_steps
@@ -84,10 +86,19 @@ def _told(method: Callable[_P, Awaitable[_ResultT]]) -> Callable[_P, Awaitable[_
 class KodkodAgent:
     """See `acp.Agent`."""
 
-    def __init__(self, said: Mapping[str, Any], note: Callable[[str], object] = lambda _: None) -> None:
-        """`said` are flags, as a layer of settings; `note` takes a line for the editor's log."""
+    def __init__(
+        self, said: Mapping[str, Any], note: Callable[[str], object] = lambda _: None, *, trusts: bool = False
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            said: flags, as a layer of settings.
+            note: takes a line for the editor's log.
+            trusts: what projects bring along and needs trust is used for this once.
+        """
         self._said = said
         self._note = note
+        self._trusts = trusts
         self._models = Models()
         self._desks: dict[str, Desk] = {}
         self._editor: acp.Client | None = None
@@ -105,6 +116,7 @@ class KodkodAgent:
             agent_capabilities=AgentCapabilities(
                 load_session=True,
                 prompt_capabilities=PromptCapabilities(embedded_context=True),
+                mcp_capabilities=McpCapabilities(http=True),
                 session_capabilities=SessionCapabilities(list=SessionListCapabilities()),
             ),
             auth_methods=[],
@@ -115,14 +127,14 @@ class KodkodAgent:
         del method_id
 
     @_told
-    async def new_session(self, cwd: str, mcp_servers: Any = None, **_: Any) -> NewSessionResponse:
+    async def new_session(self, cwd: str, mcp_servers: Sequence[Any] | None = None, **_: Any) -> NewSessionResponse:
         """Begin a session in a folder."""
         desk = await self._open(_folder(cwd), None, mcp_servers)
         return NewSessionResponse(session_id=desk.session.id, modes=_modes(desk))
 
     @_told
     async def load_session(
-        self, cwd: str, session_id: str, mcp_servers: Any = None, **_: Any
+        self, cwd: str, session_id: str, mcp_servers: Sequence[Any] | None = None, **_: Any
     ) -> LoadSessionResponse:  # fmt: skip
         """Open a session again, and tell all that was said and done in it."""
         folder = SessionFolder.find(paths.sessions_folder(), session_id)
@@ -187,10 +199,12 @@ class KodkodAgent:
         self._desks.clear()
         self._models.close()
 
-    async def _open(self, work_tree: Path, session_id: str | None, mcp_servers: Any) -> Desk:
-        if mcp_servers:
-            self._note("the editor's MCP servers are not connected: kodkod has tools of its own")
-        desk = await open_desk(self._models, work_tree, self._said, session_id)
+    async def _open(self, work_tree: Path, session_id: str | None, mcp_servers: Sequence[Any] | None) -> Desk:
+        named = servers_of(mcp_servers or ())
+        for fault in named.faults:
+            self._note(fault)
+        wish = Wish(work_tree, session_id, named.servers)
+        desk = await open_desk(self._models, wish, self._said, trusts=self._trusts)
         self._desks[desk.session.id] = desk
         return desk
 

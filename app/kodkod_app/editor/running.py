@@ -16,11 +16,11 @@ from kodkod_app.interrupts import Interrupts
 _MAX_MESSAGE_BYTES = 50 * 1024**2
 
 
-async def run(said: Mapping[str, Any], note: Callable[[str], object]) -> None:
+async def run(said: Mapping[str, Any], note: Callable[[str], object], *, trusts: bool) -> None:
     """Serve one editor until it leaves. See `KodkodAgent`."""
     with Interrupts():
         reader, writer = await _private_streams()
-        agent = KodkodAgent(said, note)
+        agent = KodkodAgent(said, note, trusts=trusts)
         try:
             await acp.run_agent(cast("acp.Agent", agent), writer, reader)  # what it lacks is not declared
         finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
 import acp
 import pytest
@@ -154,3 +156,18 @@ async def test_faults_are_errors_of_the_protocol(editor, project, record, tmp_pa
     async with beside(editor, model=str(tmp_path)) as agent:
         with pytest.raises(acp.RequestError, match=r"config\.json"):
             await begin(agent, project)
+
+
+async def test_the_editors_servers_give_tools_that_are_asked_about(editor, project, record):
+    program = Path(__file__).parents[2] / "tools" / "mcp" / "programs" / "notes_server.py"
+    named = acp.schema.McpServerStdio(name="notes", command=sys.executable, args=[str(program)], env=[])
+    unnamed = acp.schema.SseMcpServer(name="old", url="http://localhost:1/", headers=[], type="sse")
+    add = turn("", ("mcp__notes__add", {"a": 2, "b": 3}))
+    async with beside(editor, model=record(add, turn("Five.")), sandbox="none") as agent:
+        session_id = (await agent.new_session(cwd=str(project), mcp_servers=[named, unnamed])).session_id
+        await say(agent, session_id, "add")
+    ((question, _),) = editor.questions
+    assert question.raw_input == {"a": 2, "b": 3}
+    (done,) = [update for update in editor.of("tool_call_update") if update.status == "completed"]
+    assert "5" in done.content[0].content.text
+    assert editor.said() == "Five."
