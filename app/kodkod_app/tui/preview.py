@@ -18,10 +18,15 @@ from kodkod_tools.write import WriteArguments
 def facts_of(call: ToolCall, session: Session) -> CallFacts:
     """What a person should know before agreeing to a call. Blocking: it reads files."""
     return CallFacts(
-        where=told_box(session),
+        where=_told_place(call, session),
         rules=session.permissions.judge(call).suggested_rules,
         diff=would_change(call, session.tools),
     )
+
+
+def _told_place(call: ToolCall, session: Session) -> str:
+    foreign = session.tools.more.get(call.name)
+    return told_box(session) if foreign is None else f"the MCP server {foreign.server}, outside the box"
 
 
 def told_box(session: Session) -> str:

@@ -64,6 +64,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def notice(self, text):
         self.ledger.append_notice(text)
 
+    @precondition(lambda self: not self.ledger.turn_open)
+    @rule(name=st.sampled_from(["echo", "say"]), text=hostile_text, gone=st.lists(st.just("echo"), max_size=1))
+    def declare(self, name, text, gone):
+        self.ledger.declare([ECHO.model_copy(update={"name": name, "description": text})], gone, introduction=text)
+        assert (name in {tool.name for tool in self.ledger.known_tools}) == (name not in gone)
+
     @precondition(lambda self: self.ledger.pending_calls)
     @rule(texts=st.lists(hostile_text, min_size=1, max_size=3), data=st.data())
     def results(self, texts, data):
