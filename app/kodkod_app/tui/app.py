@@ -213,7 +213,9 @@ class KodkodApp(Actions):
     def action_scroll_page(self, direction: int) -> None:
         """Scroll the conversation, wherever the focus is."""
         transcript = self.transcript
-        transcript.scroll_relative(y=direction * max(1, transcript.size.height - 2), animate=False)
+        # At once: a scroll that waits for a frame goes to a place that was reckoned before the frame moved all.
+        lines = direction * max(1, transcript.size.height - 2)
+        transcript.scroll_relative(y=lines, animate=False, immediate=True)
 
     def action_scroll_end(self) -> None:
         """To the last message."""

@@ -23,9 +23,9 @@ _BLANK = Line(Content(""))
 class Block:
     """One block, laid out once per width."""
 
-    def __init__(self, node: SyntaxTreeNode, before: SyntaxTreeNode | None) -> None:
+    def __init__(self, node: SyntaxTreeNode, before: SyntaxTreeNode | None, *, is_growing: bool) -> None:
         self.node = node
-        self.is_growing = False
+        self.is_growing = is_growing
         self._has_gap = before is not None and gap_between(before, node)
         self._laid_out: tuple[int, Setting | None] = (-1, None)
         self._lines: list[Line] = []
@@ -65,8 +65,8 @@ class Document(Flow):
         self._parser = MarkdownIt("gfm-like")
         self._done: list[Block] = []
         """Blocks that nothing that comes can change."""
-        self._growing: Block | None = None
-        """The last one, which is parsed anew with what comes."""
+        self._growing: list[Block] = []
+        """The last one, and what an unfinished line adds to it: parsed anew with what comes."""
         self._tail = ""
         """The source of the last block, and of what has not been parsed yet."""
         self._num_parsed = 0
@@ -91,7 +91,7 @@ class Document(Flow):
             self._parse(is_last)
 
     def _is_worth_it(self, unparsed: int) -> bool:
-        is_code = self._growing is not None and self._growing.node.type == "fence"
+        is_code = len(self._growing) == 1 and self._growing[0].node.type == "fence"
         return is_code or unparsed * _LONG_BLOCK_SHARE >= len(self._tail) or len(self._tail) <= _LONG_BLOCK_CHARS
 
     def think(self, reasoning: str) -> None:
@@ -104,25 +104,31 @@ class Document(Flow):
         before = self._done[-1].node if self._done else None
         blocks: list[Block] = []
         for node in nodes:
-            blocks.append(Block(node, before))
+            blocks.append(Block(node, before, is_growing=not is_last))
             before = node
-        if blocks and self._growing is not None:
-            blocks[0].take_over(self._growing)
-        self._done += blocks[:-1]
-        self._growing = blocks[-1] if blocks else None
-        if self._growing is not None:
-            self._growing.is_growing = not is_last
-        if len(blocks) > 1 and (start := nodes[-1].map) is not None:
-            self._tail = "".join(self._tail.splitlines(keepends=True)[start[0] :])
+        for block, was in zip(blocks, self._growing, strict=False):
+            block.take_over(was)
+        self._growing = blocks
+        self._settle()
         self._num_parsed = len(self._tail)
+
+    def _settle(self) -> None:
+        """Blocks are done when another begins after them. A line that is not whole may yet turn out to be theirs."""
+        whole_lines = self._tail.count("\n")
+        starts = [block.node.map[0] if block.node.map else 0 for block in self._growing]
+        last = max((number for number, start in enumerate(starts) if start < whole_lines), default=0)
+        if last:
+            for block in self._growing[:last]:
+                block.is_growing = False
+            self._done += self._growing[:last]
+            self._growing = self._growing[last:]
+            self._tail = "\n".join(self._tail.split("\n")[starts[last] :])
 
     def lines(self, width: int) -> list[Line]:
         """Thinking, a free line, the blocks, and what has not been parsed as it was written."""
         lines = self._thinking(width)
-        for block in self._done:
+        for block in (*self._done, *self._growing):
             lines += block.lines(width, self.look.code)
-        if self._growing is not None:
-            lines += self._growing.lines(width, self.look.code)
         if self._num_parsed < len(self._tail):
             lines += self._rest(lines.pop() if lines else _BLANK, width)
         return lines

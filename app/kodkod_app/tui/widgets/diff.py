@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from textual.content import Content
 
@@ -169,10 +170,23 @@ def _coded(lines: Sequence[DiffLine], path: str) -> Iterator[tuple[DiffLine, Con
     from textual.highlight import highlight
 
     text = "\n".join(inert_line(line.text) for line in lines)
-    coloured = highlight(text, path=path or "plain.txt").split("\n", allow_blank=True)
+    coloured = highlight(text, language=_language(path)).split("\n", allow_blank=True)
     plain = text.split("\n")
     fits = [content.plain for content in coloured[: len(plain)]] == plain
     yield from zip(lines, coloured if fits else map(Content, plain), strict=False)
+
+
+@lru_cache(maxsize=256)
+def _language(path: str) -> str:
+    """By the end of its name, as lexers are called; to look at the code takes longer than to colour it."""
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    name = path.rpartition("/")[2].rpartition(".")[2].lower()
+    try:
+        return str(get_lexer_by_name(name).aliases[0]) if name else "text"
+    except ClassNotFound:
+        return "text"
 
 
 _BACKGROUNDS = {"+": ("$diff-add", "$diff-add-word"), "-": ("$diff-remove", "$diff-remove-word")}

@@ -28,14 +28,14 @@ from kodkod_app.tui import store as s
 from kodkod_app.tui.heights import Heights
 from kodkod_app.tui.widgets.entry import EntryView
 
-_OVERSCAN_SCREENS = 1.0
-"""Mounted on either side of what is seen."""
+_OVERSCAN_SCREENS = 1.5
+"""Mounted on either side of what is seen, when there is less than half of it."""
 _SLACK_SCREENS = 2.5
-"""Removed when further away than this."""
-_LINES_AT_ONCE = 20
-"""Mounted between two frames, about."""
-_MOST_FOLLOWED = 60
-"""Entries that stay mounted while the end is followed."""
+"""Removed beyond it, when there is something that is half as far again."""
+_REST_S = 0.03
+"""After the frame that a key led to, and before what is around it is mounted."""
+_MOST_FOLLOWED_LINES = 250
+"""That stay mounted while the end is followed."""
 
 
 class End(Widget):
@@ -110,8 +110,8 @@ class Transcript(VerticalScroll, can_focus=True):
 
     @property
     def is_incomplete(self) -> bool:
-        """Something that belongs around the view is not mounted yet."""
-        return bool(self._missing())
+        """Something that belongs around the view is not mounted yet, or something far from it still is."""
+        return bool(self._missing(0) or self._missing_around() or self._far())
 
     async def refresh_store(self) -> None:
         """Show what was added to the store, and what changed in it."""
@@ -121,7 +121,9 @@ class Transcript(VerticalScroll, can_focus=True):
         for number in changed:
             if (view := self._views.get(number)) is not None:
                 await view.look_again()
-        await self._move_window()
+        async with self._moving:
+            await self._mount_seen()
+        self._look_around()
 
     async def _start_over(self) -> None:
         async with self._moving:
@@ -137,7 +139,7 @@ class Transcript(VerticalScroll, can_focus=True):
         """Go to the end and stay there."""
         self.follows = True
         self.refresh(layout=True)
-        self.run_worker(self._move_window(), group="window")
+        self._look_around()
 
     def watch_follows(self) -> None:
         """Told to whoever shows it."""
@@ -145,21 +147,43 @@ class Transcript(VerticalScroll, can_focus=True):
 
     # What is mounted
 
-    async def _move_window(self) -> None:
-        """Mount what belongs to the view and is not there, bit by bit; then remove what is far from it."""
-        async with self._moving:
-            await self._settle_window()
-            while self._missing():  # the reader scrolled while entries were removed
-                await self._settle_window()
+    def _look_around(self) -> None:
+        """Mount and remove what the view, where it is now, asks for; once the one that does so already is done."""
+        if not self._moving.locked() and self.is_incomplete:
+            self.run_worker(self._move_window(), group="window")
 
-    async def _settle_window(self) -> None:
-        if not self._is_close(*self._wanted(0)):
-            await self._jump()
-        while numbers := self._missing():
-            await self._mount_entries(numbers)
-            await asyncio.sleep(0)  # keys and frames have their turn
-        await self._remove_far()
+    async def _move_window(self) -> None:
+        """What is seen at once. What is around it when the frame is out, and as one: each time all is laid out anew."""
+        async with self._moving:
+            rested_s = 0.0
+            while self.is_incomplete:
+                if self._missing(0):
+                    await self._mount_seen()
+                    rested_s = 0.0
+                elif rested_s < _REST_S:
+                    await asyncio.sleep(_REST_S / 3)
+                    rested_s += _REST_S / 3
+                else:
+                    await self._mount_around()
+            self._leave_room()
+
+    async def _mount_seen(self) -> None:
+        """What the view shows; where the window is elsewhere it begins anew here."""
+        with self.app.batch_update():
+            while numbers := self._missing(0):
+                # Asked each time: while some were mounted, the reader or the end may have gone elsewhere.
+                if self._is_close(*self._wanted(0)):
+                    await self._mount_entries(numbers)
+                else:
+                    await self._jump()
         self._leave_room()
+
+    async def _mount_around(self) -> None:
+        """As long as the reader does not go elsewhere meanwhile."""
+        with self.app.batch_update():
+            while self._is_close(*self._wanted(0)) and (numbers := self._missing(_OVERSCAN_SCREENS)):
+                await self._mount_entries(numbers)
+            await self._remove_far()
 
     def _wanted(self, margin_screens: float) -> tuple[int, int]:
         """The entries that are seen, and those so many screens away: from, and up to."""
@@ -172,7 +196,7 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def _is_close(self, first: int, last: int) -> bool:
         """Whether the window meets the entries that are seen, so that it can grow towards them."""
-        return first <= self._last and self._first <= last and bool(self._views)
+        return first <= self._last and self._first <= last
 
     async def _jump(self) -> None:
         """Begin the window anew where the view is."""
@@ -183,17 +207,18 @@ class Transcript(VerticalScroll, can_focus=True):
         self._first = self._last = last if self.follows else first
         self._leave_room()
 
-    def _missing(self) -> range:
-        """The entries to mount next: of those that are seen first, then of those around them; a few lines at a time."""
-        for margin in (0, _OVERSCAN_SCREENS):
-            first, last = self._wanted(margin)
-            if self._last < last:
-                end = self._heights.at(self._heights.start(self._last) + _LINES_AT_ONCE) + 1
-                return range(self._last, min(last, end))
-            if self._first > first:
-                start = self._heights.at(self._heights.start(self._first) - _LINES_AT_ONCE)
-                return range(max(first, min(start, self._first - 1)), self._first)
-        return range(0)
+    def _missing(self, margin_screens: float) -> range:
+        """Entries on one side of the window that belong to the view and so many screens around it."""
+        if self._generation != self.store.generation:
+            return range(0)  # all is to begin anew, with the next look at the store
+        first, last = self._wanted(margin_screens)
+        if self._last < last:
+            return range(self._last, last)
+        return range(first, self._first) if self._first > first else range(0)
+
+    def _missing_around(self) -> range:
+        """As above; there is nothing to do while there is half of what there should be."""
+        return self._missing(_OVERSCAN_SCREENS) if self._missing(_OVERSCAN_SCREENS / 2) else range(0)
 
     async def _mount_entries(self, numbers: range) -> None:
         views = [make_view(self.store.entries[number]) for number in numbers]
@@ -204,12 +229,21 @@ class Transcript(VerticalScroll, can_focus=True):
         self._leave_room()
         await self.mount_all(views, before=before)
 
-    async def _remove_far(self) -> None:
+    def _far(self) -> list[int]:
+        """Numbers of entries to remove: none until some are far enough away for it to be worth it."""
+        if self.follows:
+            mounted_lines = self._heights.start(self._last) - self._heights.start(self._first)
+            if mounted_lines <= max(_MOST_FOLLOWED_LINES, _SLACK_SCREENS * self.size.height * 1.5):
+                return []
+        first, last = self._wanted(1.5 * _SLACK_SCREENS)
+        if first <= self._first and self._last <= last:
+            return []
         first, last = self._wanted(_SLACK_SCREENS)
-        if self.follows and len(self._views) <= _MOST_FOLLOWED:
-            return
-        gone = [number for number in self._views if not first <= number < last]
-        if gone:
+        return [number for number in self._views if not first <= number < last]
+
+    async def _remove_far(self) -> None:
+        if gone := self._far():
+            first, last = self._wanted(_SLACK_SCREENS)
             self._first, self._last = max(first, self._first), min(last, self._last)
             leaving = [self._views.pop(number) for number in gone]
             self._leave_room()
@@ -239,7 +273,7 @@ class Transcript(VerticalScroll, can_focus=True):
         if not optimal and size.height:
             self._measure(result)
             self._place(result, size)
-            self._ask_for_missing()
+            self._look_around()
         return result
 
     def _measure(self, result: DockArrangeResult) -> None:
@@ -272,12 +306,7 @@ class Transcript(VerticalScroll, can_focus=True):
             return
         self.follows = round(new_value) >= self.max_scroll_y and self._last == len(self.store)
         self._pin = None if self.follows else self._pin_at(round(new_value))
-        self._ask_for_missing()
-
-    def _ask_for_missing(self) -> None:
-        """Move the window, unless it is being moved: the reader scrolled, or entries proved shorter than thought."""
-        if not self._moving.locked() and self._missing():
-            self.run_worker(self._move_window(), group="window")
+        self._look_around()
 
     def _pin_at(self, y: int) -> _Pin | None:
         """The first entry that is seen at this scroll position."""
