@@ -95,6 +95,18 @@ def diff_content(diff: FileDiff, work_tree: Path) -> FileEditToolCallContent:
     return acp.tool_diff_content(absolute(diff.path, work_tree), sides.after, sides.before)
 
 
+def quoted_change(call: ToolCall, work_tree: Path) -> FileEditToolCallContent | None:
+    """What an edit or a write asked for, in its own words: for those long done, whose change itself was not kept."""
+    path, old, new, whole = (call.arguments.get(key) for key in ("path", "old", "new", "content"))
+    if not isinstance(path, str):
+        return None
+    if call.name == "edit" and isinstance(old, str) and isinstance(new, str):
+        return acp.tool_diff_content(absolute(path, work_tree), new, old)
+    if call.name == "write" and isinstance(whole, str):
+        return acp.tool_diff_content(absolute(path, work_tree), whole)
+    return None
+
+
 def sides_of(diff: FileDiff) -> Sides:
     """A change's two sides, read off its unified form."""
     before: list[str] = []

@@ -19,6 +19,7 @@ from kodkod_app.editor.call_content import (
     diff_content,
     kind_of,
     places_of,
+    quoted_change,
     sides_of,
     text_content,
     title_of,
@@ -162,10 +163,12 @@ class Telling:
     def _past_call(self, step: StoryStep, call: ToolCall) -> Update:
         finished = step.outcomes.get(call.id)
         status: ToolCallStatus = "completed" if step.outcome(call) == "ok" else "failed"
-        content = [text_content(finished.for_model)] if finished is not None else []
-        return acp.start_tool_call(
-            f"{step.number}_{call.id}", **self.described(call), status=status, content=content
-        )  # fmt: skip
+        change = quoted_change(call, self.work_tree) if status == "completed" else None
+        content: list[Content] = [change] if change is not None else []
+        if finished is not None and change is None:
+            content.append(text_content(finished.for_model))
+        call_id = f"{step.number}_{call.id}"
+        return acp.start_tool_call(call_id, **self.described(call), status=status, content=content)
 
 
 _PLAN: dict[str, PlanEntryStatus] = {

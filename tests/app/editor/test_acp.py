@@ -117,6 +117,8 @@ async def test_an_earlier_session_is_loaded_and_gone_on_with(editor, project, re
             ("edit calc.py", "completed"),
             ("finish add adds", "completed"),
         ]
+        (change,) = editor.of("tool_call")[1].content
+        assert (change.old_text, change.new_text) == ("return a - b", "return a + b")
         prompt = asyncio.create_task(say(agent, session_id, "wait"))
         await editor.until(lambda: any(update.status == "in_progress" for update in editor.of("tool_call_update")))
         await agent.cancel(session_id=session_id)
@@ -171,3 +173,26 @@ async def test_the_editors_servers_give_tools_that_are_asked_about(editor, proje
     (done,) = [update for update in editor.of("tool_call_update") if update.status == "completed"]
     assert "5" in done.content[0].content.text
     assert editor.said() == "Five."
+
+
+@pytest.mark.slow
+async def test_a_session_whose_agent_was_killed_is_loaded_and_gone_on_with(editor, project, record, home):
+    model = record(MEND, SLOW, turn("Back again."))
+    options = ("-m", model, "--sandbox", "none", "--permission-mode", "bypassPermissions")
+    command = [sys.executable, "-m", "kodkod_app", "acp", *options]
+    environment = {**acp.default_environment(), "KODKOD_HOME": str(home)}
+    async with acp.spawn_agent_process(editor, *command, env=environment) as (agent, process):
+        await agent.initialize(protocol_version=1)
+        session_id = await begin(agent, project)
+        prompt = asyncio.create_task(say(agent, session_id, "mend add"))
+        await editor.until(lambda: any(update.status == "in_progress" for update in editor.of("tool_call_update")))
+        process.kill()
+        with pytest.raises(ConnectionError):
+            await prompt
+    assert (project / "calc.py").read_text() == MENDED
+    async with spawned(editor, *options, home=home) as agent:
+        editor.updates.clear()
+        await agent.load_session(cwd=str(project), session_id=session_id, mcp_servers=[])
+        assert editor.said() == "Mend it."
+        assert (await say(agent, session_id, "go on")).stop_reason == "end_turn"
+    assert editor.said().endswith("Back again.")
