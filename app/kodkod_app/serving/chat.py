@@ -95,7 +95,9 @@ class Chat:
                 found[index].append(piece)
         choices = [self._choice(index, turn, found[index]) for index, turn in enumerate(turns)]
         ends = [_ended(pieces) for pieces in found]
-        self._remember(turns, ends)
+        for turn in turns:
+            self._remember(turn)
+        self._tell_cost(ends)
         told = self._prompt_ids() if self.request.return_token_ids else {}
         return ChatReply(
             id=self.id,
@@ -108,9 +110,10 @@ class Chat:
             **told,
         )
 
-    def _remember(self, turns: Sequence[SpokenTurn], ends: Sequence[Ended]) -> None:
-        for turn in turns:
-            self.service.turns.remember(self.prompt, turn.message, turn.whole_ids())
+    def _remember(self, turn: SpokenTurn) -> None:
+        self.service.turns.remember(self.prompt, turn.message, turn.whole_ids())
+
+    def _tell_cost(self, ends: Sequence[Ended]) -> None:
         self.service.told_cost("chat", [end.usage for end in ends], sum(end.completion_tokens for end in ends))
 
     def _choice(self, index: int, turn: SpokenTurn, pieces: Sequence[Piece]) -> ChatChoice:
@@ -152,12 +155,13 @@ class Chat:
             yield self._chunk([ChatDelta(index=index, delta=opening, finish_reason=None)], opens=True)
         async with aclosing(merged([turn.pieces() for turn in turns])) as pieces:
             async for index, piece in pieces:
+                if piece.ended is not None:  # known before the client can send it back
+                    self._remember(turns[index])
+                    ends.append(piece.ended)
                 for delta in self._deltas(index, piece, num_calls[index]):
                     yield self._chunk([delta])
                 num_calls[index] += len(piece.calls)
-                if piece.ended is not None:
-                    ends.append(piece.ended)
-        self._remember(turns, ends)
+        self._tell_cost(ends)
         if self.request.includes_usage:
             yield self._chunk([]).model_copy(update={"usage": usage_reply(ends)})
 
