@@ -43,17 +43,17 @@ class OneCall:
         return self.turn.allowed_ids(generated_ids)
 
 
-class CallsAlone:
+class CallsAlone(CallGrammar):
     """A grammar of which every turn is one call, of another program's tools alone."""
 
     def __init__(self, tokenizer, tools):
-        self._grammar = CallGrammar(tokenizer, (), tools)
-        self._tokenizer = tokenizer
+        super().__init__(tokenizer, (), tools)
+        self.tokenizer = tokenizer
         self.offered = []
 
-    def constraint(self, more):
+    def constraint(self, more=()):
         self.offered.append([spec.name for spec in more])
-        return OneCall(self._grammar.constraint(more), self._tokenizer)
+        return OneCall(super().constraint(more), self.tokenizer)
 
 
 async def test_nano_calls_the_tool_of_a_real_server(sandbox, project, root, tmp_path):
@@ -67,24 +67,25 @@ async def test_nano_calls_the_tool_of_a_real_server(sandbox, project, root, tmp_
                 tokenizer=engine.tokenizer,
                 sandbox=sandbox,
                 work_tree=project,
-                config=AgentConfig(max_turns=2, baseline_tests=False, tell_facts=False),
+                config=AgentConfig(max_turns=1, baseline_tests=False, tell_facts=False),
                 mode=PermissionMode.BYPASS_PERMISSIONS,
                 profile=Profile(tools=("finish",), declare_tools=False, system=False),
                 more=servers,
                 news=servers.notes,
             )
             async with await Session.create(root, setup) as session:
+                session._res.grammar.close()
                 grammar = session._res.grammar = CallsAlone(engine.tokenizer, session.tools)
                 await all_events(session, "Mix strong red.")
                 ledger = session.ledger
     finally:
         engine.close()
     assert sum(span.origin is Origin.LATE_TOOLS for span in ledger.spans) == 1
-    assert grammar.offered == [["mcp__paint__mix"]] * 2
+    assert grammar.offered == [["mcp__paint__mix"]]
     calls = [call for message in ledger.view() if isinstance(message, AssistantMessage) for call in message.calls]
     answers = [message.text for message in ledger.view() if isinstance(message, ToolMessage)]
-    assert [call.name for call in calls] == ["mcp__paint__mix"] * 2
-    for call, answer in zip(calls, answers, strict=True):
-        assert set(call.arguments) == {"colour", "strong"}
-        strength = "strong" if call.arguments["strong"] else "pale"
-        assert answer == f"{strength} {call.arguments['colour']}"
+    [call], [answer] = calls, answers
+    assert call.name == "mcp__paint__mix"
+    assert set(call.arguments) == {"colour", "strong"}
+    strength = "strong" if call.arguments["strong"] else "pale"
+    assert answer == f"{strength} {call.arguments['colour']}"

@@ -9,7 +9,8 @@ import pytest
 
 from kodkod_agent.trajectory import read
 from kodkod_app import paths, trust
-from kodkod_app.settings import SettingsFault
+from kodkod_app.extras import find_extras, open_extras
+from kodkod_app.settings import Settings, SettingsFault
 from kodkod_app.trust import Standing
 
 from .conftest import FAULTY, turn
@@ -156,9 +157,13 @@ def test_mcp_list_shows_servers_tools_and_faults(kodkod, named, project, setting
     assert len(shown["servers"][0]["tools"][0]["fingerprint"]) == 16
 
 
-def test_the_small_model_has_no_use_for_them(kodkod, named, project):
-    found = kodkod("fix", "-C", project, "--issue", "add subtracts", "--sandbox", "none", "--max-turns", "1", "--trust")
-    assert "no MCP server is started for it" in found.err
+async def test_a_guided_model_has_no_use_for_them(named, project):
+    found = find_extras(project, Settings(), trusted=True)
+    assert list(found.servers) == ["say"]
+    async with open_extras(found, project, guided=True) as extras:
+        assert not extras.more
+        assert extras.news() == ["this model calls its own few tools alone: no MCP server is started for it"]
+        assert extras.news() == []
     assert not named.exists()
 
 
