@@ -49,9 +49,9 @@ class Allowance:
         """
         return math.inf if self._is_open_ended else max(0.0, self._left(plain_s) + gained_s)
 
-    def steps_until(self, risk_s: float, plain_s: float) -> float:
-        """How many plain tokens it takes until so much can be risked without any gains."""
-        return (risk_s - self._left(plain_s)) / (self._terms.share * plain_s)
+    def steps_until(self, missing_s: float, plain_s: float) -> float:
+        """How many plain tokens it takes until so much more can be risked."""
+        return missing_s / (self._terms.share * plain_s)
 
     def settle(self, balance_s: float, gained_s: float, decoded_s: float, plain_s: float) -> float:
         """A stream got tokens. The allowance grows with them, and pays for losses below a balance of zero.

@@ -149,6 +149,9 @@ class Speculator:
         first_s = [self.costs.seconds(planned.num_tokens + more, context) for more in range(min(room, MAX_TOKENS) + 1)]
         if (rested := self._resting.take_steps()) and not planned.is_prefill:
             self._grow(asked, rested, first_s[0])
+        if not planned.is_prefill:
+            for one in asked:
+                one.stream.grant(first_s[0])
         if self._has_means(asked, first_s):
             step_s = self.costs.curve(planned.num_tokens, min(room, MAX_DRAFT_TOKENS * len(asked)), context)
             planned.drafted = self._proposals(asked, step_s, reserve)
@@ -159,9 +162,9 @@ class Speculator:
 
     def _has_means(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
         """Whether anything can be risked at all, and promises anything."""
-        copying = [one for one in asked if COPYING in one.stream.drafters]
+        looking = [one for one in asked if one.wait_tokens == 0]
         return (
-            bool(copying and self._risk_s(self._copying, copying, first_s[0]) >= self._least_risk_s(first_s))
+            bool(looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s))
             or any(FORCED in one.stream.drafters for one in asked)
             or any(
                 forecast.risk_s(first_s) <= self._risk_s(self._computing, asked, first_s[0])
@@ -175,12 +178,13 @@ class Speculator:
         return self._looking_s + first_s[1] - first_s[0]
 
     def _rest(self, asked: list[Asked], first_s: Sequence[float]) -> None:
-        """Leave the next steps alone, until there is enough to look for a copy and verify it."""
-        if all(one.stream.balance_s <= 0 for one in asked):
-            modes = {one.stream.mode for one in asked if COPYING in one.stream.drafters}
-            risk_s = self._least_risk_s(first_s)
-            until = min((self._copying[mode].steps_until(risk_s, first_s[0]) for mode in modes), default=math.inf)
-            self._resting.begin((one.request_id for one in asked), until)
+        """Leave the next steps alone, until it is time to look for a copy, and a token of it can be verified."""
+        waits = [self._wait_steps(one, wait, first_s) for one in asked if (wait := one.wait_tokens) is not None]
+        self._resting.begin((one.request_id for one in asked), min(waits, default=math.inf) - 1)
+
+    def _wait_steps(self, one: Asked, wait_tokens: int, first_s: Sequence[float]) -> float:
+        missing_s = self._least_risk_s(first_s) - self._risk_s(self._copying, [one], first_s[0])
+        return max(wait_tokens, self._copying[one.stream.mode].steps_until(missing_s, first_s[0]))
 
     def _grow(self, asked: list[Asked], num_steps: int, plain_s: float) -> None:
         """Some steps were rested."""
@@ -213,12 +217,19 @@ class Speculator:
         started = self._clock()
         self._look_up(FORCED, asked, MAX_DRAFT_TOKENS)
         num_forced = sum(one.proposal.num_tokens(FORCED) for one in asked)
-        num_copied = _bought(step_s, num_forced, self._risk_s(self._copying, asked, float(step_s[0])) - self._looking_s)
-        if num_copied > 0:
-            self._look_up(COPYING, asked, num_copied)
+        looking = [one for one in asked if self._always or one.wait_tokens == 0]
+        num_copied = _bought(
+            step_s, num_forced, self._risk_s(self._copying, looking, float(step_s[0])) - self._looking_s
+        )
+        if looking and num_copied > 0:
+            self._look_up(COPYING, looking, num_copied)
             self._learn_looking(self._clock() - started)
         num_computed = self._compute_promising(asked, step_s, reserve)
-        return self._cut_to_worth(asked, step_s[: num_forced + max(num_copied, num_computed) + 1], reserve)
+        proposals = self._cut_to_worth(asked, step_s[: num_forced + max(num_copied, num_computed) + 1], reserve)
+        for one in looking if num_copied > 0 else ():
+            one.stream.looked_at = one.entry.sequence.num_tokens
+            one.stream.vain_looks += one.request_id not in proposals
+        return proposals
 
     @staticmethod
     def _risk_s(allowances: Mapping[Speculation, Allowance], asked: list[Asked], plain_s: float) -> float:

@@ -15,6 +15,14 @@ from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment
 FIRST_DRAFT_TOKENS = 16
 """A stream's longest copy at first; twice as many after each that was accepted whole, up to `MAX_DRAFT_TOKENS`."""
 
+PATIENT_LOOKS = 2
+LONGEST_GAP = 16
+"""After so many looks for a copy in vain, a token is let go by before the next look; then two, four and so on, up to
+the longest gap."""
+
+GRANTED_STEPS = 1.0
+"""Plain steps that may be lost on an answer whose caller names sources it may be copied from."""
+
 FORCED = "forced"
 COPYING = "suffix"
 
@@ -34,10 +42,27 @@ class Stream:
     accepted: dict[str, int] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     balance_s: float = 0.0
-    """Gained by speculation so far."""
+    """Gained by speculation so far, and granted."""
+    is_granted: bool = False
+    vain_looks: int = 0
+    """For a copy, in a row: nothing was worth verifying, or its first token was wrong."""
+    looked_at: int = 0
+    """How long the text was then."""
     plain_s: float = 0.0
     is_first: bool = True
     """No token was emitted yet."""
+
+    def grant(self, plain_s: float) -> None:
+        """Before the first draft."""
+        if not self.is_granted and self.request.draft_sources and COPYING in self.drafters:
+            self.balance_s += GRANTED_STEPS * plain_s
+        self.is_granted = True
+
+    @property
+    def gap(self) -> int:
+        """Tokens to let go by between two looks for a copy."""
+        more = self.vain_looks - PATIENT_LOOKS
+        return 0 if more < 0 else min(1 << min(more, LONGEST_GAP), LONGEST_GAP)
 
     def usage(self, name: str) -> DraftUsage:
         """What one drafter did."""
@@ -55,6 +80,7 @@ class Stream:
         self.calibrations[segment.drafter].learn(segment.draft.confidences, num_accepted)
         if segment.drafter != COPYING:
             return
+        self.vain_looks = 0 if num_accepted else self.vain_looks + 1
         if num_accepted == num_tokens:
             self.max_copy = min(MAX_DRAFT_TOKENS, 2 * self.max_copy)
         elif num_accepted < num_tokens // 2:
@@ -74,6 +100,13 @@ class Asked:
     def request_id(self) -> str:
         """Whose it is."""
         return self.entry.sequence.id
+
+    @property
+    def wait_tokens(self) -> int | None:
+        """How many tokens to let go by before looking for a copy; None where that is never done."""
+        if COPYING not in self.stream.drafters:
+            return None
+        return max(0, self.stream.looked_at + self.stream.gap + 1 - self.entry.sequence.num_tokens)
 
     def task(self, max_tokens: int, *, goes_on: bool) -> DraftTask:
         """For a drafter. `goes_on`: behind the guess so far, not in place of it."""

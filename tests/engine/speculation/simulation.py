@@ -59,6 +59,8 @@ class Machine:
     clock: Clock
     interruptions: float = 0.0
     """Share of steps that something else makes ten times as long."""
+    sources: tuple[tuple[int, ...], ...] = ()
+    """What each request names as sources of copies."""
     draws: random.Random = field(default_factory=lambda: random.Random(7))
 
     def __post_init__(self) -> None:
@@ -91,7 +93,8 @@ class Machine:
     def _begin(self, num_tokens: int) -> TokenSequence:
         self._num_streams += 1
         name = f"stream-{self._num_streams}"
-        self.speculator.begin(name, GenerationRequest((1,) * PROMPT_TOKENS), frozenset())
+        request = GenerationRequest((1,) * PROMPT_TOKENS, draft_sources=self.sources)
+        self.speculator.begin(name, request, frozenset())
         return TokenSequence(name, [1] * PROMPT_TOKENS, PROMPT_TOKENS, PROMPT_TOKENS + num_tokens)
 
     def _step(self, live: list[TokenSequence], acceptance: dict[str, float]) -> float:

@@ -68,6 +68,27 @@ def test_many_short_answers_cost_no_more_than_one_long_one():
     assert lost_share(sum(taken for taken, _ in times), sum(plain for _, plain in times)) < 0.03
 
 
+def test_sources_that_nothing_is_copied_from_cost_no_more_either():
+    subject = machine()
+    subject.sources = ((1, 2, 3),)
+    times = [subject.decode(150, HOPELESS) for _ in range(5)]
+    assert lost_share(sum(taken for taken, _ in times), sum(plain for _, plain in times)) < 0.03
+
+
+def test_where_sources_are_named_a_copy_is_tried_whatever_was_lost_before():
+    subject = machine()
+    subject.decode(600, HOPELESS)
+    subject.sources = ((1, 2, 3),)
+    taken, plain = subject.decode(100, {"suffix": 0.99, "mtp": 0.0})
+    assert plain / taken > 2
+
+
+def test_where_nothing_is_found_it_is_hardly_looked_for():
+    subject = machine(confidence=0.0)
+    subject.decode(600, HOPELESS)
+    assert subject.drafters[0].num_asked < 60
+
+
 def test_interruptions_of_the_machine_are_not_taken_for_losses_or_gains():
     hopeless = machine(interruptions=0.05)
     assert lost_share(*hopeless.decode(800, HOPELESS)) < 0.03
