@@ -22,6 +22,7 @@ from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, StepRunner, TokenRun
+from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.errors import EngineClosed
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
@@ -190,7 +191,7 @@ class EngineLoop:
     def _step(self) -> None:
         if self._speculator.wants_costs:
             self._measure_costs()
-        started = time.monotonic()
+        started, stopwatch = time.monotonic(), Stopwatch()
         plan = self._scheduler.schedule()
         for sequence, cause in plan.failed:
             self._end(sequence.id, FinishReason.ERROR, cause)
@@ -208,7 +209,7 @@ class EngineLoop:
         )
         if jobs:
             num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
-            self._speculator.took(StepTimes(num_tokens, context, emitted, time.monotonic() - started))
+            self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds()))
 
     def _take_all(self, jobs: list[_Job], chosen: list[tuple[ChosenToken, ...]]) -> dict[str, int]:
         """What each stream got, where it got any."""
@@ -239,9 +240,9 @@ class EngineLoop:
                 return None
             run_ids, context = ids[start : start + size], ids[max(0, start - self._runner.context_tokens) : start]
             choices = [Choice(SamplingParams(), start + 1 + place, None) for place in range(size)]
-            started = time.perf_counter()
+            stopwatch = Stopwatch()
             self._runner.run((), [TokenRun(NOBODY, run_ids, context, start, block_ids, choices)])
-            return time.perf_counter() - started
+            return stopwatch.seconds()
 
         try:
             self._speculator.costs.measure(time_step, MEASURED_TOKENS, MEASURING_S)

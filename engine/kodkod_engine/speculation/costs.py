@@ -32,11 +32,14 @@ ROUNDS_OF_LARGE_SIZES = 3
 MARGINAL_SHARE = 0.25
 """Before anything is known, a further token costs this part of the first one."""
 
-FIRST_STEPS = 9
-"""A time is the median of the first so many, so that none of them counts that something else interrupted."""
+REMEMBERED_STEPS = 5
+"""A time is the lower median of the last so many: a step that something else interrupted does not count."""
+
+KNOWN_STEPS = 9
+"""A plain step that was seen so often is well known: from then on it tells how quick the machine is."""
 
 FRESHNESS = 0.01
-"""Weight of a later one: what a step costs beside others changes slowly."""
+"""Weight of a later one: what a plain step costs changes slowly, as the context grows."""
 
 OUTLIER = 3.0
 """A step that took so many times what is known was interrupted for certain."""
@@ -61,6 +64,9 @@ REFILL_STEPS = 16
 LONGEST_UNSEEN_STEPS = 256
 """A step that others are compared with is made at least so often; soon again while it was seen a few times only."""
 
+MOST_DOUBTED_SIZE = 4
+MOST_DOUBT = 0.25
+
 _SIZE_INDEX = np.searchsorted(SIZES, np.arange(SIZES[-1] + 1))
 _SIZE_INDICES: list[int] = _SIZE_INDEX.tolist()
 _LOG_SIZES = np.log(np.array(SIZES, dtype=np.float64))
@@ -73,7 +79,7 @@ TimeStep = Callable[[int], float | None]
 class _Timed:
     """Steps of one size and context."""
 
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=FIRST_STEPS))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED_STEPS))
     num_seen: int = 0
     last_seen: int = 0
     """When: counted in steps of all sizes."""
@@ -106,13 +112,13 @@ class CostTable:
                 break
         row = _context_index(context)
         for size, times in taken.items():
+            self._enter(row, SIZES.index(size), min(times))
             # Out of three rounds one went undisturbed: then it is the machine that changes, and not this time.
-            for _ in range(FIRST_STEPS if len(times) >= SURE_STEPS else len(times)):
-                self._enter(row, SIZES.index(size), min(times))
+            self._timed[row, SIZES.index(size)].num_seen = KNOWN_STEPS if len(times) >= SURE_STEPS else len(times)
         self._forget(row)
 
-    def learn(self, num_tokens: int, context: int, seconds: float) -> None:
-        """A step took so long."""
+    def learn(self, num_tokens: int, context: int, seconds: float, *, is_plain: bool = True) -> None:
+        """A step took so long. `is_plain`: without drafts."""
         if num_tokens > SIZES[-1]:
             return
         row, column = _context_index(context), _SIZE_INDICES[num_tokens]
@@ -121,15 +127,15 @@ class CostTable:
         self._num_steps += 1
         self._ages[row] = self._ages.get(row, 0) + 1
         timed = self._timed[row, column]
-        if timed.num_seen < FIRST_STEPS:
-            self._enter(row, column, seconds / self.pace)
-        else:
+        if is_plain and timed.num_seen >= KNOWN_STEPS:
             self._follow(row, column, seconds)
+        else:
+            self._enter(row, column, seconds / self.pace)
         if timed.num_seen <= SURE_STEPS or self._ages[row] >= REFILL_STEPS:
             self._forget(row)
 
     def _enter(self, row: int, column: int, seconds: float) -> None:
-        """One of the first of its kind, at a pace of one."""
+        """A step, at a pace of one."""
         timed = self._timed[row, column]
         timed.seconds.append(seconds)
         timed.num_seen += 1
@@ -198,8 +204,20 @@ class CostTable:
         moved = shape * np.interp(_LOG_SIZES, _LOG_SIZES[is_sure], ratios[is_sure])
         doubted = np.clip(own, moved / DOUBTED_BEYOND, moved * DOUBTED_BEYOND)
         times = np.where(is_sure, own, np.where(is_known, doubted, moved))
+        times[1:] = times[0] + (times[1:] - times[0]) * self._doubts(row)
         # A larger step is never quicker, whatever one measurement says.
         return np.maximum.accumulate(times)
+
+    def _doubts(self, row: int) -> Floats:
+        """Part of what a larger step is thought to cost more than the least one: less, the longer it was not seen.
+
+        What was once measured too dear would not be tried again. To try a token or two is cheap, whatever it costs.
+        """
+        parts = np.ones(len(SIZES) - 1)
+        for column in range(1, SIZES.index(MOST_DOUBTED_SIZE) + 1):
+            unseen = self._num_steps - self._timed[row, column].last_seen
+            parts[column - 1] = max(MOST_DOUBT, min(1.0, 2.0 ** (1 - unseen / LONGEST_UNSEEN_STEPS)))
+        return parts
 
     def _is_sure(self, row: int, ratios: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which times were seen often enough; if none was, the one that is least for its size.

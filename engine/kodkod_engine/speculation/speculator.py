@@ -36,6 +36,9 @@ Reserve = Callable[[TokenSequence, int], bool]
 FRESHNESS = 0.1
 """Weight of a new time of looking up against what is known."""
 
+MOST_LOOKING = 4.0
+"""It is never thought to take more than the plain step's part, nor than so many times what it took last."""
+
 BET = 0.5
 """Of all that may be lost on copies, the part that may be lost in one step: short drafts say more than a long one."""
 
@@ -69,9 +72,9 @@ class Speculator:
         default: Speculation,
         vocab_size: int,
         always: bool = False,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`always`: whatever it costs. `clock`: seconds, from any beginning."""
+        """`always`: whatever it costs. `clock`: seconds, from any beginning; those in which this thread runs."""
         self.costs = costs
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._default = default
@@ -164,7 +167,8 @@ class Speculator:
         """Whether anything can be risked at all, and promises anything."""
         looking = [one for one in asked if one.wait_tokens == 0]
         return (
-            bool(looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s))
+            bool(looking and self._planned.is_prefill)  # to have the prompt read while it is computed
+            or bool(looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s))
             or any(FORCED in one.stream.drafters for one in asked)
             or any(
                 forecast.risk_s(first_s) <= self._risk_s(self._computing, asked, first_s[0])
@@ -175,7 +179,7 @@ class Speculator:
 
     def _least_risk_s(self, first_s: Sequence[float]) -> float:
         """To look for a copy, and verify one token of it."""
-        return self._looking_s + first_s[1] - first_s[0]
+        return self._looking_s(first_s[0]) + first_s[1] - first_s[0]
 
     def _rest(self, asked: list[Asked], first_s: Sequence[float]) -> None:
         """Leave the next steps alone, until it is time to look for a copy, and a token of it can be verified."""
@@ -218,11 +222,11 @@ class Speculator:
         self._look_up(FORCED, asked, MAX_DRAFT_TOKENS)
         num_forced = sum(one.proposal.num_tokens(FORCED) for one in asked)
         looking = [one for one in asked if self._always or one.wait_tokens == 0]
-        num_copied = _bought(
-            step_s, num_forced, self._risk_s(self._copying, looking, float(step_s[0])) - self._looking_s
-        )
-        if looking and num_copied > 0:
-            self._look_up(COPYING, looking, num_copied)
+        plain_s = float(step_s[0])
+        risk_s = self._risk_s(self._copying, looking, plain_s) - self._looking_s(plain_s)
+        num_copied = _bought(step_s, num_forced, risk_s)
+        if looking and (num_copied > 0 or self._planned.is_prefill):
+            self._look_up(COPYING, looking, max(num_copied, 1))
             self._learn_looking(self._clock() - started)
         num_computed = self._compute_promising(asked, step_s, reserve)
         proposals = self._cut_to_worth(asked, step_s[: num_forced + max(num_copied, num_computed) + 1], reserve)
@@ -253,13 +257,12 @@ class Speculator:
     def _learn_looking(self, seconds: float) -> None:
         if not self._planned.is_prefill:  # before an answer begins, its whole prompt is read
             seconds /= self.costs.pace
-            known = self._usual_looking_s or seconds
+            known = min(self._usual_looking_s, MOST_LOOKING * seconds) or seconds
             self._usual_looking_s = known + FRESHNESS * (min(seconds, OUTLIER * known) - known)
 
-    @property
-    def _looking_s(self) -> float:
-        """What looking for a copy takes at the moment."""
-        return self._usual_looking_s * self.costs.pace
+    def _looking_s(self, plain_s: float) -> float:
+        """What looking for a copy takes at the moment. Thought too dear, it would never be done again."""
+        return min(self._usual_looking_s * self.costs.pace, plain_s / MOST_LOOKING)
 
     def _compute_promising(self, asked: list[Asked], step_s: Floats, reserve: Reserve) -> int:
         """Drafters that compute are asked where they promise more than what there is, if that can be risked.
@@ -365,7 +368,8 @@ class Speculator:
     def took(self, step: StepTimes) -> None:
         """A step is over, the one that `propose` was last asked for."""
         planned = self._planned
-        self.costs.learn(step.num_tokens, step.context, step.seconds - planned.looking_s - planned.computing_s)
+        seconds, is_plain = step.seconds - planned.looking_s - planned.computing_s, not planned.drafted
+        self.costs.learn(step.num_tokens, step.context, seconds, is_plain=is_plain)
         if not planned.streams:
             return
         plain_s, more_s = self.plain_step_s(planned.num_choosing, step.context), self._more_s(step)

@@ -21,7 +21,7 @@ class FlatCosts(CostTable):
         self.is_measured = True
         super().learn(1, 1, 1.0)
 
-    def learn(self, num_tokens: int, context: int, seconds: float) -> None:
+    def learn(self, num_tokens: int, context: int, seconds: float, *, is_plain: bool = True) -> None:
         pass
 
     def curve(self, num_tokens, num_more, context):
