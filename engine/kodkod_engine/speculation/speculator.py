@@ -166,15 +166,18 @@ class Speculator:
     def _has_means(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
         """Whether anything can be risked at all, and promises anything."""
         looking = [one for one in asked if one.wait_tokens == 0]
-        return (
-            bool(looking and self._planned.is_prefill)  # to have the prompt read while it is computed
-            or bool(looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s))
-            or any(FORCED in one.stream.drafters for one in asked)
-            or any(
-                forecast.risk_s(first_s) <= self._risk_s(self._computing, asked, first_s[0])
-                and not forecast.is_idle(first_s)
-                for forecast in self._forecasts.values()
-            )
+        if looking and self._planned.is_prefill:
+            return True  # to have the prompt read while it is computed
+        if looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s):
+            return True
+        return any(FORCED in one.stream.drafters for one in asked) or self._may_compute(asked, first_s)
+
+    def _may_compute(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
+        risk_s = self._risk_s(self._computing, asked, first_s[0])
+        return any(
+            forecast.risk_s(first_s) <= risk_s and not forecast.is_idle(first_s)
+            for name, forecast in self._forecasts.items()
+            if any(name in one.stream.drafters for one in asked)
         )
 
     def _least_risk_s(self, first_s: Sequence[float]) -> float:

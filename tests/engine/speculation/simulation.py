@@ -90,6 +90,12 @@ class Machine:
             self.speculator.end(one.id)
         return taken, plain
 
+    def prefill(self) -> dict[str, object]:
+        """What is drafted for the step that computes a prompt."""
+        sequence = self._begin(10)
+        entries = [StepEntry(sequence, 0, sequence.num_tokens, samples=True)]
+        return dict(self.speculator.propose(entries, 512, lambda _sequence, _num_tokens: True))
+
     def _begin(self, num_tokens: int) -> TokenSequence:
         self._num_streams += 1
         name = f"stream-{self._num_streams}"

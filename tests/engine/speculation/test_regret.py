@@ -130,3 +130,12 @@ def test_a_block_that_must_first_catch_up_is_judged_by_what_comes_after():
 def test_streams_side_by_side_win_too(batch):
     taken, plain = machine(marginal=0.02).decode(300, {"suffix": 0.98, "mtp": 0.0}, batch)
     assert plain / taken > 2.0
+
+
+def test_a_prompt_is_read_for_copies_while_it_is_computed_whatever_can_be_risked():
+    """Later that would be one answer's loss."""
+    subject = machine()
+    subject.decode(600, HOPELESS)
+    num_asked = subject.drafters[0].num_asked
+    assert not subject.prefill()
+    assert subject.drafters[0].num_asked == num_asked + 1
