@@ -93,6 +93,8 @@ class Transcript(VerticalScroll, can_focus=True):
         self._pin: _Pin | None = None
         self._generation = store.generation
         self._moving = asyncio.Lock()
+        self._is_called = False
+        """Whatever moves the window is about to begin."""
 
     def compose(self) -> Iterator[Widget]:
         """The end; entries come before it."""
@@ -149,12 +151,14 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def _look_around(self) -> None:
         """Mount and remove what the view, where it is now, asks for; once the one that does so already is done."""
-        if not self._moving.locked() and self.is_incomplete:
+        if not self._is_called and not self._moving.locked() and self.is_incomplete:
+            self._is_called = True
             self.run_worker(self._move_window(), group="window")
 
     async def _move_window(self) -> None:
         """What is seen at once. What is around it when the frame is out, and as one: each time all is laid out anew."""
         async with self._moving:
+            self._is_called = False
             rested_s = 0.0
             while self.is_incomplete:
                 if self._missing(0):
