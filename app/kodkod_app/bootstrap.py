@@ -26,6 +26,8 @@ DEMONSTRATION = "demonstration-1"
 """Folder of the random checkpoint; the number changes when its content does."""
 RECORDING = "script:"
 """Begins the name of a recorded model."""
+SERVED = "vllm:"
+"""Begins the name of a model that vLLM runs: a server's address follows, or a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,41 @@ def require_model(name: str | None) -> str:
                 f'with -m DIR, or set model = "DIR" in {paths.user_settings()}'
             )
         return str(bundled)
-    path = Path(name.removeprefix(RECORDING)).expanduser()
+    if is_remote(name):
+        return name
+    path = _path_of(name)
     if name.startswith(RECORDING) and not path.is_file():
         raise CheckpointMissing(f"there is no recording {path}; give a file of turns as {RECORDING}FILE")
     if not name.startswith(RECORDING) and not path.is_dir():
         raise CheckpointMissing(f"there is no checkpoint folder {path}; give another with -m DIR")
     return name
+
+
+def require_folder(name: str | None, what: str) -> Path:
+    """The checkpoint folder of a model that our own engine loads, for what nothing else will do.
+
+    Raises:
+        CheckpointMissing: it is no such model.
+    """
+    name = require_model(name)
+    if name.startswith((RECORDING, SERVED)):
+        raise CheckpointMissing(
+            f"{what} needs a checkpoint that kodkod's own engine loads; give its folder with -m DIR"
+        )
+    return Path(name).expanduser()
+
+
+def is_remote(name: str) -> bool:
+    """Whether a server has the model: nothing of it needs to be on this machine."""
+    return name.startswith((f"{SERVED}http://", f"{SERVED}https://"))
+
+
+def _prefix_of(name: str) -> str:
+    return next((prefix for prefix in (RECORDING, SERVED) if name.startswith(prefix)), "")
+
+
+def _path_of(name: str) -> Path:
+    return Path(name.removeprefix(_prefix_of(name))).expanduser()
 
 
 def bundled_model() -> Path | None:
@@ -78,8 +109,7 @@ def bundled_model() -> Path | None:
 
 def absolute_name(name: str) -> str:
     """The same model, named so that it is found from any folder."""
-    prefix = RECORDING if name.startswith(RECORDING) else ""
-    return f"{prefix}{Path(name.removeprefix(prefix)).expanduser().resolve()}"
+    return name if is_remote(name) else f"{_prefix_of(name)}{_path_of(name).resolve()}"
 
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -90,10 +120,12 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
     """Load the model an agent works with, with a progress bar.
 
     Raises:
-        CheckpointError: it cannot be used.
+        CheckpointError, BackendUnavailable: it cannot be used.
     """
     name = require_model(name)
-    path = Path(name.removeprefix(RECORDING)).expanduser()
+    if name.startswith(SERVED):
+        return _open_served(name, config, progress)
+    path = _path_of(name)
     if name.startswith(RECORDING):
         from kodkod_app.recorded_model import open_recording
 
@@ -106,6 +138,18 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
     return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None)
+
+
+def _open_served(name: str, config: EngineConfig, progress: Progress) -> Model:
+    from kodkod_engine.backends.vllm import open_vllm
+
+    place = name.removeprefix(SERVED) if is_remote(name) else str(_path_of(name))
+    with progress("opening vLLM"):
+        engine = open_vllm(place, config.vllm)
+    if engine.tokenizer is None:
+        engine.close()
+        raise CheckpointMissing(f"{place} has no tokenizer.json; say where one is: engine.vllm.tokenizer")
+    return Model(name, engine, engine.tokenizer)
 
 
 def _ranker() -> EditRanker:

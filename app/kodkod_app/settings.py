@@ -65,7 +65,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str | None = None
-    """Folder of a checkpoint, or `script:FILE` for a recorded model."""
+    """Folder of a checkpoint; `vllm:URL` or `vllm:FOLDER` for vLLM; `script:FILE` for a recorded model."""
     sandbox: SandboxKind = SandboxKind.AUTO
     """What commands run in; `auto` takes the first that is there and can run the tests."""
     env: Path | None = None

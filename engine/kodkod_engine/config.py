@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from kodkod_engine.api import Speculation
+from kodkod_engine.backends.vllm_config import VllmConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class EngineConfig:
     """Of experts, attention, dense networks and head; None keeps what the checkpoint has."""
     weights: Literal["resident", "mapped"] = "resident"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+    """How vLLM is set up, where a model is opened with it; nothing of the above counts then."""
 
     def __post_init__(self) -> None:
         # A name is as good: it comes from a command line or a settings file.

@@ -5,6 +5,9 @@
     │   ├── CheckpointMissing        4   no such folder, no config, no index, no shard
     │   ├── UnknownArchitecture      4   a model family or option this engine does not have
     │   └── CheckpointCorrupt        4   truncated or unreadable file; missing, extra, wrongly shaped tensors
+    ├── BackendUnavailable           4   a back end other than our own cannot be used
+    │   ├── BackendMissing           4   its package is not installed
+    │   └── ServerUnreachable        4   no server answers there, or it does not say what is needed
     ├── DiskFull                     1   no room for what is being written
     ├── NotEnoughMemory              4   the model fits nowhere on this machine (placement)
     ├── RequestError                 2   the request cannot be served as it stands
@@ -43,6 +46,20 @@ class UnknownArchitecture(CheckpointError):
 
 class CheckpointCorrupt(CheckpointError):
     """A truncated or unreadable file, or tensors that are missing, extra or of the wrong shape."""
+
+
+class BackendUnavailable(EngineError):
+    """A back end other than our own cannot be used: it refused the model or its options."""
+
+    exit_code = 4
+
+
+class BackendMissing(BackendUnavailable):
+    """The package of a back end is not installed; says which."""
+
+
+class ServerUnreachable(BackendUnavailable):
+    """No server answers at the address, or it does not say what is needed to work with it."""
 
 
 class DiskFull(EngineError):

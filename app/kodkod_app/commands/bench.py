@@ -48,11 +48,11 @@ def command(
     plot_file: Path | None,
 ) -> None:
     """Measure this machine's ceilings, then decoding, prefill, a cached turn, loading and memory against them."""
-    from kodkod_app.bootstrap import require_model
+    from kodkod_app.bootstrap import require_folder
     from kodkod_engine.benchmark.points import Bench, Plan, timed_load
     from kodkod_engine.benchmark.transformers_peer import TransformersPeer
 
-    folder = Path(require_model(str(model) if model else None))
+    folder = require_folder(str(model) if model else None, "kodkod bench")
     options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
     engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
     try:

@@ -21,7 +21,8 @@ PERMISSION_MODES = ("default", "plan", "acceptEdits", "auto", "dontAsk", "bypass
 """The names of `PermissionMode`, which help would wait for the policy to read."""
 
 MODEL_HELP = (
-    "Folder of a checkpoint; or script:FILE, a recorded model: a file with one JSON object a line, each a turn as "
+    "Folder of a checkpoint; vllm:URL or vllm:DIR, a model that vLLM runs (a server at http://host:8000/v1, or in this "
+    "process); or script:FILE, a recorded model: a file with one JSON object a line, each a turn as "
     '{"text": ..., "calls": [{"name": ..., "arguments": {...}}]}, said one after another.'
 )
 

@@ -163,7 +163,9 @@ def _progress(what: str, feed: Feed) -> Iterator[Callable[[int, int], None]]:
 
 
 def short_name(model: str) -> str:
-    """A model's name for a line: the last part of its path."""
+    """A model's name for a line: the last part of its path, or where its server is."""
+    if model.startswith("vllm:http"):
+        return model.split("://", 1)[1].partition("/")[0]
     return Path(model.removeprefix("script:")).stem if model.startswith("script:") else Path(model).name
 
 

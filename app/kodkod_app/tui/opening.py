@@ -202,13 +202,13 @@ class Opening(Updating):
         self.push_screen(DoctorScreen(self._look_around, welcome=welcome))
 
     async def _look_around(self) -> AsyncIterator[Fact]:
-        from kodkod_app.bootstrap import RECORDING, bundled_model
+        from kodkod_app.bootstrap import RECORDING, SERVED, bundled_model
         from kodkod_app.machine_facts import look_around
 
         settings = self.workbench.settings
         name = (settings.model if settings is not None else None) or self.wish.said.get("model")
-        recorded = name is not None and name.startswith(RECORDING)
-        model = None if recorded else Path(name).expanduser() if name else bundled_model()
+        is_elsewhere = name is not None and name.startswith((RECORDING, SERVED))
+        model = None if is_elsewhere else Path(name).expanduser() if name else bundled_model()
         async for fact in look_around(self.wish.work_tree, model):
             yield fact
 

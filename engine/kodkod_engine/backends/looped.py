@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from kodkod_engine.api import EngineStats, GenerationRequest, TokenStream
+from kodkod_engine.backends.checking import check_request
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
@@ -13,7 +14,7 @@ from kodkod_engine.core.loop import EngineLoop
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import StepRunner
 from kodkod_engine.core.stream import ThreadedStream
-from kodkod_engine.errors import EngineClosed, PromptTooLong, RequestError, TokenOutOfRange
+from kodkod_engine.errors import EngineClosed, PromptTooLong
 from kodkod_engine.speculation.speculator import Speculator
 
 
@@ -77,20 +78,13 @@ class LoopedEngine:
         self._loop.submit(sequence, answer)
 
     def _check(self, request: GenerationRequest) -> None:
+        check_request(
+            request,
+            vocab_size=self._vocab_size,
+            max_context_tokens=self._max_context_tokens,
+            has_tokenizer=self.tokenizer is not None,
+        )
         num_tokens = len(request.token_ids)
-        if not num_tokens:
-            raise RequestError("the prompt is empty; give at least one token")
-        if request.sampling.stop_strings and self.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer; put a tokenizer.json beside the checkpoint")
-        lowest, highest = min(request.token_ids), max(request.token_ids)
-        if lowest < 0 or highest >= self._vocab_size:
-            worst = lowest if lowest < 0 else highest
-            raise TokenOutOfRange(
-                f"token id {worst} is outside the vocabulary of {self._vocab_size}; check the tokenizer"
-            )
-        if num_tokens >= self._max_context_tokens:
-            limit = f"the model's context of {self._max_context_tokens:,}"
-            raise PromptTooLong(f"the prompt has {num_tokens:,} tokens, {limit} has no room for an answer; shorten it")
         if num_tokens >= self._cache_tokens:
             limit = f"a KV cache of {self._cache_tokens:,}"
             raise PromptTooLong(f"the prompt has {num_tokens:,} tokens, {limit} is too small; raise max_cached_tokens")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, SamplingParams, Speculation
-from kodkod_engine.constraints.token_mask import TokenMask
+from kodkod_engine.constraints.asking import ask_constraint
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.prefix_tree import PrefixTree
@@ -294,15 +294,7 @@ class EngineLoop:
         return choices
 
     def _allowed(self, generated_ids: list[int], constraint: Constraint) -> Collection[int] | None:
-        allowed = constraint.allowed_ids(generated_ids)
-        if allowed is None:
-            return None
-        if len(allowed) == 0:
-            raise ValueError("it allows no token")
-        lowest, highest = (0, allowed.max_id) if isinstance(allowed, TokenMask) else (min(allowed), max(allowed))
-        if lowest < 0 or highest >= self._vocab_size:
-            raise ValueError(f"it allows an id outside the vocabulary of {self._vocab_size}")
-        return allowed
+        return ask_constraint(constraint, generated_ids, self._vocab_size)
 
     def _run(self, entry: StepEntry, drafts: tuple[int, ...], choices: list[Choice]) -> TokenRun:
         ids, end = entry.sequence.token_ids, entry.start + entry.num_tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -13,14 +14,13 @@ from typing import Any
 
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.looped import LoopedEngine
-from kodkod_engine.backends.native import load_native
 from kodkod_engine.backends.scripted import ScriptedEngine
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
-from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
-BACKENDS = ("native", "scripted")
+BACKENDS = ("vllm",) if os.environ.get("KODKOD_TEST_VLLM") else ("native", "scripted")
+"""vLLM has pins of its own, so it is tested in an environment of its own; see `test_vllm.py`."""
 VOCAB_SIZE = 320
 EOS_ID = 2
 FIRST_BYTE_ID = 21
@@ -52,7 +52,7 @@ class Bench:
         """`pace_s` slows a step down, so that a probe can act in the middle of an answer."""
         # One token per step, unless a probe wants drafts: many look at what happens between two tokens.
         config = EngineConfig(**{"max_cached_tokens": 8_192, "max_step_tokens": 256, "speculation": "none", **options})
-        build = {"native": self._native, "scripted": self._scripted}[self.name]
+        build = {"native": self._native, "scripted": self._scripted, "vllm": self._vllm}[self.name]
         engine = build(max_context_tokens, with_tokenizer, config)
         self.engines.append(engine)
         if pace_s:
@@ -60,6 +60,10 @@ class Bench:
         return engine
 
     def _native(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> LoopedEngine:
+        # Not at the top: vLLM does not start in a process that has loaded llvmlite.
+        from kodkod_engine.backends.native import load_native
+        from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+
         folder = self.folder / f"{max_context_tokens}-{with_tokenizer}"
         if not folder.exists():
             sizes = {"num_layers": 1, "max_position_embeddings": max_context_tokens}
@@ -78,6 +82,11 @@ class Bench:
             config=config,
         )
 
+    def _vllm(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> Any:
+        from engine.backends.vllm_bench import make
+
+        return make(self.folder, max_context_tokens, with_tokenizer, config)
+
     def _tokenizer(self) -> Tokenizer:
         folder = self.folder / "tokenizer"
         if not folder.exists():
@@ -89,7 +98,8 @@ class Bench:
         """Close every engine: all blocks must have come back, and no thread may be left."""
         for engine in self.engines:
             engine.close()
-            engine.check_integrity()
+            if isinstance(engine, LoopedEngine):
+                engine.check_integrity()
             stats = engine.stats()
             assert (stats.running, stats.waiting) == (0, 0)
             assert stats.free_blocks + stats.cached_blocks == stats.total_blocks
@@ -103,14 +113,20 @@ def improvise(prompt_ids: tuple[int, ...]) -> Sequence[int]:
 
 def around_steps(engine: LoopedEngine, before: Callable[[], object]) -> None:
     """Have something done on the engine thread before each step; what it raises is a fault of the step."""
-    runner = engine._loop._runner
-    plain_run = runner.run
+    runner, name = stepper(engine)
+    plain_run = getattr(runner, name)
 
-    def run(copies, runs):
+    def run(*arguments):
         before()
-        return plain_run(copies, runs)
+        return plain_run(*arguments)
 
-    runner.run = run
+    setattr(runner, name, run)
+
+
+def stepper(engine: LoopedEngine) -> tuple[Any, str]:
+    """What computes a step, and the name of its method."""
+    loop = engine._loop
+    return (loop._runner, "run") if isinstance(engine, LoopedEngine) else (loop.engine, "step")
 
 
 def engine_threads() -> list[threading.Thread]:

@@ -1,0 +1,255 @@
+"""The engine thread around vLLM: takes commands, steps vLLM's engine, hands out; again.
+
+vLLM schedules, computes and chooses. When an answer is complete, what of it is text, and what it cost is for
+`core.answer` to say, as with our own engine, so stop conditions and usage mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+import time
+from dataclasses import replace
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+
+from kodkod_engine.api import EngineStats, FinishReason, TokenLogprob
+from kodkod_engine.backends.vllm_constraints import WATCH, Watch, watches
+from kodkod_engine.core.answer import Answer
+from kodkod_engine.core.loop import Cancel, Stop, Submit
+from kodkod_engine.core.sequence import Sequence
+from kodkod_engine.core.step import ChosenToken
+from kodkod_engine.errors import EngineClosed
+
+logger = logging.getLogger(__name__)
+
+Command: TypeAlias = Submit | Cancel | Stop
+
+
+class _Job:
+    """A request that vLLM has."""
+
+    def __init__(self, submit: Submit, watch: Watch | None) -> None:
+        self.answer: Answer = submit.answer
+        self.sequence: Sequence = submit.sequence
+        self.watch = watch
+        self.watch_id = uuid4().hex
+        self.vllm_id = submit.sequence.id
+
+    @property
+    def room(self) -> int:
+        """Tokens the answer may still have."""
+        return self.sequence.max_total_tokens - self.sequence.num_tokens
+
+
+class VllmLoop:
+    """Owns vLLM's engine, which its thread alone touches."""
+
+    def __init__(self, engine: Any, vocab_size: int) -> None:
+        """Start the thread. `engine`: vLLM's `LLMEngine`, in this process."""
+        self.engine = engine
+        self._vocab_size = vocab_size
+        self._scheduler = engine.engine_core.engine_core.scheduler
+        self._pool = self._scheduler.kv_cache_manager.block_pool
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._jobs: dict[str, _Job] = {}
+        total = self._pool.num_gpu_blocks - 1  # one block is vLLM's own
+        self._stats = EngineStats(total_blocks=total, free_blocks=total)
+        self._is_closed = False
+        self._death: BaseException | None = None
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="kodkod-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    @property
+    def stats(self) -> EngineStats:
+        """As of the end of the last step."""
+        return self._stats
+
+    def submit(self, sequence: Sequence, answer: Answer) -> None:
+        """Queue a request. Raises EngineClosed after `close`, or when the thread died."""
+        with self._closing:
+            if self._death is not None:
+                raise EngineClosed(f"the engine thread died ({_one_line(self._death)}); load it again") from self._death
+            if self._is_closed:
+                raise EngineClosed("the engine is closed; load it again")
+            self._commands.put(Submit(sequence, answer))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next step; unknown or ended ones are left alone."""
+        self._commands.put(Cancel(request_id))
+
+    def close(self) -> None:
+        """Cancel everything and wait for the thread to end."""
+        with self._closing:
+            self._is_closed = True
+            self._commands.put(Stop())
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        atexit.unregister(self.close)
+
+    def _work(self) -> None:
+        try:
+            while self._take_commands():
+                try:
+                    self._step()
+                except Exception as fault:
+                    logger.exception("a step failed")
+                    self._fail_step(f"the engine failed in a step ({_one_line(fault)}); it goes on, so ask again")
+                self._publish()
+        except BaseException as fault:
+            self._death = fault
+            raise
+        finally:
+            self._leave()
+
+    def _take_commands(self) -> bool:
+        """Do what has been asked since the last step; wait when there is nothing to compute. False means stop."""
+        while True:
+            try:
+                command = self._commands.get(block=not self._jobs)
+            except queue.Empty:
+                return True
+            match command:
+                case Submit():
+                    self._admit(command)
+                case Cancel(request_id):
+                    self._end(request_id, FinishReason.CANCELLED)
+                case Stop():
+                    return False
+            self._publish()
+
+    def _admit(self, submit: Submit) -> None:
+        request, sequence = submit.answer.request, submit.sequence
+        watch = None
+        if request.constraint is not None:
+            watch = Watch(request.constraint, self._vocab_size, request.sampling.logprobs)
+        job = self._jobs[sequence.id] = _Job(submit, watch)
+        if watch is not None:
+            watches[job.watch_id] = watch
+        self._stats = replace(self._stats, prompt_tokens=self._stats.prompt_tokens + sequence.num_prompt_tokens)
+        try:
+            prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
+            job.vllm_id = self.engine.add_request(sequence.id, prompt, self._sampling(job))
+        except Exception as fault:  # noqa: BLE001  # vLLM refuses with many classes; the reader is told
+            self._end(sequence.id, FinishReason.ERROR, f"vLLM refuses the request ({_one_line(fault)}); ask otherwise")
+
+    def _sampling(self, job: _Job) -> SamplingParams:
+        asked = job.answer.request.sampling
+        return SamplingParams(
+            temperature=asked.temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            min_p=asked.min_p,
+            seed=asked.seed if asked.temperature else None,
+            max_tokens=job.room,
+            stop_token_ids=sorted(job.answer.stop_ids),
+            ignore_eos=True,  # which ids end a turn is said in full
+            logprobs=asked.logprobs if job.watch is None else None,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={WATCH: job.watch_id} if job.watch is not None else None,
+        )
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        for job in self._jobs.values():
+            job.answer.began(now)
+        outputs = self.engine.step()
+        self._stats = replace(self._stats, steps=self._stats.steps + 1)
+        for output in outputs:
+            if output.request_id in self._jobs:
+                self._take(self._jobs[output.request_id], output)
+
+    def _take(self, job: _Job, output: Any) -> None:
+        sequence, [said] = job.sequence, output.outputs
+        if job.answer.is_first_step():
+            sequence.reused_tokens = output.num_cached_tokens or 0
+            self._stats = replace(self._stats, reused_tokens=self._stats.reused_tokens + sequence.reused_tokens)
+        self._count_preemptions(sequence, output.metrics)
+        if job.watch is not None and job.watch.fault is not None:
+            cause = f"the constraint failed ({_one_line(job.watch.fault)}); correct it, or ask without it"
+            self._end(sequence.id, FinishReason.ERROR, cause)
+            return
+        reason = self._say(job, said) if said.token_ids else None
+        if reason is None and output.finished:
+            reason = FinishReason.LENGTH if said.finish_reason == "length" else FinishReason.STOP
+        if reason is not None:
+            self._end(sequence.id, reason)
+
+    def _say(self, job: _Job, said: Any) -> FinishReason | None:
+        tokens = [self._chosen(job, said, place) for place in range(len(said.token_ids))]
+        num_taken, reason = job.answer.take(tokens, room=job.room)
+        job.sequence.token_ids += [token.token_id for token in tokens[:num_taken]]
+        self._stats = replace(self._stats, generated_tokens=self._stats.generated_tokens + num_taken)
+        return reason
+
+    def _chosen(self, job: _Job, said: Any, place: int) -> ChosenToken:
+        token_id = int(said.token_ids[place])
+        if job.watch is not None:
+            return ChosenToken(token_id, job.watch.logprob(token_id), job.watch.restriction)
+        num_top = job.answer.request.sampling.logprobs
+        if num_top is None:
+            return ChosenToken(token_id)
+        given = said.logprobs[place]
+        best = sorted(given.items(), key=lambda entry: entry[1].rank)[:num_top]
+        top = tuple((int(one), float(entry.logprob)) for one, entry in best)
+        return ChosenToken(token_id, TokenLogprob(token_id, float(given[token_id].logprob), top))
+
+    def _count_preemptions(self, sequence: Sequence, metrics: Any) -> None:
+        seen = getattr(metrics, "num_preemptions", None) or 0
+        self._stats = replace(self._stats, preemptions=self._stats.preemptions + seen - sequence.preemptions)
+        sequence.preemptions = seen
+
+    def _end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
+        job = self._jobs.pop(request_id, None)
+        if job is None:
+            return
+        watches.pop(job.watch_id, None)
+        self.engine.abort_request([job.vllm_id], internal=True)
+        job.answer.end(reason, job.sequence, error)
+
+    def _fail_step(self, cause: str) -> None:
+        """What a broken step left in the cache is not to be trusted, so no prefix is kept."""
+        running = {request.request_id for request in self._scheduler.running}
+        hit = [name for name, job in self._jobs.items() if job.vllm_id in running]
+        for request_id in hit or list(self._jobs):
+            self._end(request_id, FinishReason.ERROR, cause)
+        self.engine.reset_prefix_cache()
+
+    def _leave(self) -> None:
+        """Tell every reader that the end has come: asked for, or by the death of the thread."""
+        with self._closing:
+            self._is_closed = True
+        while not self._commands.empty():
+            match self._commands.get():
+                case Submit() as submit:
+                    self._admit(submit)
+        reason, cause = FinishReason.CANCELLED, None
+        if self._death is not None:
+            reason, cause = FinishReason.ERROR, f"the engine thread died ({_one_line(self._death)}); load it again"
+        for request_id in list(self._jobs):
+            self._end(request_id, reason, cause)
+        self._publish()
+        self.engine.engine_core.shutdown()
+        # And with it the model and its cache, whoever still holds the loop.
+        del self.engine, self._scheduler, self._pool
+
+    def _publish(self) -> None:
+        self._stats = replace(
+            self._stats,
+            running=len(self._scheduler.running),
+            waiting=len(self._jobs) - len(self._scheduler.running),
+            free_blocks=self._pool.get_num_free_blocks(),
+        )
+
+
+def _one_line(fault: BaseException) -> str:
+    return " ".join(f"{type(fault).__name__}: {fault}".split())
