@@ -52,26 +52,22 @@ _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"
 class VllmEngine:
     """See `api.Engine`: vLLM in this process."""
 
-    def __init__(self, loop: VllmLoop, *, tokenizer: Tokenizer | None, vocab_size: int, eos_id: int) -> None:
+    def __init__(self, loop: VllmLoop, *, tokenizer: Tokenizer | None, eos_id: int) -> None:
         self.tokenizer = tokenizer
         self._loop = loop
-        self._vocab_size = vocab_size
         self._eos_id = eos_id
-        config = loop.engine.vllm_config
-        self._max_context_tokens: int = config.model_config.max_model_len
-        self._takes_constraints = config.speculative_config is None
         self._numbers = itertools.count(1)
         self._is_closed = False
 
     @property
     def vocab_size(self) -> int:
         """See `Engine`."""
-        return self._vocab_size
+        return self._loop.vocab_size
 
     @property
     def max_context_tokens(self) -> int:
         """See `Engine`."""
-        return self._max_context_tokens
+        return self._loop.max_context_tokens
 
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See `Engine`.
@@ -83,14 +79,14 @@ class VllmEngine:
             raise EngineClosed("the engine is closed; load it again")
         check_request(
             request,
-            vocab_size=self._vocab_size,
-            max_context_tokens=self._max_context_tokens,
+            vocab_size=self.vocab_size,
+            max_context_tokens=self.max_context_tokens,
             has_tokenizer=self.tokenizer is not None,
         )
-        if request.constraint is not None and not self._takes_constraints:
+        if request.constraint is not None and self._loop.speculates:
             raise RequestError("vLLM keeps no constraint while it speculates; take speculative_config away")
         stream = ThreadedStream(f"stream-{next(self._numbers)}", self._loop.cancel)
-        end = min(len(request.token_ids) + request.sampling.max_tokens, self._max_context_tokens)
+        end = min(len(request.token_ids) + request.sampling.max_tokens, self.max_context_tokens)
         sequence = Sequence(stream.id, list(request.token_ids), len(request.token_ids), end)
         self._loop.submit(sequence, Answer(request, stream, self._eos_id, self.tokenizer))
         return stream
@@ -141,7 +137,7 @@ def load_vllm(folder: Path, config: VllmConfig) -> VllmEngine:
     for name, value in _IN_PROCESS.items():
         os.environ.setdefault(name, value)
     try:
-        loop, vocab_size = _start(folder, config)
+        loop = _start(folder, config)
     except Exception as fault:
         cause = " ".join(f"{type(fault).__name__}: {fault}".split())[:400]
         raise BackendUnavailable(
@@ -150,10 +146,10 @@ def load_vllm(folder: Path, config: VllmConfig) -> VllmEngine:
     place = config.tokenizer or folder
     tokenizer = Tokenizer.from_folder(place) if (place / "tokenizer.json").is_file() else None
     eos_id = tokenizer.eos_id if tokenizer is not None else eos_of(folder)
-    return VllmEngine(loop, tokenizer=tokenizer, vocab_size=vocab_size, eos_id=eos_id)
+    return VllmEngine(loop, tokenizer=tokenizer, eos_id=eos_id)
 
 
-def _start(folder: Path, config: VllmConfig) -> tuple[VllmLoop, int]:
+def _start(folder: Path, config: VllmConfig) -> VllmLoop:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -170,9 +166,7 @@ def _start(folder: Path, config: VllmConfig) -> tuple[VllmLoop, int]:
     }
     if not arguments.get("speculative_config"):
         arguments.setdefault("logits_processors", [PROCESSOR])
-    engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-    vocab_size = engine.vllm_config.model_config.get_vocab_size()
-    return VllmLoop(engine, vocab_size), vocab_size
+    return VllmLoop(lambda: LLMEngine.from_engine_args(EngineArgs(**arguments)))
 
 
 def eos_of(folder: Path) -> int:

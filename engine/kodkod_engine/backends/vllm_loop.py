@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -51,21 +52,30 @@ class _Job:
 class VllmLoop:
     """Owns vLLM's engine, which its thread alone touches."""
 
-    def __init__(self, engine: Any, vocab_size: int) -> None:
-        """Start the thread. `engine`: vLLM's `LLMEngine`, in this process."""
-        self.engine = engine
-        self._vocab_size = vocab_size
-        self._scheduler = engine.engine_core.engine_core.scheduler
-        self._pool = self._scheduler.kv_cache_manager.block_pool
+    def __init__(self, build: Callable[[], Any]) -> None:
+        """Start the thread, and wait until its engine stands.
+
+        Args:
+            build: makes vLLM's `LLMEngine`. Called on the thread: on a CPU vLLM's kernels want to run with as many
+                OpenMP threads as they were set up with, and that is a matter of the thread that calls them.
+
+        Raises:
+            Exception: what `build` raised.
+        """
+        self._build = build
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._jobs: dict[str, _Job] = {}
-        total = self._pool.num_gpu_blocks - 1  # one block is vLLM's own
-        self._stats = EngineStats(total_blocks=total, free_blocks=total)
+        self._stats = EngineStats()
         self._is_closed = False
         self._death: BaseException | None = None
         self._closing = threading.Lock()
+        self._stands = threading.Event()
         self._thread = threading.Thread(target=self._work, name="kodkod-engine", daemon=True)
         self._thread.start()
+        self._stands.wait()
+        if self._refusal is not None:
+            self._thread.join()
+            raise self._refusal
         atexit.register(self.close)
 
     @property
@@ -95,7 +105,28 @@ class VllmLoop:
             self._thread.join()
         atexit.unregister(self.close)
 
+    def _set_up(self) -> Exception | None:
+        try:
+            self.engine = self._build()
+        except Exception as fault:  # noqa: BLE001  # handed to whoever waits for the engine
+            return fault
+        self._scheduler = self.engine.engine_core.engine_core.scheduler
+        self._pool = self._scheduler.kv_cache_manager.block_pool
+        model = self.engine.vllm_config.model_config
+        self.vocab_size: int = model.get_vocab_size()
+        self.max_context_tokens: int = model.max_model_len
+        self.speculates: bool = self.engine.vllm_config.speculative_config is not None
+        total = self._pool.num_gpu_blocks - 1  # one block is vLLM's own
+        self._stats = EngineStats(total_blocks=total, free_blocks=total)
+        return None
+
     def _work(self) -> None:
+        self._refusal = self._set_up()
+        self._stands.set()
+        if self._refusal is None:
+            self._run()
+
+    def _run(self) -> None:
         try:
             while self._take_commands():
                 try:
@@ -130,7 +161,7 @@ class VllmLoop:
         request, sequence = submit.answer.request, submit.sequence
         watch = None
         if request.constraint is not None:
-            watch = Watch(request.constraint, self._vocab_size, request.sampling.logprobs)
+            watch = Watch(request.constraint, self.vocab_size, request.sampling.logprobs)
         job = self._jobs[sequence.id] = _Job(submit, watch)
         if watch is not None:
             watches[job.watch_id] = watch
