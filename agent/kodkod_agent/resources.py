@@ -137,11 +137,6 @@ class Resources:
         if self.grammar is not None:
             self.grammar.close()
 
-    def close(self) -> None:
-        """End the threads that work for the session. What was opened for it is for its opener to close."""
-        if self.grammar is not None:
-            self.grammar.close()
-
     def record(self, event: trajectories.Event, step: int) -> None:
         """Write down what happened, after so many turns."""
         self.step = step
