@@ -11,9 +11,13 @@ from kodkod_agent.moment import allowances, newly_low
 from kodkod_agent.resources import Resources
 from kodkod_agent.skills import listed
 from kodkod_agent.state import AgentState
+from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.chat.template import late_tools_text
 from kodkod_engine.messages import ToolSpec
 from kodkod_tools.mcp.names import PREFIX
+
+_MOST_TOLD = 3
+"""Times that the tools of other programs may fill their share, between two compactions."""
 
 
 async def tell_facts(step: int, res: Resources) -> None:
@@ -30,7 +34,7 @@ def tell_tools(step: int, res: Resources) -> None:
     fitting, crowded = _new_tools(known, res)
     went = [name for name in known if name not in res.tools.more or name in crowded]
     if crowded and not res.crowded:
-        told = "they take more than agent.max_tools_share of the model's context"
+        told = "they take more than agent.max_tools_share of the model's context, or change too often"
         res.emit(events.Notice(f"the model is not told of {len(crowded)} tools: {told}: {', '.join(crowded)}"))
     res.crowded = bool(crowded)
     new, gone = res.moment.tools(fitting, went)
@@ -44,9 +48,12 @@ def tell_tools(step: int, res: Resources) -> None:
 
 def _new_tools(known: Mapping[str, ToolSpec], res: Resources) -> tuple[list[ToolSpec], list[str]]:
     """Those to tell of, as far as they fit, and the names of the others."""
-    left = int(res.budget.context * res.config.max_tools_share)
+    room = int(res.budget.context * res.config.max_tools_share)
     more = res.tools.more
-    left -= sum(_size(spec, res) for name, spec in known.items() if name in more and more[name].spec == spec)
+    standing = sum(_size(spec, res) for name, spec in known.items() if name in more and more[name].spec == spec)
+    # A program that changes its tools at every turn would fill the context with them.
+    spent = sum(span.end - span.start for span in res.ledger.spans if span.origin is Origin.LATE_TOOLS)
+    left = min(room - standing, _MOST_TOLD * room - spent)
     new: list[ToolSpec] = []
     crowded: list[str] = []
     for name, tool in sorted(more.items()):

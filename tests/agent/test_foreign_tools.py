@@ -179,6 +179,32 @@ async def test_what_does_not_fit_the_context_is_left_out_and_named(setup_of, roo
         assert crowded.endswith("mcp__far__big")
 
 
+async def test_one_that_changes_at_every_turn_does_not_fill_the_context(setup_of, root):
+    tool = FakeForeign()
+
+    def change(given):
+        tool.description = f"Says it again, number {len(tool.calls)}. {'x' * 500}"
+        return "said"
+
+    tool.answer = change
+    config = ATTENDED.model_copy(update={"max_tools_share": 0.05, "constraints": False})
+    context = 32_768
+    setup = setup_of(
+        [*(says("", call(NAME, text=str(number))) for number in range(8)), says("Done.")],
+        config=config,
+        more=offering(tool),
+        engine={"max_context_tokens": context},
+    )
+    async with await Session.create(root, setup) as session:
+        found = await all_events(session, "go")
+        sizes = [span.end - span.start for span in session.ledger.spans if span.origin is Origin.LATE_TOOLS]
+        assert len(sizes) < 8
+        assert sum(sizes) <= 3 * 0.05 * context + 1_000
+        assert told(session)[-1] == "No longer there: mcp__far__echo."
+        assert any("change too often" in event.text for event in of(found, events.Notice))
+        assert found[-1].report.summary == "Done."
+
+
 # Asked about
 
 

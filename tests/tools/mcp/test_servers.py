@@ -1,5 +1,6 @@
 """Real servers, made with the SDK, over pipes and over loopback: started, called, changed, ended."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -44,8 +45,6 @@ async def called(context, name, **arguments):
 
 
 async def until(condition, servers):
-    import asyncio
-
     async with asyncio.timeout(60):
         while not condition(servers):
             await asyncio.sleep(0.02)
@@ -98,6 +97,22 @@ async def test_a_call_that_is_not_answered_ends_and_the_server_stays(tmp_path, c
             assert late.error is ErrorCode.TIMEOUT
             assert "did not answer within 0.3 s; it may still do it" in late.for_model
         assert servers.notes() == []
+
+
+async def test_a_call_can_be_cancelled_and_so_can_a_start(tmp_path, context_of):
+    servers = serving(
+        tmp_path, deaf=program("evil_server", "deaf"), silent=program("evil_server", "silent", start_timeout_s=600)
+    )
+    async with servers:
+        await servers.connections["deaf"].settled()
+        calling = asyncio.create_task(called(context_of(servers), "mcp__deaf__say"))
+        await asyncio.sleep(0.05)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert servers.connections["deaf"].is_ready
+        assert servers.notes() == []
+    assert not servers.connections["silent"].is_ready
 
 
 @pytest.fixture

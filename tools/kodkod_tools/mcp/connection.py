@@ -98,7 +98,8 @@ class Connection:
         """End it. Idempotent."""
         self._closing.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_CLOSE_TIMEOUT_S)
+            if self._settled.is_set():
+                await asyncio.wait({self._task}, timeout=_CLOSE_TIMEOUT_S)
             self._task.cancel()
             await asyncio.wait({self._task})
 
