@@ -64,7 +64,7 @@ def require_model(name: str | None) -> str:
         return str(bundled)
     if is_remote(name):
         return name
-    path = _path_of(name)
+    path = path_of(name)
     if name.startswith(RECORDING) and not path.is_file():
         raise CheckpointMissing(f"there is no recording {path}; give a file of turns as {RECORDING}FILE")
     if not name.startswith(RECORDING) and not path.is_dir():
@@ -95,7 +95,8 @@ def _prefix_of(name: str) -> str:
     return next((prefix for prefix in (RECORDING, SERVED) if name.startswith(prefix)), "")
 
 
-def _path_of(name: str) -> Path:
+def path_of(name: str) -> Path:
+    """Where a model that is on this machine lies: its folder, or its recording."""
     return Path(name.removeprefix(_prefix_of(name))).expanduser()
 
 
@@ -109,7 +110,7 @@ def bundled_model() -> Path | None:
 
 def absolute_name(name: str) -> str:
     """The same model, named so that it is found from any folder."""
-    return name if is_remote(name) else f"{_prefix_of(name)}{_path_of(name).resolve()}"
+    return name if is_remote(name) else f"{_prefix_of(name)}{path_of(name).resolve()}"
 
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -125,7 +126,7 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
     name = require_model(name)
     if name.startswith(SERVED):
         return _open_served(name, config, progress)
-    path = _path_of(name)
+    path = path_of(name)
     if name.startswith(RECORDING):
         from kodkod_app.recorded_model import open_recording
 
@@ -143,7 +144,7 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
 def _open_served(name: str, config: EngineConfig, progress: Progress) -> Model:
     from kodkod_engine.backends.vllm import open_vllm
 
-    place = name.removeprefix(SERVED) if is_remote(name) else str(_path_of(name))
+    place = name.removeprefix(SERVED) if is_remote(name) else str(path_of(name))
     with progress("opening vLLM"):
         engine = open_vllm(place, config.vllm)
     if engine.tokenizer is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kodkod_agent.session import SessionSetup
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_app.bootstrap import is_remote, path_of
 from kodkod_app.headless import what_was_asked
 from kodkod_app.recorded_model import PREFIX
 from kodkod_app.session_story import read_story
@@ -14,6 +15,7 @@ from kodkod_engine.backends.scripted import Script, ScriptedEngine
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
+from kodkod_engine.errors import CheckpointMissing
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.none import NoSandbox
 
@@ -35,8 +37,10 @@ def open_tokenizer(model: str) -> Tokenizer:
     Raises:
         CheckpointError: the folder has none, or one that cannot be read.
     """
+    if is_remote(model):
+        raise CheckpointMissing(f"the session's model is at {model}; give the folder of its tokenizer.json with -m DIR")
     if model and not model.startswith(PREFIX):
-        return Tokenizer.from_folder(Path(model).expanduser())
+        return Tokenizer.from_folder(path_of(model))
     with tempfile.TemporaryDirectory(prefix="kodkod-tokenizer-") as folder:
         write_byte_tokenizer(Path(folder))
         return Tokenizer.from_folder(Path(folder))

@@ -13,6 +13,7 @@ import pytest
 
 from engine.backends.fake_vllm_server import VOCAB_SIZE, FakeServer, serving
 from kodkod_app.bootstrap import absolute_name, open_model, require_folder, require_model
+from kodkod_app.offline import open_tokenizer
 from kodkod_app.settings import load_settings
 from kodkod_app.tui.desk import short_name
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams, collect
@@ -42,6 +43,12 @@ def test_an_address_is_a_name_from_anywhere(tmp_path, monkeypatch):
     for name in (URL, "script:recording.jsonl"):
         with pytest.raises(CheckpointMissing):
             require_folder(name, "kodkod bench")
+
+
+def test_a_session_of_such_a_model_is_opened_by_its_tokenizer_alone(folder):
+    assert open_tokenizer(f"vllm:{folder}").fingerprint == open_tokenizer(str(folder)).fingerprint
+    with pytest.raises(CheckpointMissing, match="with -m DIR"):
+        open_tokenizer(URL)
 
 
 def test_a_model_of_a_server_is_opened_and_answers(folder):
