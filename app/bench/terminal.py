@@ -6,6 +6,8 @@ first_paint   process start to the first whole frame of `kodkod`, and the proces
 key_to_screen a key pressed until its letter is in the output, while 200 tokens/s stream
 scrolling     page up through 5,000 entries: a key pressed until its frame is there, and until all that it leads to
               (entries mounted around the view) is done; memory without an engine
+interrupt     Esc in the middle of decoding until the run is told to be over; a small random model that never ends by
+              itself, in the same process
 soak          30 minutes of work at 200 tokens/s, played as fast as the screen takes it: memory over time
 
 Results go to `app/bench/results`, dated, with the load the machine was under: figures of a busy machine are too large.
@@ -196,6 +198,32 @@ def _frame_s(terminal: Terminal, key: bytes) -> tuple[float, float, float]:
     return frame_s - pressed_s, last_s - pressed_s, spent_s
 
 
+def interrupt(home: Path) -> dict[str, Any]:
+    """Again and again in one session, at different moments of a step."""
+    from kodkod_app.bootstrap import demonstration_checkpoint
+
+    project = home / "project"
+    project.mkdir()
+    (home / "sessions").mkdir()
+    (home / "sessions" / ".welcomed").touch()
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    kodkod = str(Path(sys.executable).with_name("kodkod"))
+    flags = ["-C", str(project), "-m", str(demonstration_checkpoint()), "--sandbox", "none"]
+    samples = []
+    with Terminal([kodkod, *flags], home) as app:
+        app.until(lambda output: b"demonstration" in output)
+        for press in range(12):
+            _read_for(app, 1.0)
+            app.write(b"write on and on\r")
+            app.until(lambda output: b"esc stops" in output and b"tok/s" in output.partition(b"esc stops")[2])
+            _read_for(app, 1.0 + press * 0.013)
+            pressed_s = time.perf_counter()
+            app.write(b"\x1b")
+            app.until(lambda output: b"interrupted" in output)
+            samples.append(time.perf_counter() - pressed_s)
+    return {"interrupt_s": spread(samples), "wanted_s": 0.1}
+
+
 def soak(home: Path) -> dict[str, Any]:
     """Memory at even steps of the way."""
     minutes, progress = 30, home / "progress"
@@ -232,7 +260,7 @@ def spread(samples: Sequence[float]) -> Mapping[str, float]:
     return {name: round(value, 4) for name, value in told.items()} | {"samples": len(ordered)}
 
 
-BENCHMARKS = (first_paint, key_to_screen, scrolling, soak)
+BENCHMARKS = (first_paint, key_to_screen, scrolling, interrupt, soak)
 
 
 def main() -> None:
