@@ -12,18 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from kodkod_engine.api import DraftUsage, GenerationRequest, Speculation
 from kodkod_engine.core.scheduler import StepEntry
 from kodkod_engine.core.sequence import Sequence as TokenSequence
-from kodkod_engine.speculation.allowance import COMPUTING_TERMS, COPYING_TERMS, Allowance
 from kodkod_engine.speculation.asking import ask
 from kodkod_engine.speculation.calibration import Calibration, Floats
 from kodkod_engine.speculation.choice import Lengths, best_lengths
 from kodkod_engine.speculation.costs import OUTLIER, CostTable
 from kodkod_engine.speculation.drafter import MAX_DRAFT_TOKENS, Drafter
 from kodkod_engine.speculation.forecast import MAX_TOKENS, Forecast
+from kodkod_engine.speculation.means import Kind, Means, num_bought
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment
 from kodkod_engine.speculation.rest import Rest
 from kodkod_engine.speculation.stream import COPYING, FORCED, Asked, Planned, Stream
@@ -38,12 +36,6 @@ FRESHNESS = 0.1
 
 MOST_LOOKING = 4.0
 """It is never thought to take more than the plain step's part, nor than so many times what it took last."""
-
-BET = 0.5
-"""Of all that may be lost on copies, the part that may be lost in one step: short drafts say more than a long one."""
-
-FEW_TOKENS = 2
-"""May be verified if all of the risk pays for them."""
 
 PLAIN = Planned()
 """A step about which nothing was decided."""
@@ -88,8 +80,7 @@ class Speculator:
         }
         self._computed_for: dict[str, frozenset[str]] = {}
         """Of each drafter that computes, the streams it was asked for in the last step."""
-        self._copying = {mode: Allowance(COPYING_TERMS, is_open_ended=always) for mode in Speculation}
-        self._computing = {mode: Allowance(COMPUTING_TERMS, is_open_ended=always) for mode in Speculation}
+        self._means = Means(is_open_ended=always)
         self._usual_looking_s = 0.0
         self._resting = Rest()
         self._planned = PLAIN
@@ -151,7 +142,9 @@ class Speculator:
         planned.looked_for = tuple(one.request_id for one in asked)
         first_s = [self.costs.seconds(planned.num_tokens + more, context) for more in range(min(room, MAX_TOKENS) + 1)]
         if (rested := self._resting.take_steps()) and not planned.is_prefill:
-            self._grow(asked, rested, first_s[0])
+            self._means.rested(asked, rested, first_s[0])
+            for forecast in self._forecasts.values():
+                forecast.pass_over(rested)
         if not planned.is_prefill:
             for one in asked:
                 one.stream.grant(first_s[0])
@@ -168,12 +161,12 @@ class Speculator:
         looking = [one for one in asked if one.wait_tokens == 0]
         if looking and self._planned.is_prefill:
             return True  # to have the prompt read while it is computed
-        if looking and self._risk_s(self._copying, looking, first_s[0]) >= self._least_risk_s(first_s):
+        if looking and self._means.risk_s(Kind.COPIED, looking, first_s[0]) >= self._least_risk_s(first_s):
             return True
         return any(FORCED in one.stream.drafters for one in asked) or self._may_compute(asked, first_s)
 
     def _may_compute(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
-        risk_s = self._risk_s(self._computing, asked, first_s[0])
+        risk_s = self._means.risk_s(Kind.COMPUTED, asked, first_s[0])
         return any(
             forecast.risk_s(first_s) <= risk_s and not forecast.is_idle(first_s)
             for name, forecast in self._forecasts.items()
@@ -186,20 +179,13 @@ class Speculator:
 
     def _rest(self, asked: list[Asked], first_s: Sequence[float]) -> None:
         """Leave the next steps alone, until it is time to look for a copy, and a token of it can be verified."""
-        waits = [self._wait_steps(one, wait, first_s) for one in asked if (wait := one.wait_tokens) is not None]
+        risk_s = self._least_risk_s(first_s)
+        waits = [
+            max(wait, self._means.steps_until(Kind.COPIED, risk_s, one, first_s[0]))
+            for one in asked
+            if (wait := one.wait_tokens) is not None
+        ]
         self._resting.begin((one.request_id for one in asked), min(waits, default=math.inf) - 1)
-
-    def _wait_steps(self, one: Asked, wait_tokens: int, first_s: Sequence[float]) -> float:
-        missing_s = self._least_risk_s(first_s) - self._risk_s(self._copying, [one], first_s[0])
-        return max(wait_tokens, self._copying[one.stream.mode].steps_until(missing_s, first_s[0]))
-
-    def _grow(self, asked: list[Asked], num_steps: int, plain_s: float) -> None:
-        """Some steps were rested."""
-        for forecast in self._forecasts.values():
-            forecast.pass_over(num_steps)
-        for allowances in (self._copying, self._computing):
-            for mode in {one.stream.mode for one in asked}:
-                allowances[mode].settle(0.0, 0.0, num_steps * plain_s, plain_s)
 
     def _plan(self, entries: Sequence[StepEntry]) -> Planned:
         choosing = [entry.sequence.id for entry in entries if entry.samples]
@@ -226,8 +212,8 @@ class Speculator:
         num_forced = sum(one.proposal.num_tokens(FORCED) for one in asked)
         looking = [one for one in asked if self._always or one.wait_tokens == 0]
         plain_s = float(step_s[0])
-        risk_s = self._risk_s(self._copying, looking, plain_s) - self._looking_s(plain_s)
-        num_copied = _bought(step_s, num_forced, risk_s)
+        risk_s = self._means.risk_s(Kind.COPIED, looking, plain_s) - self._looking_s(plain_s)
+        num_copied = num_bought(step_s, num_forced, risk_s)
         if looking and (num_copied > 0 or self._planned.is_prefill):
             self._look_up(COPYING, looking, max(num_copied, 1))
             self._learn_looking(self._clock() - started)
@@ -237,14 +223,6 @@ class Speculator:
             one.stream.looked_at = one.entry.sequence.num_tokens
             one.stream.vain_looks += one.request_id not in proposals
         return proposals
-
-    @staticmethod
-    def _risk_s(allowances: Mapping[Speculation, Allowance], asked: list[Asked], plain_s: float) -> float:
-        gained_s: dict[Speculation, float] = {}
-        for one in asked:
-            mode = one.stream.mode
-            gained_s[mode] = gained_s.get(mode, 0.0) + max(0.0, one.stream.balance_s)
-        return sum(allowances[mode].risk_s(own_s, plain_s) for mode, own_s in gained_s.items())
 
     def _look_up(self, name: str, asked: list[Asked], most: int) -> None:
         """Drafters that know without computing: what is forced, then a copy of what followed that."""
@@ -279,7 +257,7 @@ class Speculator:
             able = [one for one in asked if name in one.stream.drafters and not one.proposal.num_tokens(FORCED)]
             if not able:
                 continue
-            if forecast.risk_s(first_s) > self._risk_s(self._computing, able, first_s[0]):
+            if forecast.risk_s(first_s) > self._means.risk_s(Kind.COMPUTED, able, first_s[0]):
                 forecast.pass_over(1)
                 continue
             wanted = [
@@ -386,14 +364,10 @@ class Speculator:
         drafted = planned.drafted.get(request_id, NO_PROPOSAL)
         brought_s = max(0, num_tokens - 1) * token_s - more_s * len(drafted.token_ids)
         looking_s, computing_s = planned.shares_s(request_id)
-        copied_s, computed_s = brought_s - looking_s, -computing_s
-        if any(segment.drafter in self._forecasts for segment in drafted.segments):
-            copied_s, computed_s = -looking_s, brought_s - computing_s
-        for allowance, gained_s in (
-            (self._copying[stream.mode], copied_s),
-            (self._computing[stream.mode], computed_s),
-        ):
-            stream.balance_s = allowance.settle(stream.balance_s, gained_s, num_tokens * token_s, plain_s)
+        gained_s = {Kind.COPIED: -looking_s, Kind.COMPUTED: -computing_s}
+        is_computed = any(segment.drafter in self._forecasts for segment in drafted.segments)
+        gained_s[Kind.COMPUTED if is_computed else Kind.COPIED] += brought_s
+        self._means.settle(stream, gained_s, num_tokens * token_s, plain_s)
 
     def _more_s(self, step: StepTimes) -> float:
         """Seconds per drafted token that the step was longer for its drafts.
@@ -405,10 +379,3 @@ class Speculator:
             return 0.0
         step_s = self.costs.curve(self._planned.num_tokens, num_drafted, step.context)
         return float(step_s[-1] - step_s[0]) / num_drafted
-
-
-def _bought(step_s: Floats, num_forced: int, risk_s: float) -> int:
-    """How many drafted tokens, besides forced ones, may be in vain: as many as a part of the risk pays, or a few."""
-    beyond = step_s[min(num_forced, len(step_s) - 1) :]
-    many, few = (int(np.searchsorted(beyond, beyond[0] + each, side="right")) - 1 for each in (BET * risk_s, risk_s))
-    return max(0, many, min(few, FEW_TOKENS))
