@@ -212,11 +212,11 @@ def interrupt(home: Path) -> dict[str, Any]:
     samples = []
     with Terminal([kodkod, *flags], home) as app:
         app.until(lambda output: b"demonstration" in output)
-        for press in range(12):
+        for press in range(8):
             _read_for(app, 1.0)
             app.write(b"write on and on\r")
             app.until(lambda output: b"esc stops" in output and b"tok/s" in output.partition(b"esc stops")[2])
-            _read_for(app, 1.0 + press * 0.013)
+            _read_for(app, 0.2 + press * 0.013)
             pressed_s = time.perf_counter()
             app.write(b"\x1b")
             app.until(lambda output: b"interrupted" in output)
