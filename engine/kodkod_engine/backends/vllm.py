@@ -10,9 +10,10 @@ used. What the contract says holds, but for this:
   `parent_id` is not looked at.
 - `draft_sources` and `speculation` are not looked at; vLLM drafts as its `speculative_config` says, and `Usage.drafts`
   is empty.
-- A seed draws the same in any company, but begins anew with each request, where our engine draws by seed and position.
-- In this process constraints are kept at every step, and disagreement is told in full; not with a
-  `speculative_config`, under which vLLM takes no processor of logits: then constraints are refused.
+- In this process tokens that are drawn or constrained are chosen by our own sampler (`backends.vllm_choosing`), so
+  seeds, constraints and doubt are exactly those of our engine; at the cost of a visit to the host per token. Not with a
+  `speculative_config`, under which vLLM takes no processor of logits: then constraints are refused, and vLLM draws.
+- At a server vLLM draws: a seed begins anew with each request, and on a CPU the draw depends on how the prompt was cut.
 - At a server constraints are kept by showing each token to the constraint and asking again where one is forbidden
   (`backends.vllm_dialogue`). `allowed_mass` is then an upper bound, from the five most probable tokens; of a forced
   token it is not known, and given as 1. Log-probabilities under a constraint are refused.
@@ -153,7 +154,7 @@ def _start(folder: Path, config: VllmConfig) -> VllmLoop:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    from kodkod_engine.backends.vllm_constraints import PROCESSOR
+    from kodkod_engine.backends.vllm_choosing import PROCESSOR
     from kodkod_engine.backends.vllm_loop import VllmLoop
 
     arguments: dict[str, Any] = {

@@ -21,7 +21,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from kodkod_engine.api import EngineStats, FinishReason, TokenLogprob
-from kodkod_engine.backends.vllm_constraints import WATCH, Watch, watches
+from kodkod_engine.backends.vllm_choosing import WATCH, Watch, watches
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.loop import Cancel, Stop, Submit
 from kodkod_engine.core.sequence import Sequence
@@ -159,9 +159,8 @@ class VllmLoop:
 
     def _admit(self, submit: Submit) -> None:
         request, sequence = submit.answer.request, submit.sequence
-        watch = None
-        if request.constraint is not None:
-            watch = Watch(request.constraint, self.vocab_size, request.sampling.logprobs)
+        is_ours = not self.speculates and (request.constraint is not None or request.sampling.temperature > 0)
+        watch = Watch(request, self.vocab_size) if is_ours else None
         job = self._jobs[sequence.id] = _Job(submit, watch)
         if watch is not None:
             watches[job.watch_id] = watch
@@ -174,20 +173,18 @@ class VllmLoop:
 
     def _sampling(self, job: _Job) -> SamplingParams:
         asked = job.answer.request.sampling
-        return SamplingParams(
-            temperature=asked.temperature,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
-            min_p=asked.min_p,
-            seed=asked.seed if asked.temperature else None,
-            max_tokens=job.room,
-            stop_token_ids=sorted(job.answer.stop_ids),
-            ignore_eos=True,  # which ids end a turn is said in full
-            logprobs=asked.logprobs if job.watch is None else None,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            extra_args={WATCH: job.watch_id} if job.watch is not None else None,
-        )
+        fields: dict[str, Any] = {
+            "max_tokens": job.room,
+            "stop_token_ids": sorted(job.answer.stop_ids),
+            "ignore_eos": True,  # which ids end a turn is said in full
+            "detokenize": False,
+            "output_kind": RequestOutputKind.DELTA,
+        }
+        if job.watch is not None:
+            return SamplingParams(temperature=0.0, extra_args={WATCH: job.watch_id}, **fields)
+        filters = {"top_k": asked.top_k, "top_p": asked.top_p, "min_p": asked.min_p, "seed": asked.seed}
+        drawing = {"temperature": asked.temperature, **filters} if asked.temperature else {"temperature": 0.0}
+        return SamplingParams(logprobs=asked.logprobs, **drawing, **fields)
 
     def _step(self) -> None:
         now = time.monotonic()
@@ -225,7 +222,9 @@ class VllmLoop:
     def _chosen(self, job: _Job, said: Any, place: int) -> ChosenToken:
         token_id = int(said.token_ids[place])
         if job.watch is not None:
-            return ChosenToken(token_id, job.watch.logprob(token_id), job.watch.restriction)
+            assert job.watch.chosen is not None
+            assert job.watch.chosen.token_id == token_id, "vLLM took another token than the one that was left"
+            return job.watch.chosen
         num_top = job.answer.request.sampling.logprobs
         if num_top is None:
             return ChosenToken(token_id)

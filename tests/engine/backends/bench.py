@@ -38,6 +38,18 @@ class Dictation:
         return [self.answer[len(generated_ids)]] if len(generated_ids) < len(self.answer) else None
 
 
+class Rule:
+    """A constraint made of a function; remembers what it was asked."""
+
+    def __init__(self, function) -> None:
+        self.function = function
+        self.asked: list[list[int]] = []
+
+    def allowed_ids(self, generated_ids):
+        self.asked.append(list(generated_ids))
+        return self.function(list(generated_ids))
+
+
 @dataclass
 class Bench:
     """Builds engines of one back end; `audit` closes them and looks for what they left behind."""

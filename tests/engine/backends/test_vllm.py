@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 
+from engine.backends.bench import Rule, ask, until
+from engine.backends.vllm_bench import write_llama
 from engine.backends.vllm_environment import make_environment
+from kodkod_engine.api import FinishReason, collect
+from kodkod_engine.backends.vllm_config import VllmConfig
+from kodkod_engine.backends.vllm_server import connect
+from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 
 TESTS = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5_400)]
@@ -40,6 +51,76 @@ def run(python: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@contextmanager
+def real_server(python: Path, folder: Path) -> Iterator[str]:
+    """vLLM's server with a tiny model; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--dtype", "float32", "--enforce-eager", "--skip-tokenizer-init", "--enable-prompt-tokens-details"]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--host", "127.0.0.1"]
+    command += ["--port", port, "--block-size", 32, *options]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(part) for part in command], env=os.environ | settings, stdout=log, stderr=log, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        while not answers(url):
+            assert process.poll() is None, (folder / "server.log").read_text()[-4_000:]
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/models", trust_env=False).status_code == httpx2.codes.OK
+    except httpx2.HTTPError:
+        return False
+
+
+async def test_a_real_server_keeps_constraints_tells_its_cache_and_gives_up_when_left(python, tmp_path):
+    write_llama(tmp_path, 4_096)
+    write_byte_tokenizer(tmp_path)
+    prompt = tuple(range(30, 100))
+    with real_server(python, tmp_path) as url:
+        engine = connect(url, VllmConfig())
+        try:
+            free = await collect(engine.generate(ask(prompt, 24, logprobs=3)))
+            assert (len(free.token_ids), free.finish_reason) == (24, FinishReason.LENGTH)
+            assert all(entry.top[0] == (entry.token_id, entry.logprob) for entry in free.logprobs)
+            again = await collect(engine.generate(ask(prompt, 24)))
+            assert (again.token_ids, again.usage.reused_tokens) == (free.token_ids, 64)
+
+            # What the model would say, but for the eighth token; from there on as if that had been said.
+            other = (free.token_ids[7] + 1) % engine.vocab_size
+            chosen = {other, (other + 1) % engine.vocab_size} - {free.token_ids[7]}
+            rule = Rule(lambda said: chosen if len(said) == 7 else None)
+            held = await collect(engine.generate(ask(prompt, 24, constraint=rule)))
+            assert held.token_ids[:7] == free.token_ids[:7]
+            assert held.token_ids[7] in chosen
+            rest = await collect(engine.generate(ask((*prompt, *held.token_ids[:8]), 16)))
+            assert held.token_ids[8:] == rest.token_ids
+
+            stream = engine.generate(ask(prompt, 4_000))
+            chunks = aiter(stream)
+            await anext(chunks)
+            await chunks.aclose()
+            assert (await collect(stream)).finish_reason is FinishReason.CANCELLED
+            metrics = f"{url.removesuffix('/v1')}/metrics"
+            await until(
+                lambda: (
+                    "vllm:num_requests_running" in (said := httpx2.get(metrics, trust_env=False).text)
+                    and re.search(r"vllm:num_requests_running\{[^}]*\} 0\.0", said) is not None
+                )
+            )
+        finally:
+            engine.close()
+
+
 def test_vllm_keeps_the_contract(python):
     suite = TESTS / "engine" / "backends"
     said = run(python, str(suite / "test_conformance.py"), "--confcutdir", str(suite))
@@ -47,6 +128,12 @@ def test_vllm_keeps_the_contract(python):
     assert found, said[-2_000:]
     assert int(found[1]) >= 60
     assert "whole blocks" in said, "the gaps are named"
+
+
+def test_vllm_in_this_process_does_what_its_docstring_says(python):
+    suite = TESTS / "engine" / "backends"
+    said = run(python, str(suite / "test_vllm_in_process.py"), "--confcutdir", str(suite))
+    assert re.search(r"4 passed", said), said[-2_000:]
 
 
 def test_the_plug_in_fits_vllms_classes(python):

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from engine.backends.bench import EOS_ID, Dictation, ask, engine_threads, until
+from engine.backends.bench import EOS_ID, Dictation, Rule, ask, engine_threads, until
 from engine.backends.fake_vllm_server import VOCAB_SIZE, FakeServer, logprobs_after, serving
 from kodkod_engine.api import Engine, FinishReason, TokenStream, collect
 from kodkod_engine.backends.vllm_config import VllmConfig
@@ -56,18 +56,6 @@ def greedy(prompt, count, allowed=None):
         found = None if allowed is None else allowed(ids[len(prompt) :])
         ids.append(int(values.argmax()) if found is None else max(found, key=lambda one: values[one]))
     return tuple(ids[len(prompt) :])
-
-
-class Rule:
-    """A constraint made of a function; remembers what it was asked."""
-
-    def __init__(self, function) -> None:
-        self.function = function
-        self.asked: list[list[int]] = []
-
-    def allowed_ids(self, generated_ids):
-        self.asked.append(list(generated_ids))
-        return self.function(list(generated_ids))
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------
