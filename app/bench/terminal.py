@@ -215,8 +215,8 @@ def interrupt(home: Path) -> dict[str, Any]:
         for press in range(8):
             _read_for(app, 1.0)
             app.write(b"write on and on\r")
-            app.until(lambda output: b"esc stops" in output and b"tok/s" in output.partition(b"esc stops")[2])
-            _read_for(app, 0.2 + press * 0.013)
+            app.until(lambda output: b"esc stops" in output)
+            _read_for(app, 0.15 + press * 0.013)  # a calm machine is through with what one turn may be in a second
             pressed_s = time.perf_counter()
             app.write(b"\x1b")
             app.until(lambda output: b"interrupted" in output)
