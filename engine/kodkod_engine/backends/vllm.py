@@ -12,7 +12,8 @@ used. What the contract says holds, but for this:
   is empty.
 - In this process tokens that are drawn or constrained are chosen by our own sampler (`backends.vllm_choosing`), so
   seeds, constraints and doubt are exactly those of our engine; at the cost of a visit to the host per token. Not with a
-  `speculative_config`, under which vLLM takes no processor of logits: then constraints are refused, and vLLM draws.
+  `speculative_config`, nor with vLLM's V2 model runner, which LongCat-Flash-Lite needs: then constraints are refused (a
+  server keeps them), and vLLM draws.
 - At a server vLLM draws: a seed begins anew with each request, and on a CPU the draw depends on how the prompt was cut.
 - At a server constraints are kept by showing each token to the constraint and asking again where one is forbidden
   (`backends.vllm_dialogue`). `allowed_mass` is then an upper bound, from the five most probable tokens; of a forced
@@ -74,7 +75,7 @@ class VllmEngine:
         """See `Engine`.
 
         Raises:
-            RequestError: also for a constraint while vLLM speculates.
+            RequestError: also for a constraint where vLLM does not let our sampler choose.
         """
         if self._is_closed:
             raise EngineClosed("the engine is closed; load it again")
@@ -84,8 +85,11 @@ class VllmEngine:
             max_context_tokens=self.max_context_tokens,
             has_tokenizer=self.tokenizer is not None,
         )
-        if request.constraint is not None and self._loop.speculates:
-            raise RequestError("vLLM keeps no constraint while it speculates; take speculative_config away")
+        if request.constraint is not None and not self._loop.chooses:
+            raise RequestError(
+                "vLLM in this process keeps no constraint while it speculates or runs its V2 model runner; take "
+                "speculative_config away, or use a running server: vllm:http://host:8000/v1"
+            )
         stream = ThreadedStream(f"stream-{next(self._numbers)}", self._loop.cancel)
         end = min(len(request.token_ids) + request.sampling.max_tokens, self.max_context_tokens)
         sequence = Sequence(stream.id, list(request.token_ids), len(request.token_ids), end)
@@ -165,9 +169,19 @@ def _start(folder: Path, config: VllmConfig) -> VllmLoop:
         "generation_config": "vllm",
         **config.engine_arguments(),
     }
-    if not arguments.get("speculative_config"):
-        arguments.setdefault("logits_processors", [PROCESSOR])
-    return VllmLoop(lambda: LLMEngine.from_engine_args(EngineArgs(**arguments)))
+
+    def build() -> Any:
+        settings = EngineArgs(**arguments).create_engine_config()
+        if takes_processor(settings):
+            settings.model_config.logits_processors = [*(settings.model_config.logits_processors or ()), PROCESSOR]
+        return LLMEngine.from_vllm_config(settings)
+
+    return VllmLoop(build)
+
+
+def takes_processor(settings: Any) -> bool:
+    """Whether vLLM, set up so, lets our sampler choose: not while it speculates, nor with its V2 model runner."""
+    return settings.speculative_config is None and not getattr(settings, "use_v2_model_runner", False)
 
 
 def eos_of(folder: Path) -> int:

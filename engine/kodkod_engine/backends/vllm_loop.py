@@ -21,7 +21,7 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from kodkod_engine.api import EngineStats, FinishReason, TokenLogprob
-from kodkod_engine.backends.vllm_choosing import WATCH, Watch, watches
+from kodkod_engine.backends.vllm_choosing import PROCESSOR, WATCH, Watch, watches
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.loop import Cancel, Stop, Submit
 from kodkod_engine.core.sequence import Sequence
@@ -115,7 +115,7 @@ class VllmLoop:
         model = self.engine.vllm_config.model_config
         self.vocab_size: int = model.get_vocab_size()
         self.max_context_tokens: int = model.max_model_len
-        self.speculates: bool = self.engine.vllm_config.speculative_config is not None
+        self.chooses: bool = PROCESSOR in (model.logits_processors or ())
         total = self._pool.num_gpu_blocks - 1  # one block is vLLM's own
         self._stats = EngineStats(total_blocks=total, free_blocks=total)
         return None
@@ -159,7 +159,7 @@ class VllmLoop:
 
     def _admit(self, submit: Submit) -> None:
         request, sequence = submit.answer.request, submit.sequence
-        is_ours = not self.speculates and (request.constraint is not None or request.sampling.temperature > 0)
+        is_ours = self.chooses and (request.constraint is not None or request.sampling.temperature > 0)
         watch = Watch(request, self.vocab_size) if is_ours else None
         job = self._jobs[sequence.id] = _Job(submit, watch)
         if watch is not None:

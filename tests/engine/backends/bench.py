@@ -106,6 +106,10 @@ class Bench:
             write_byte_tokenizer(folder)
         return Tokenizer.from_folder(folder)
 
+    def num_blocks(self, block_size: int) -> int:
+        """Of an engine made with that size and the usual cache; vLLM's attention on a CPU has one size."""
+        return 8_192 // (32 if self.name == "vllm" else block_size)
+
     def audit(self) -> None:
         """Close every engine: all blocks must have come back, and no thread may be left."""
         for engine in self.engines:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
+from kodkod_engine.backends.vllm import takes_processor
 from kodkod_engine.backends.vllm_config import VllmConfig
 
 
@@ -48,3 +50,11 @@ def test_parallel_and_ray_options_pass_through_and_arguments_win():
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         VllmConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("speculates", "runs_v2", "takes"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_our_sampler_chooses_where_vllm_lets_it(speculates, runs_v2, takes):
+    settings = SimpleNamespace(speculative_config=object() if speculates else None, use_v2_model_runner=runs_v2)
+    assert takes_processor(settings) is takes
