@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -24,6 +25,27 @@ class Kind(StrEnum):
 
     COPIED = "copied"
     COMPUTED = "computed"
+
+
+@dataclass(slots=True)
+class Brought:
+    """What a step brought one stream. All in seconds of the cost table."""
+
+    stream: Stream
+    gained_s: dict[Kind, float]
+    """Negative where it lost."""
+    decoded_s: float
+    """What plain decoding takes for its tokens."""
+
+    @property
+    def total_s(self) -> float:
+        """Of all kinds."""
+        return sum(self.gained_s.values())
+
+    @property
+    def unpaid_s(self) -> float:
+        """The part of a loss that its own balance does not cover."""
+        return max(0.0, -self.total_s - max(0.0, self.stream.balance_s))
 
 
 _TERMS = {Kind.COPIED: COPYING_TERMS, Kind.COMPUTED: COMPUTING_TERMS}
@@ -59,11 +81,27 @@ class Means:
             for kind in Kind:
                 self._allowances[kind, mode].settle(0.0, 0.0, num_steps * plain_s, plain_s)
 
-    def settle(self, stream: Stream, gained_s: dict[Kind, float], decoded_s: float, plain_s: float) -> None:
-        """What a step brought one stream, by the kind of draft; see `Allowance.settle`."""
-        for kind, own_s in gained_s.items():
-            allowance = self._allowances[kind, stream.mode]
-            stream.balance_s = allowance.settle(stream.balance_s, own_s, decoded_s, plain_s)
+    def settle(self, brought: Sequence[Brought], plain_s: float) -> None:
+        """What a step brought its streams, by the kind of draft; see `Allowance.settle`."""
+        for mode in {one.stream.mode for one in brought}:
+            share_losses([one for one in brought if one.stream.mode == mode])
+        for one in brought:
+            for kind, own_s in one.gained_s.items():
+                allowance = self._allowances[kind, one.stream.mode]
+                one.stream.balance_s = allowance.settle(one.stream.balance_s, own_s, one.decoded_s, plain_s)
+
+
+def share_losses(brought: Sequence[Brought]) -> None:
+    """What a stream lost beyond its balance is paid by those beside it, whose balances were staked with its own."""
+    losses_s = [one.unpaid_s for one in brought]
+    spare_s = [max(0.0, one.stream.balance_s + one.total_s) for one in brought]
+    shared_s = min(sum(losses_s), sum(spare_s))
+    if shared_s <= 0:
+        return
+    for one, lost_s, left_s in zip(brought, losses_s, spare_s, strict=True):
+        worst, best = min(one.gained_s, key=one.gained_s.__getitem__), max(one.gained_s, key=one.gained_s.__getitem__)
+        one.gained_s[worst] += shared_s * lost_s / sum(losses_s)
+        one.gained_s[best] -= shared_s * left_s / sum(spare_s)
 
 
 def num_bought(step_s: Floats, num_forced: int, risk_s: float) -> int:

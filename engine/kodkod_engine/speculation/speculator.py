@@ -21,7 +21,7 @@ from kodkod_engine.speculation.choice import Lengths, best_lengths
 from kodkod_engine.speculation.costs import OUTLIER, CostTable
 from kodkod_engine.speculation.drafter import MAX_DRAFT_TOKENS, Drafter
 from kodkod_engine.speculation.forecast import MAX_TOKENS, Forecast
-from kodkod_engine.speculation.means import Kind, Means, num_bought
+from kodkod_engine.speculation.means import Brought, Kind, Means, num_bought
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment
 from kodkod_engine.speculation.rest import Rest
 from kodkod_engine.speculation.stream import COPYING, FORCED, Asked, Planned, Stream
@@ -251,12 +251,14 @@ class Speculator:
         Returns:
             The most tokens of theirs that may be verified.
         """
-        most, first_s = 0, step_s[: MAX_TOKENS + 1].tolist()
+        most = 0
         for name, forecast in self._forecasts.items():
             before, self._computed_for[name] = self._computed_for.get(name, frozenset()), frozenset()
             able = [one for one in asked if name in one.stream.drafters and not one.proposal.num_tokens(FORCED)]
             if not able:
                 continue
+            # A token more for each of them: side by side, every stream's draft makes the step of all longer.
+            first_s = step_s[: MAX_TOKENS * len(able) + 1 : len(able)].tolist()
             if forecast.risk_s(first_s) > self._means.risk_s(Kind.COMPUTED, able, first_s[0]):
                 forecast.pass_over(1)
                 continue
@@ -354,11 +356,15 @@ class Speculator:
         if not planned.streams:
             return
         plain_s, more_s = self.plain_step_s(planned.num_choosing, step.context), self._more_s(step)
-        for name, stream in planned.streams.items():
-            num_tokens = step.emitted.get(name, 0)
-            self._settle(stream, name, num_tokens, more_s, plain_s)
+        self._means.settle(
+            [
+                self._brought(stream, name, step.emitted.get(name, 0), more_s, plain_s)
+                for name, stream in planned.streams.items()
+            ],
+            plain_s,
+        )
 
-    def _settle(self, stream: Stream, request_id: str, num_tokens: int, more_s: float, plain_s: float) -> None:
+    def _brought(self, stream: Stream, request_id: str, num_tokens: int, more_s: float, plain_s: float) -> Brought:
         """What the step brought one stream, and what it cost it."""
         planned, token_s = self._planned, plain_s / self._planned.num_choosing
         drafted = planned.drafted.get(request_id, NO_PROPOSAL)
@@ -367,7 +373,7 @@ class Speculator:
         gained_s = {Kind.COPIED: -looking_s, Kind.COMPUTED: -computing_s}
         is_computed = any(segment.drafter in self._forecasts for segment in drafted.segments)
         gained_s[Kind.COMPUTED if is_computed else Kind.COPIED] += brought_s
-        self._means.settle(stream, gained_s, num_tokens * token_s, plain_s)
+        return Brought(stream, gained_s, num_tokens * token_s)
 
     def _more_s(self, step: StepTimes) -> float:
         """Seconds per drafted token that the step was longer for its drafts.

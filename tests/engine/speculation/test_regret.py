@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.speculation.simulation import Clock, Machine, PacedDrafter
+from kodkod_engine.api import GenerationRequest, Speculation
+from kodkod_engine.speculation.means import Brought, Kind, share_losses
+from kodkod_engine.speculation.stream import Stream
 
 STEP_S = 0.005
 HOPELESS = {"suffix": 0.0, "mtp": 0.0}
@@ -48,6 +51,9 @@ def test_drafts_that_are_never_right_cost_less_than_three_percent(marginal, ask_
 
 
 @settings(max_examples=15, deadline=None)
+@example(acceptance=0.883, marginal=0.678, batch=2)  # side by side each draft makes the step of all longer
+@example(acceptance=0.6381872201415526, marginal=0.18387039964969024, batch=4)
+@example(acceptance=0.8041532400875129, marginal=0.4931503558232818, batch=3)
 @given(acceptance=st.floats(0.0, 1.0), marginal=st.floats(0.01, 1.0), batch=st.integers(1, 4))
 def test_no_acceptance_costs_more_than_three_percent(acceptance, marginal, batch):
     taken, plain = machine(marginal).decode(600, {"suffix": acceptance, "mtp": acceptance}, batch)
@@ -139,3 +145,16 @@ def test_a_prompt_is_read_for_copies_while_it_is_computed_whatever_can_be_risked
     num_asked = subject.drafters[0].num_asked
     assert not subject.prefill()
     assert subject.drafters[0].num_asked == num_asked + 1
+
+
+def test_what_a_stream_loses_beyond_its_balance_is_paid_by_those_beside_it():
+    loser, winner, bystander = (Brought(stream(balance_s), {Kind.COPIED: gained_s, Kind.COMPUTED: 0.0}, 1.0)
+                                for balance_s, gained_s in ((1.0, -5.0), (2.0, 1.0), (-1.0, 0.0)))  # fmt: skip
+    share_losses([loser, winner, bystander])
+    assert loser.total_s == -2.0
+    assert winner.total_s == -2.0
+    assert bystander.total_s == 0.0
+
+
+def stream(balance_s):
+    return Stream(GenerationRequest((1,)), Speculation.AUTO, frozenset(), {}, {}, balance_s=balance_s)
