@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kodkod_agent import trajectory as t
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.journal import Journal, StepRecord
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
-from kodkod_engine.messages import ToolCall
+from kodkod_engine.messages import AssistantMessage, Message, ToolCall, UserMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,30 @@ def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
             break
         steps = (*(step for step in _steps(told) if step.number <= point.step), *steps)
     return steps
+
+
+def unanswered(folder: SessionFolder, conversation: Callable[[], Sequence[Message]]) -> list[str]:
+    """What the person said last, where no turn of the model follows: the run ended while the first was being written.
+
+    Args:
+        folder: the session's.
+        conversation: reads it as it counts now. What a rewind took out of it is written down still.
+
+    Raises:
+        SessionDamaged: the trajectory cannot be read.
+    """
+    said: list[str] = []
+    for entry in t.read(folder.trajectory):
+        match entry.event:
+            case t.UserMessage(text=text):
+                said.append(text)
+            case t.AssistantTurn():
+                said = []
+    if not said:
+        return []
+    last = list(takewhile(lambda message: not isinstance(message, AssistantMessage), reversed(conversation())))
+    heard = {message.text for message in last if isinstance(message, UserMessage)}
+    return [text for text in said if text in heard]
 
 
 def _steps(entries: Iterable[t.Entry]) -> list[StoryStep]:

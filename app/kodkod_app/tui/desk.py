@@ -56,11 +56,12 @@ class Desk:
 
     async def opened(self) -> u.Opened:
         """What the screen is told of it."""
-        from kodkod_app.tui.history import past_entries, pending_entries
+        from kodkod_app.tui.history import past_entries, pending_entries, unanswered_entries
 
         session = self.session
         is_unfinished = await session.is_unfinished()
         entries = await asyncio.to_thread(past_entries, session.folder)
+        entries += await asyncio.to_thread(unanswered_entries, session.folder, session.ledger.view)
         if is_unfinished:
             entries += pending_entries(session.ledger.view(), session.ledger.pending_calls)
         return u.Opened(

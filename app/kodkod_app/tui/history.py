@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.trajectory import AssistantTurn, CallFinished
-from kodkod_app.session_story import StoryStep, whole_steps
+from kodkod_app.session_story import StoryStep, unanswered, whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
@@ -20,6 +20,11 @@ def past_entries(folder: SessionFolder) -> list[s.Entry]:
         SessionDamaged: one of its files cannot be read.
     """
     return [entry for step in whole_steps(folder) for entry in _told(step)]
+
+
+def unanswered_entries(folder: SessionFolder, conversation: Callable[[], Sequence[Message]]) -> list[s.Entry]:
+    """What was said last, where the run ended before the model had answered: see `unanswered`."""
+    return [s.Said(inert(text)) for text in unanswered(folder, conversation)]
 
 
 def pending_entries(messages: Sequence[Message], pending: Sequence[ToolCall]) -> list[s.Entry]:

@@ -63,7 +63,10 @@ class Opening(Updating):
 
         def answer(approvals: tuple[Approval, ...] | None) -> None:
             if approvals is None:
-                self.workbench.interrupt()
+                # A question that the end of its run took away is no word of the person's: the next run may be on its
+                # way already.
+                if self._approval is screen:
+                    self.workbench.interrupt()
                 return
             self.was_answered(asked)
             self.workbench.answer(approvals)

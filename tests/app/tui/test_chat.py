@@ -81,6 +81,21 @@ async def test_output_comes_while_a_command_runs_and_esc_ends_it(open_app, recor
         assert driver.entries(s.Answer)[-1].text == "Stopped?"
 
 
+async def test_a_question_taken_away_by_the_end_of_its_run_stops_nothing_that_follows(open_app, record, monkeypatch):
+    async with open_app(record(MEND, turn("Then not."))) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
+        driver.app.workbench.interrupt()
+        stopped = []
+        with monkeypatch.context() as patched:
+            patched.setattr(driver.app.workbench, "interrupt", lambda: stopped.append(True))
+            await driver.idle()
+            await driver.pilot.pause()
+        assert len(driver.app.screen_stack) == 1
+        assert not stopped
+
+
 async def test_an_interrupt_closes_the_question(open_app, record, project):
     async with open_app(record(MEND, turn("Then not."))) as driver:
         await driver.opened()

@@ -197,3 +197,22 @@ class Terminal:
         return len(text)
 
     def flush(self) -> None: ...
+
+
+async def test_what_was_said_last_is_there_again_though_no_turn_followed_it(open_app, record):
+    model = record(turn("Hello."))
+    async with open_app(model) as driver:
+        await driver.opened()
+        session_id = driver.app.session_id
+        for text in ("hi", "and more than was recorded"):
+            await driver.say(text)
+            await driver.idle()
+        assert len(driver.entries(s.Answer)) == 1
+    async with open_app(model, wish={"session_id": session_id}) as driver:
+        await driver.opened()
+        assert [entry.text for entry in driver.entries(s.Said)] == ["hi", "and more than was recorded"]
+        await driver.say("/rewind 0")
+        await driver.until(lambda: not driver.entries(s.Said), "the beginning")
+    async with open_app(model, wish={"session_id": session_id}) as driver:
+        await driver.opened()
+        assert not driver.entries(s.Said)
