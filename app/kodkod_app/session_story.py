@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from kodkod_agent import trajectory as t
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.journal import Journal, StepRecord
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
-from kodkod_engine.messages import AssistantMessage, Message, ToolCall, UserMessage
+from kodkod_engine.messages import Message, ToolCall, UserMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +141,7 @@ def unanswered(folder: SessionFolder, conversation: Callable[[], Sequence[Messag
                 said = []
     if not said:
         return []
-    last = list(takewhile(lambda message: not isinstance(message, AssistantMessage), reversed(conversation())))
-    heard = {message.text for message in last if isinstance(message, UserMessage)}
+    heard = {message.text for message in conversation() if isinstance(message, UserMessage)}
     return [text for text in said if text in heard]
 
 
