@@ -51,7 +51,7 @@ from kodkod_app.editor.desk import Desk, Models, Wish, open_desk
 from kodkod_app.editor.mcp_servers import servers_of
 from kodkod_app.editor.prompt_text import prompt_text
 from kodkod_app.headless import candidates_for
-from kodkod_app.session_story import whole_steps
+from kodkod_app.session_story import unanswered, whole_steps
 from kodkod_app.tui.preview import told_box, would_change
 from kodkod_app.tui.screens.judging import judge_of
 
@@ -146,7 +146,8 @@ class KodkodAgent:
             await before.close()
         steps = await asyncio.to_thread(whole_steps, folder)
         desk = await self._open(work_tree, session_id, mcp_servers)
-        for update in desk.telling.past(steps):
+        said = await asyncio.to_thread(unanswered, folder, desk.session.ledger.view)
+        for update in desk.telling.past(steps, said):
             await self._update(session_id, update)
         return LoadSessionResponse(modes=_modes(desk))
 

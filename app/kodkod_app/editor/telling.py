@@ -147,8 +147,8 @@ class Telling:
         if told:
             yield acp.update_agent_message_text(for_terminal(f"\n\n{told}"))
 
-    def past(self, steps: Sequence[StoryStep]) -> Iterator[Update]:
-        """What was said and done before."""
+    def past(self, steps: Sequence[StoryStep], unanswered: Sequence[str] = ()) -> Iterator[Update]:
+        """What was said and done before, and what was said last if no turn followed."""
         for step in steps:
             for said in step.said:
                 yield acp.update_user_message_text(for_terminal(said))
@@ -159,6 +159,8 @@ class Telling:
             yield from self._plan(step.turn.text)
             for call in step.turn.calls:
                 yield self._past_call(step, call)
+        for said in unanswered:
+            yield acp.update_user_message_text(for_terminal(said))
 
     def _past_call(self, step: StoryStep, call: ToolCall) -> Update:
         finished = step.outcomes.get(call.id)

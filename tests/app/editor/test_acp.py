@@ -128,6 +128,19 @@ async def test_an_earlier_session_is_loaded_and_gone_on_with(editor, project, re
     assert [info.id for info in list_sessions(paths.sessions_folder())] == [session_id]
 
 
+async def test_words_whose_run_ended_before_the_model_answered_are_told_as_well(editor, project, record):
+    model = record(turn("One."))
+    async with beside(editor, model=model, sandbox="none") as agent:
+        session_id = await begin(agent, project)
+        await say(agent, session_id, "first.")
+        with pytest.raises(acp.RequestError, match="no answer to this request"):
+            await say(agent, session_id, "second.")
+    editor.updates.clear()
+    async with beside(editor, model=model, sandbox="none") as agent:
+        await agent.load_session(cwd=str(project), session_id=session_id, mcp_servers=[])
+    assert editor.said("user_message_chunk") == "first.second."
+
+
 async def test_modes_and_files_that_come_along(editor, project, record):
     async with beside(editor, model=record(MEND, turn("Done.")), sandbox="none") as agent:
         opened = await agent.new_session(cwd=str(project), mcp_servers=[])
