@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.expert_mix import expert_mix
 from kodkod_engine.layers.feed_forward import swiglu
-from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_thin_rows, narrowed
+from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_expert_mix_rows, narrowed
 from kodkod_engine.layers.packed import PackedParameter, Precision, Slot
 from kodkod_engine.models.config import ModelConfig
 
@@ -58,7 +58,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; summed in fp32."""
         chosen, weights = self.router(x)
-        if is_host_bf16(self.down) and x.shape[0] <= max_thin_rows() and not torch.is_grad_enabled():
+        if is_host_bf16(self.down) and x.shape[0] <= max_expert_mix_rows() and not torch.is_grad_enabled():
             return expert_mix(x, self.gate_up, self.down, chosen, weights)
         return self._by_expert(x, chosen, weights)
 
