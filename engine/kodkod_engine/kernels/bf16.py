@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
@@ -22,6 +23,12 @@ KERNEL_OPTIONS: dict[str, Any] = {
     "cache": True,
     "boundscheck": False,
 }
+
+_TO_L2 = (0, 1, 1)
+"""Arguments of LLVM's prefetch: for reading, wanted in the second level cache, data."""
+
+VALUES_PER_LINE = 32
+"""bf16 values in a cache line of 64 bytes."""
 
 lock = threading.Lock()
 """Held while a kernel runs: one of numba's thread pools must not be entered twice."""
@@ -38,6 +45,24 @@ def _widen(_context: Any, bits: Any) -> Any:
 
 widen: Any = intrinsic(_widen)
 """Inside a kernel: the fp32 value whose upper half is these 16 bits, uint16 -> float32."""
+
+
+def _fetch(_context: Any, array: Any, place: Any) -> Any:
+    def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind, places = signature.args[0], cgutils.unpack_tuple(builder, values[1])
+        structure = target.make_array(kind)(target, builder, values[0])
+        pointer = cgutils.get_item_pointer(target, builder, kind, structure, places)
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        declared = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0")
+        builder.call(function, [builder.bitcast(pointer, byte), *(ir.Constant(word, number) for number in _TO_L2)])
+        return target.get_dummy_value()
+
+    return types.void(array, place), generate
+
+
+fetch: Any = intrinsic(_fetch)
+"""Inside a kernel: ask memory for the cache line with array[place], a tuple of integers, while other lines are used."""
 
 
 def as_float(value: Any) -> Any:
