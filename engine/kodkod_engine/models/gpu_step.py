@@ -16,25 +16,23 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
-from kodkod_engine.kernels.gpu.latent_decode import latent_decode
+from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
+from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
-from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.route import Routing, route
+from kodkod_engine.kernels.gpu.thin_linear import thin_linear
 from kodkod_engine.kv.cache import KvCache
-from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.packed import PackedMatrix
-from kodkod_engine.layers.rotary import rotate
 from kodkod_engine.layers.step_batch import StepBatch
+from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 
 if TYPE_CHECKING:
-    from kodkod_engine.models.longcat_flash import DualLayer, LongcatFlash
+    from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer, LongcatFlash
 
 MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
 
 SMALLEST_BUCKET = 256
-PLACES_PER_SPLIT = 512
-MAX_SPLITS = 64
 WARM_UPS = 2
 """Runs before a capture, which may not compile or allocate."""
 
@@ -46,9 +44,18 @@ def bucket_of(context_len: int) -> int:
     return max(SMALLEST_BUCKET, 1 << (context_len - 1).bit_length())
 
 
-def splits_of(bucket: int) -> int:
-    """How many programs share a context."""
-    return min(MAX_SPLITS, max(1, bucket // PLACES_PER_SPLIT))
+def latent_shape(config: ModelConfig) -> LatentShape:
+    """What the attention kernels want to know of a model."""
+    return LatentShape(
+        heads=config.num_heads,
+        nope=config.qk_nope_head_dim,
+        rope=config.qk_rope_head_dim,
+        rank=config.kv_lora_rank,
+        value=config.v_head_dim,
+        q_scale=config.q_scale,
+        kv_scale=config.kv_scale,
+        eps=LATENT_NORM_EPS,
+    )
 
 
 @dataclass
@@ -78,9 +85,14 @@ class GpuStep:
         config, device = self.model.config, self.model.norm.weight.device
         choices = config.num_experts + config.num_identity_experts
         self._device = device
-        self._routing = Routing(MAX_TOKENS, choices, config.experts_per_token, device)
-        self._inner = scratch(MAX_TOKENS, config.experts_per_token, config.expert_ffn_hidden_size, device)
-        self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=self.model.norm.weight.dtype, device=device)
+        dtype = self.model.norm.weight.dtype
+        self._routing = Routing(MAX_TOKENS, choices, config.experts_per_token, config.hidden_size, device, dtype)
+        self._inner = scratch(MAX_TOKENS, config.experts_per_token, config.expert_ffn_hidden_size, device, dtype)
+        self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=dtype, device=device)
+        self._latent = latent_shape(config)
+        # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
+        places = torch.arange(self.cache.layout.num_slots, device=device)
+        self._turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool: Any = None
         embedding = self.model.embedding
@@ -160,37 +172,22 @@ class GpuStep:
         if self._input is not None:
             assert shape.windows is not None
             x = self._input(shape.windows, x)
-        table = self.model.rope_table(shape.positions)
-        layers = self.model.dual_layers
-        normed = layers[0].first.input_norm(x)
-        for layer, following in zip(layers, (*layers[1:], None), strict=True):
-            weight = (self.model.norm if following is None else following.first.input_norm).weight
-            x, normed = self._layer(layer, x, normed, weight, table, shape, key)
+        for layer in self.model.dual_layers:
+            x = self._layer(layer, x, shape, key)
         return x
 
-    def _layer(
-        self,
-        layer: DualLayer,
-        x: Tensor,
-        normed: Tensor,
-        next_norm: Tensor,
-        table: Tensor,
-        shape: StepBuffers,
-        key: ShapeKey,
-    ) -> tuple[Tensor, Tensor]:
-        """x and its norm before the layer -> both after it."""
-        first, second, eps = layer.first, layer.second, self.model.config.rms_norm_eps
-        attended = self._attend(first.attention, normed, table, shape, key)
-        x, normed = residual_norm(x, attended, first.post_norm.weight, eps)
+    def _layer(self, layer: DualLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
+        first, second = layer.first, layer.second
+        # The second stream reads it to the end of the layer, so its memory may not be given away before.
+        shared = self._attend(first, x, shape, key)
         with self._beside():
-            shortcut = self._experts(layer, normed)
-        x, inner = residual_norm(x, first.dense(normed), second.input_norm.weight, eps)
-        attended = self._attend(second.attention, inner, table, shape, key)
-        x, inner = residual_norm(x, attended, second.post_norm.weight, eps)
-        x = x + second.dense(inner)
+            shortcut = self._experts(layer, shared)
+        x = thin_linear(self._gated(first, shared), first.dense.down.weight, residual=shared)
+        x = self._attend(second, x, shape, key)
+        inner = self._gated(second, x)
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
-        return residual_norm(x, shortcut, next_norm, eps)
+        return thin_linear(inner, second.dense.down.weight, residual=x, also=shortcut)
 
     def _beside(self) -> Any:
         """The second stream, which goes on from where the first is now."""
@@ -199,12 +196,19 @@ class GpuStep:
         self._side.wait_stream(torch.cuda.current_stream())
         return torch.cuda.stream(self._side)
 
-    def _experts(self, layer: DualLayer, normed: Tensor) -> Tensor:
-        experts, tokens = layer.experts, len(normed)
-        router, to = experts.router, self._routing
-        route(normed, router.weight, router.selection_bias, router.scaling_factor, experts.num_experts, to)
+    def _gated(self, half: HalfLayer, x: Tensor) -> Tensor:
+        """Norm, gate and up of a dense network: [tokens, hidden] -> [tokens, width]."""
+        norm = half.post_norm
+        return thin_linear(x, half.dense.gate_up.weight, norm=norm.weight, eps=norm.eps, is_pair=True)
+
+    def _experts(self, layer: DualLayer, x: Tensor) -> Tensor:
+        """[tokens, hidden], before the norm that the first dense network has as well -> [tokens, hidden]."""
+        experts, norm, tokens, to = layer.experts, layer.first.post_norm, len(x), self._routing
+        router = experts.router
+        scale, real = router.scaling_factor, experts.num_experts
+        route(x, norm.weight, norm.eps, router.weight, router.selection_bias, scale, real, to)
         return expert_decode(
-            normed,
+            to.normed[:tokens],
             self._nothing[:tokens],
             experts.gate_up,
             experts.down,
@@ -212,33 +216,35 @@ class GpuStep:
             to.weights[:tokens],
             to.identity[:tokens],
             self._inner,
-            torch.empty_like(normed),
+            torch.empty_like(x),
         )
 
-    def _attend(
-        self, attention: LatentAttention, x: Tensor, table: Tensor, shape: StepBuffers, key: ShapeKey
-    ) -> Tensor:
-        config, (sequences, new, bucket) = attention.config, key
-        down, latent, rope_key = attention.qkv_a(x).split(
-            [config.q_lora_rank, config.kv_lora_rank, config.qk_rope_head_dim], dim=-1
+    def _attend(self, half: HalfLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
+        """Norm, attention and residual: [tokens, hidden] -> [tokens, hidden]."""
+        attention, config, (sequences, new, bucket) = half.attention, self.model.config, key
+        rank, heads, norm = config.q_lora_rank, config.num_heads, attention.q_norm
+        down = thin_linear(x, attention.qkv_a.weight, norm=half.input_norm.weight, eps=half.input_norm.eps)
+        query = thin_linear(down[:, :rank], attention.q_b.weight, norm=norm.weight, eps=norm.eps)
+        cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
+        wide = latent_inputs(
+            query,
+            down[:, rank:],
+            kv_b,
+            attention.kv_norm.weight,
+            self._turns,
+            shape.positions,
+            shape.slots,
+            cache,
+            self._latent,
         )
-        latent = attention.kv_norm(latent) * config.kv_scale
-        rows = torch.cat([latent, rotate(rope_key, table)], dim=-1)
-        self.cache.write(attention.cache_layer, shape.slots, rows)
-        query = (attention.q_b(attention.q_norm(down)) * config.q_scale).unflatten(-1, (config.num_heads, -1))
-        nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        key_weight, value_weight = attention.head_weights(query.dtype)
-        absorbed = torch.bmm(nope.transpose(0, 1), key_weight).transpose(0, 1)
-        wide = torch.cat([absorbed, rotate(rope, table[:, None])], dim=-1).contiguous()
-        mixed = latent_decode(
-            wide.view(sequences, new, config.num_heads, -1),
-            self.cache.layer(attention.cache_layer),
+        values = latent_decode(
+            wide.view(sequences, new, heads, -1),
+            cache,
             shape.context_slots,
             shape.positions.view(sequences, new),
-            config.kv_lora_rank,
+            kv_b,
+            config.v_head_dim,
             config.score_scale,
-            splits_of(bucket),
+            splits=splits_of(bucket, sequences, new * heads),
         )
-        values = torch.bmm(mixed.flatten(0, 1).transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
-        out: Tensor = attention.o(values.flatten(1))
-        return out
+        return thin_linear(values, attention.o.weight, residual=x)

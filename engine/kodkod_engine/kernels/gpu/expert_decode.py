@@ -1,7 +1,8 @@
 """The experts of a few tokens as two output-centric kernels: every program owns outputs and streams what they need.
 
-The first makes silu(gate) * up of each pair of token and expert, the second the down projection, the weighted sum, the
-identity experts' term and the residual. Router ids are read as they are: nothing is sorted, padded or aligned.
+The first makes weight * silu(gate) * up of each pair of token and expert, the second the down projection, the sum over
+experts, the identity experts' term and the residual. Router ids are read as they are: nothing is sorted, padded or
+aligned. Pairs are the fastest dimension of the grid, so what several tokens chose is read from the cache.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_OUT = 8
-BLOCK_IN = 512
+from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of
+
+DOWN_ROWS = 4
+"""Outputs of a program of the second kernel; it reads them of all a token's experts."""
 
 
 def reference(
@@ -40,7 +43,8 @@ def reference(
         for expert, weight in zip(chosen[token].tolist(), weights[token].tolist(), strict=True):
             if expert < len(down):
                 gate, up = (gate_up[expert].float() @ x[token].float()).chunk(2)
-                out[token] += weight * (down[expert].float() @ (F.silu(gate) * up))
+                inner = (weight * F.silu(gate) * up).to(x.dtype).float()
+                out[token] += down[expert].float() @ inner
     return out.to(residual.dtype)
 
 
@@ -49,30 +53,32 @@ def _gate_up(
     x,
     gate_up,
     chosen,
+    weights,
     inner,
     num_experts,
-    hidden: tl.constexpr,
-    width: tl.constexpr,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
     K: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     INNER: tl.constexpr,
 ):
     pair = tl.program_id(0)
     expert = tl.load(chosen + pair).to(tl.int64)
     if expert < num_experts:
-        rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        base = gate_up + expert * 2 * width * hidden
-        gate = tl.zeros([BLOCK], dtype=tl.float32)
-        up = tl.zeros([BLOCK], dtype=tl.float32)
-        for start in range(0, hidden, INNER):
-            columns = start + tl.arange(0, INNER)
-            values = tl.load(x + pair // K * hidden + columns, mask=columns < hidden, other=0.0).to(tl.float32)
-            inside = (rows[:, None] < width) & (columns[None, :] < hidden)
-            at = base + rows[:, None] * hidden + columns[None, :]
-            gate += tl.sum(tl.load(at, mask=inside, other=0.0).to(tl.float32) * values[None, :], axis=1)
-            above = tl.load(at + width * hidden, mask=inside, other=0.0).to(tl.float32)
-            up += tl.sum(above * values[None, :], axis=1)
-        tl.store(inner + pair * width + rows, gate / (1.0 + tl.exp(-gate)) * up, mask=rows < width)
+        rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        inside = rows < WIDTH
+        base = gate_up + expert * (2 * WIDTH * SIZE)
+        gates = tiles_of(base, rows, inside, SIZE, INNER)
+        ups = tiles_of(base + WIDTH * SIZE, rows, inside, SIZE, INNER)
+        values = row_of(x + pair // K * SIZE, SIZE, INNER)
+        gate = tl.zeros([ROWS, INNER], dtype=tl.float32)
+        up = tl.zeros([ROWS, INNER], dtype=tl.float32)
+        for chunk in tl.static_range(len(values)):
+            gate += gates[chunk].to(tl.float32) * values[chunk][None, :]
+            up += ups[chunk].to(tl.float32) * values[chunk][None, :]
+        low = tl.sum(gate, axis=1)
+        result = low / (1.0 + tl.exp(-low)) * tl.sum(up, axis=1) * tl.load(weights + pair)
+        tl.store(inner + pair * WIDTH + rows, result, mask=inside)
 
 
 @triton.jit
@@ -81,36 +87,37 @@ def _down(
     residual,
     down,
     chosen,
-    weights,
     identity,
     inner,
     out,
     num_experts,
-    hidden: tl.constexpr,
-    width: tl.constexpr,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
     K: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
     INNER: tl.constexpr,
 ):
     token = tl.program_id(0)
-    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    whole = rows < hidden
-    own = tl.load(x + token * hidden + rows, mask=whole, other=0.0).to(tl.float32)
-    total = tl.load(residual + token * hidden + rows, mask=whole, other=0.0).to(tl.float32)
-    total += tl.load(identity + token) * own
-    for place in range(K):
+    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    whole = rows < SIZE
+    columns = tl.arange(0, INNER)
+    total = tl.zeros([ROWS, INNER], dtype=tl.float32)
+    for place in tl.static_range(K):
+        # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
         pair = token * K + place
         expert = tl.load(chosen + pair).to(tl.int64)
-        if expert < num_experts:
-            part = tl.zeros([BLOCK], dtype=tl.float32)
-            for start in range(0, width, INNER):
-                columns = start + tl.arange(0, INNER)
-                values = tl.load(inner + pair * width + columns, mask=columns < width, other=0.0)
-                inside = whole[:, None] & (columns[None, :] < width)
-                at = down + (expert * hidden + rows[:, None]) * width + columns[None, :]
-                part += tl.sum(tl.load(at, mask=inside, other=0.0).to(tl.float32) * values[None, :], axis=1)
-            total += tl.load(weights + pair) * part
-    tl.store(out + token * hidden + rows, total, mask=whole)
+        is_real = expert < num_experts
+        for start in tl.static_range(0, WIDTH, INNER):
+            there = (start + columns < WIDTH) & is_real
+            values = tl.load(inner + pair * WIDTH + start + columns, mask=there, other=0.0).to(tl.float32)
+            at = down + (expert * SIZE + rows[:, None]) * WIDTH + (start + columns)[None, :]
+            tile = tl.load(at, mask=whole[:, None] & there[None, :], other=0.0)
+            total += tile.to(tl.float32) * values[None, :]
+    result = tl.sum(total, axis=1)
+    own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
+    result += tl.load(residual + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
+    result += tl.load(identity + token) * own
+    tl.store(out + token * SIZE + rows, result, mask=whole)
 
 
 def expert_decode(
@@ -124,47 +131,59 @@ def expert_decode(
     inner: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """See `reference`; everything contiguous, `inner` fp32 scratch [tokens * k, width], result in `out`."""
+    """See `reference`; everything contiguous, `inner` scratch [tokens * k, width], result in `out`."""
+    start_experts(x, gate_up, chosen, weights, inner)
+    return finish_experts(x, residual, down, chosen, identity, inner, out)
+
+
+def start_experts(x: Tensor, gate_up: Tensor, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
+    """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
     tokens, hidden = x.shape
-    experts, _, width = down.shape
-    k = chosen.shape[1]
-    first: Any = (tokens * k, triton.cdiv(width, BLOCK_OUT))
-    _gate_up[first](
+    experts, width, k = len(gate_up), gate_up.shape[1] // 2, chosen.shape[1]
+    rows = max(1, rows_for(hidden) // 2)
+    grid: Any = (tokens * k, triton.cdiv(width, rows))
+    _gate_up[grid](
         x,
         gate_up,
         chosen,
+        weights,
         inner,
         experts,
-        hidden=hidden,
-        width=width,
+        SIZE=hidden,
+        WIDTH=width,
         K=k,
-        BLOCK=BLOCK_OUT,
-        INNER=min(BLOCK_IN, _power(hidden)),
+        ROWS=rows,
+        INNER=inner_of(hidden),
     )
-    second: Any = (tokens, triton.cdiv(hidden, BLOCK_OUT))
-    _down[second](
+
+
+def finish_experts(
+    x: Tensor, residual: Tensor, down: Tensor, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
+) -> Tensor:
+    """The rest, into `out`, which may be the residual."""
+    tokens, hidden = x.shape
+    experts, _, width = down.shape
+    grid: Any = (tokens, triton.cdiv(hidden, DOWN_ROWS))
+    _down[grid](
         x,
         residual,
         down,
         chosen,
-        weights,
         identity,
         inner,
         out,
         experts,
-        hidden=hidden,
-        width=width,
-        K=k,
-        BLOCK=BLOCK_OUT,
-        INNER=min(BLOCK_IN, _power(width)),
+        SIZE=hidden,
+        WIDTH=width,
+        K=chosen.shape[1],
+        ROWS=DOWN_ROWS,
+        INNER=inner_of(width),
     )
     return out
 
 
-def _power(size: int) -> int:
-    return int(triton.next_power_of_2(size))
-
-
-def scratch(max_tokens: int, k: int, width: int, device: torch.device) -> Tensor:
-    """What `expert_decode` wants as `inner`."""
-    return torch.empty(max_tokens * k, width, device=device)
+def scratch(
+    max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """What `expert_decode` wants as `inner`; `dtype` of the hidden states."""
+    return torch.empty(max_tokens * k, width, dtype=dtype, device=device)

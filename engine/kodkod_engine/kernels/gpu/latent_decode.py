@@ -1,7 +1,8 @@
 """Absorbed latent attention with the context cut into splits, a sequence's new tokens folded into the tile of heads.
 
 A verified draft of t tokens makes t * heads rows that share every latent: the cache is read once for all of them. Each
-program attends over one split and leaves a partial result; a second kernel joins them.
+program attends over one split and leaves a partial result; a second kernel joins a head's partial results and takes
+them through its value projection.
 """
 
 from __future__ import annotations
@@ -15,49 +16,113 @@ from torch import Tensor
 
 BLOCK_ROWS = 32
 BLOCK_PLACES = 32
-MIN_TILE = 16
-"""Tensor cores take no smaller side."""
+PLACES_PER_SPLIT = 64
+"""A split is no shorter: what it leaves costs about as much to read as 32 places."""
+
+MAX_SPLITS = 64
+MAX_SPLITS_OF_LONG = 128
+LONG_CONTEXT = 32_768
+PROGRAMS = 256
+"""About two for each of a large GPU's processors: more sequences make fewer splits."""
+
+BLOCK_VALUES = 32
+JOINED_AT_ONCE = 16
 
 
-def reference(query: Tensor, latents: Tensor, slots: Tensor, positions: Tensor, rank: int, scale: float) -> Tensor:
-    """Attention over latents in fp32.
+def reference(
+    query: Tensor,
+    latents: Tensor,
+    blocks: Tensor,
+    positions: Tensor,
+    kv_b: Tensor,
+    value: int,
+    scale: float,
+    block_size: int = 1,
+) -> Tensor:
+    """Attention over latents and the value projection, in fp32.
 
     Args:
         query: [sequences, new, heads, rank + rope]: absorbed into the latent space, rotated.
         latents: [all slots, rank + rope], one cache layer.
-        slots: int64 [sequences, context]: where each sequence's tokens lie.
+        blocks: int64 [sequences, context / block size]: place p of a sequence lies at slot
+            `blocks[p // block_size] * block_size + p % block_size`.
         positions: int64 [sequences, new]: a token sees places up to its own.
-        rank: of the latent; what follows is the rope key.
+        kv_b: [heads * (nope + value), rank]; per head keys come first.
+        value: of a head.
         scale: factor on the scores.
+        block_size: places of a block.
 
     Returns:
-        [sequences, new, heads, rank], query's dtype.
+        [sequences * new, heads * value], query's dtype.
     """
+    sequences, new, heads, _ = query.shape
+    weights = kv_b.view(heads, -1, kv_b.shape[1])[:, -value:].float()
+    places = torch.arange(blocks.shape[1] * block_size, device=blocks.device)
+    slots = blocks[:, places // block_size] * block_size + places % block_size
     seen = latents[slots].float()
     scores = torch.einsum("snhr,scr->snhc", query.float(), seen) * scale
-    places = torch.arange(slots.shape[1], device=slots.device)
     scores = scores.masked_fill(places > positions[:, :, None, None], float("-inf"))
-    return torch.einsum("snhc,scr->snhr", scores.softmax(dim=-1), seen[..., :rank]).to(query.dtype)
+    mixed = torch.einsum("snhc,scr->snhr", scores.softmax(dim=-1), seen[..., : kv_b.shape[1]])
+    return torch.einsum("snhr,hvr->snhv", mixed, weights).reshape(sequences * new, -1).to(query.dtype)
+
+
+@triton.jit
+def _attend(
+    nope,
+    rope,
+    reach,
+    best,
+    total,
+    mixed,
+    latents,
+    blocks,
+    start,
+    last,
+    scale,
+    RANK: tl.constexpr,
+    ROPE: tl.constexpr,
+    PLACES: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """One tile of places joined to what was before."""
+    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+    places = start + tl.arange(0, PLACES)
+    there = places < last
+    block = tl.load(blocks + places // SIZE, mask=there, other=0)
+    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
+    latent = tl.load(key + low[None, :], mask=there[:, None], other=0.0)
+    turned = tl.load(key + RANK + high[None, :], mask=there[:, None], other=0.0)
+    scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
+    scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
+    visible = there[None, :] & (places[None, :] <= reach[:, None])
+    scores = tl.where(visible, scores * scale, -1.0e30)
+    higher = tl.maximum(best, tl.max(scores, axis=1))
+    weights = tl.where(visible, tl.exp(scores - higher[:, None]), 0.0)
+    shrink = tl.exp(best - higher)
+    total = total * shrink + tl.sum(weights, axis=1)
+    mixed = mixed * shrink[:, None] + tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
+    return higher, total, mixed
 
 
 @triton.jit
 def _split(
     query,
     latents,
-    slots,
+    blocks,
     positions,
     partial,
     highest,
     sums,
     rows,
     heads,
-    context,
+    table_width,
     scale,
     RANK: tl.constexpr,
     ROPE: tl.constexpr,
     ROWS: tl.constexpr,
     PLACES: tl.constexpr,
-    PER_SPLIT: tl.constexpr,
+    SIZE: tl.constexpr,
+    LONGEST: tl.constexpr,
 ):
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
@@ -70,25 +135,22 @@ def _split(
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
     mixed = tl.zeros([ROWS, RANK], dtype=tl.float32)
-    first = split * PER_SPLIT
-    last = tl.minimum(tl.minimum(first + PER_SPLIT, context), tl.max(reach, axis=0) + 1)
-    for step in range(0, PER_SPLIT, PLACES):
-        places = first + step + tl.arange(0, PLACES)
-        there = places < last
-        slot = tl.load(slots + sequence * context + places, mask=there, other=0)
-        key = latents + slot[:, None] * (RANK + ROPE)
-        latent = tl.load(key + low[None, :], mask=there[:, None], other=0.0)
-        turned = tl.load(key + RANK + high[None, :], mask=there[:, None], other=0.0)
-        scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
-        scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
-        visible = there[None, :] & (places[None, :] <= reach[:, None])
-        scores = tl.where(visible, scores * scale, -1.0e30)
-        higher = tl.maximum(best, tl.max(scores, axis=1))
-        weights = tl.where(visible, tl.exp(scores - higher[:, None]), 0.0)
-        shrink = tl.exp(best - higher)
-        total = total * shrink + tl.sum(weights, axis=1)
-        mixed = mixed * shrink[:, None] + tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
-        best = higher
+    # What is seen is cut evenly, in whole tiles; the last splits of a short context may be left without any.
+    seen = (tl.max(reach, axis=0) + 1).to(tl.int32)
+    share = tl.cdiv(tl.cdiv(seen, tl.num_programs(2)), PLACES) * PLACES
+    first = split * share
+    last = tl.minimum(first + share, seen)
+    table = blocks + sequence * table_width
+    if LONGEST > 0:
+        for step in range(0, LONGEST, PLACES):
+            best, total, mixed = _attend(
+                nope, rope, reach, best, total, mixed, latents, table, first + step, last, scale, RANK, ROPE, PLACES, SIZE
+            )
+    else:
+        for start in range(first, last, PLACES):
+            best, total, mixed = _attend(
+                nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
+            )
     place = (sequence * tl.num_programs(2) + split) * rows + own
     tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
     tl.store(highest + place, best, mask=inside)
@@ -96,60 +158,117 @@ def _split(
 
 
 @triton.jit
-def _join(
+def _values(
     partial,
     highest,
     sums,
+    kv_b,
     out,
-    rows,
-    splits: tl.constexpr,
+    new,
+    heads,
+    SPLITS: tl.constexpr,
+    PART: tl.constexpr,
     RANK: tl.constexpr,
+    NOPE: tl.constexpr,
+    VALUE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    sequence, row = tl.program_id(0), tl.program_id(1)
+    token, head = tl.program_id(2), tl.program_id(0)
+    own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     columns = tl.arange(0, RANK)
-    best = -1.0e30
-    total = 0.0
+    inside = own < VALUE
+    at = kv_b + (head * (NOPE + VALUE) + NOPE + own[:, None]) * RANK + columns[None, :]
+    weights = tl.load(at, mask=inside[:, None], other=0.0)
+    # Rows of the partial results: [sequence, split, new token, head].
+    row = (token // new * SPLITS * new + token % new) * heads + head
+    every = tl.arange(0, SPLITS)
+    best = tl.load(highest + row + every * new * heads)
+    top = tl.max(best, axis=0)
+    total = tl.sum(tl.load(sums + row + every * new * heads) * tl.exp(best - top), axis=0)
     mixed = tl.zeros([RANK], dtype=tl.float32)
-    for split in range(splits):
-        place = (sequence * splits + split) * rows + row
-        own = tl.load(highest + place)
-        higher = tl.maximum(best, own)
-        shrink, share = tl.exp(best - higher), tl.exp(own - higher)
-        total = total * shrink + tl.load(sums + place) * share
-        mixed = mixed * shrink + tl.load(partial + place * RANK + columns) * share
-        best = higher
-    tl.store(out + (sequence * rows + row) * RANK + columns, mixed / total)
+    for first in tl.static_range(0, SPLITS, PART):
+        place = row + (first + tl.arange(0, PART)) * new * heads
+        share = tl.exp(tl.load(highest + place) - top)
+        values = tl.load(partial + place[:, None] * RANK + columns[None, :])
+        mixed += tl.sum(values * share[:, None], axis=0)
+    result = tl.sum(weights.to(tl.float32) * (mixed / total)[None, :], axis=1)
+    tl.store(out + (token * heads + head) * VALUE + own, result, mask=inside)
+
+
+def splits_of(context: int, sequences: int, rows: int) -> int:
+    """Programs that share a context: a power of two.
+
+    Args:
+        context: places, an upper bound.
+        sequences: of the step.
+        rows: heads times new tokens of a sequence.
+    """
+    most = MAX_SPLITS if context < LONG_CONTEXT else MAX_SPLITS_OF_LONG
+    room = PROGRAMS // (sequences * triton.cdiv(rows, BLOCK_ROWS))
+    wanted = max(1, min(most, context // PLACES_PER_SPLIT, room))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def _longest(context: int, splits: int) -> int:
+    """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
+    tiles = triton.cdiv(triton.cdiv(context, splits), BLOCK_PLACES)
+    return tiles * BLOCK_PLACES if triton.knobs.runtime.interpret else 0
 
 
 def latent_decode(
-    query: Tensor, latents: Tensor, slots: Tensor, positions: Tensor, rank: int, scale: float, num_splits: int
+    query: Tensor,
+    latents: Tensor,
+    blocks: Tensor,
+    positions: Tensor,
+    kv_b: Tensor,
+    value: int,
+    scale: float,
+    block_size: int = 1,
+    *,
+    splits: int,
 ) -> Tensor:
-    """See `reference`; all contiguous, rank and rope powers of two of at least 16."""
+    """See `reference`; all contiguous, rank and rope powers of two of at least 16, `splits` a power of two."""
     sequences, new, heads, width = query.shape
-    rows, context = new * heads, slots.shape[1]
-    partial = query.new_empty(sequences, num_splits, rows, rank, dtype=torch.float32)
-    highest, sums = (query.new_empty(sequences, num_splits, rows, dtype=torch.float32) for _ in range(2))
-    out = query.new_empty(sequences, new, heads, rank)
-    grid: Any = (sequences, triton.cdiv(rows, BLOCK_ROWS), num_splits)
+    rows, rank = new * heads, kv_b.shape[1]
+    partial = query.new_empty(sequences, splits, rows, rank, dtype=torch.float32)
+    highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
+    out = query.new_empty(sequences * new, heads * value)
+    grid: Any = (sequences, triton.cdiv(rows, BLOCK_ROWS), splits)
     _split[grid](
         query,
         latents,
-        slots,
+        blocks,
         positions,
         partial,
         highest,
         sums,
         rows,
         heads,
-        context,
+        blocks.shape[1],
         scale,
         RANK=rank,
         ROPE=width - rank,
         ROWS=BLOCK_ROWS,
         PLACES=BLOCK_PLACES,
-        PER_SPLIT=triton.cdiv(context, num_splits),
+        SIZE=block_size,
+        LONGEST=_longest(blocks.shape[1] * block_size, splits),
         num_warps=8,
     )
-    join: Any = (sequences, rows)
-    _join[join](partial, highest, sums, out, rows, splits=num_splits, RANK=rank)
+    block = min(BLOCK_VALUES, triton.next_power_of_2(value))
+    join: Any = (heads, triton.cdiv(value, block), sequences * new)
+    _values[join](
+        partial,
+        highest,
+        sums,
+        kv_b,
+        out,
+        new,
+        heads,
+        SPLITS=splits,
+        PART=min(splits, JOINED_AT_ONCE),
+        RANK=rank,
+        NOPE=len(kv_b) // heads - value,
+        VALUE=value,
+        BLOCK=block,
+    )
     return out

@@ -62,3 +62,24 @@ def residual_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple
     grid: Any = (len(x),)
     _kernel[grid](x, added, weight, whole, normed, hidden, eps, BLOCK=triton.next_power_of_2(hidden))
     return whole, normed
+
+
+@triton.jit
+def _normed(x, weight, out, stride, hidden, eps, BLOCK: tl.constexpr):
+    token = tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < hidden
+    own = tl.load(x + token * stride + columns, mask=inside, other=0.0)
+    wide = own.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(wide * wide, axis=0) / hidden + eps)
+    factors = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + token * hidden + columns, (wide * scale).to(own.dtype).to(tl.float32) * factors, mask=inside)
+
+
+def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The norm alone: [tokens, hidden], rows perhaps apart."""
+    tokens, hidden = x.shape
+    out = x.new_empty(tokens, hidden)
+    grid: Any = (tokens,)
+    _normed[grid](x, weight, out, x.stride(0), hidden, eps, BLOCK=triton.next_power_of_2(hidden))
+    return out

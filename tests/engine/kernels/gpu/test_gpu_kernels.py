@@ -84,10 +84,12 @@ def test_route(tokens: int, choices: int, k: int) -> None:
 
     x, weight = _randn(tokens, 96, seed=1), _randn(choices, 96, seed=2) / 10
     bias = _randn(choices, seed=3) * 0.01
-    to = Routing(8, choices, k, DEVICE)
+    norm = 1 + _randn(96, seed=4) / 10
+    to = Routing(8, choices, k, 96, DEVICE, torch.float32)
     for _ in range(2):  # the counters must be as they were
-        route(x, weight, bias, 6.0, choices * 2 // 3, to)
-        chosen, weights, identity = reference(x, weight, bias, k, 6.0, choices * 2 // 3)
+        route(x, norm, 1e-5, weight, bias, 6.0, choices * 2 // 3, to)
+        chosen, weights, identity, normed = reference(x, norm, 1e-5, weight, bias, k, 6.0, choices * 2 // 3)
+        torch.testing.assert_close(to.normed[:tokens], normed)
         assert torch.equal(to.chosen[:tokens], chosen)
         torch.testing.assert_close(to.weights[:tokens], weights, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(to.identity[:tokens], identity, rtol=1e-4, atol=1e-6)
@@ -96,10 +98,11 @@ def test_route(tokens: int, choices: int, k: int) -> None:
 def test_the_bias_steers_and_does_not_weigh() -> None:
     from kodkod_engine.kernels.gpu.route import Routing, route
 
-    to = Routing(1, 16, 1, DEVICE)
+    to = Routing(1, 16, 1, 8, DEVICE, torch.float32)
     bias = torch.zeros(16, device=DEVICE)
     bias[11] = 5
-    route(torch.zeros(1, 8, device=DEVICE), torch.zeros(16, 8, device=DEVICE), bias, 6.0, 16, to)
+    x, norm = torch.zeros(1, 8, device=DEVICE), torch.ones(8, device=DEVICE)
+    route(x, norm, 1e-5, torch.zeros(16, 8, device=DEVICE), bias, 6.0, 16, to)
     assert to.chosen.tolist() == [[11]]
     assert to.weights.item() == pytest.approx(6 / 16)
 
@@ -116,7 +119,7 @@ def _decoded(case: tuple[torch.Tensor, ...]) -> torch.Tensor:
     from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
 
     tokens, k = case[4].shape
-    inner = scratch(tokens, k, 24, DEVICE).fill_(float("nan"))
+    inner = scratch(tokens, k, 24, DEVICE, case[0].dtype).fill_(float("nan"))
     return expert_decode(*case, inner, torch.empty_like(case[1]))
 
 
@@ -139,18 +142,84 @@ def test_tokens_with_identity_experts_alone_read_no_expert() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sequences", "new", "heads", "context", "splits"),
-    [(1, 1, 4, 1, 1), (2, 3, 5, 70, 3), (1, 9, 4, 40, 4), (3, 1, 32, 65, 2)],
+    ("sequences", "new", "heads", "context", "splits", "block_size"),
+    [(1, 1, 4, 1, 1, 1), (2, 3, 5, 70, 4, 1), (1, 9, 4, 48, 4, 16), (3, 1, 32, 64, 2, 16)],
 )
-def test_latent_decode(sequences: int, new: int, heads: int, context: int, splits: int) -> None:
+def test_latent_decode(sequences: int, new: int, heads: int, context: int, splits: int, block_size: int) -> None:
     from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
 
-    query, latents = _randn(sequences, new, heads, 48, seed=1), _randn(400, 48, seed=2)
-    slots = torch.randperm(400, generator=torch.Generator().manual_seed(3))[: sequences * context]
+    query, latents, kv_b = _randn(sequences, new, heads, 48, seed=1), _randn(400, 48, seed=2), _randn(heads * 40, 32)
+    blocks = torch.randperm(400 // block_size, generator=torch.Generator().manual_seed(3))
+    blocks = blocks[: sequences * context // block_size].view(sequences, -1).to(DEVICE)
     positions = torch.arange(context - new, context).expand(sequences, -1).clone()
     positions[0] -= min(3, context - new)  # a shorter sequence: its last slots are padding
-    arguments: Any = (query, latents, slots.view(sequences, context).to(DEVICE), positions.to(DEVICE), 32, 0.2)
-    torch.testing.assert_close(latent_decode(*arguments, splits), reference(*arguments), rtol=1e-3, atol=1e-4)
+    arguments: Any = (query, latents, blocks, positions.to(DEVICE), kv_b, 24, 0.2, block_size)
+    got = latent_decode(*arguments, splits=splits)
+    torch.testing.assert_close(got, reference(*arguments), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("context", "sequences", "rows", "splits"),
+    [(256, 1, 32, 4), (8192, 1, 32, 64), (131_072, 1, 32, 128), (8192, 32, 32, 8), (8192, 5, 96, 16), (1, 1, 4, 1)],
+)
+def test_splits_fill_the_device_and_are_powers_of_two(context: int, sequences: int, rows: int, splits: int) -> None:
+    from kodkod_engine.kernels.gpu.latent_decode import splits_of
+
+    assert splits_of(context, sequences, rows) == splits
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 19])
+def test_latent_inputs(tokens: int) -> None:
+    from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs, reference
+
+    shape = LatentShape(heads=3, nope=16, rope=16, rank=32, value=24, q_scale=1.4, kv_scale=2.4, eps=1e-6)
+    query, down, norm = _randn(tokens, 96, seed=1), _randn(tokens, 56, seed=2)[:, 8:], _randn(32, seed=3)
+    turns = torch.view_as_real(torch.polar(torch.ones(100, 8), _randn(100, 8, seed=4).cpu())).contiguous().to(DEVICE)
+    generator = torch.Generator().manual_seed(5)
+    positions = torch.randint(0, 100, (tokens,), generator=generator).to(DEVICE)
+    slots = torch.randperm(40, generator=generator)[:tokens].to(DEVICE)
+    caches = [torch.zeros(40, 48, device=DEVICE) for _ in range(2)]
+    rest = (_randn(120, 32, seed=6), norm, turns, positions, slots)
+    got, wanted = latent_inputs(query, down, *rest, caches[0], shape), reference(query, down, *rest, caches[1], shape)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*caches, rtol=1e-4, atol=1e-5)
+
+
+LINEARS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "behind a norm": ("norm",),
+    "with residual": ("residual",),
+    "with two residuals": ("residual", "also"),
+    "gate and up behind a norm": ("norm", "is_pair"),
+}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "outputs", "dtype"),
+    [
+        (1, 384, 6, torch.float32),
+        (3, 100, 14, torch.float32),
+        (2, 1536, 10, torch.bfloat16),
+        (9, 96, 12, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("fused", LINEARS.values(), ids=list(LINEARS))
+def test_thin_linear(tokens: int, size: int, outputs: int, dtype: torch.dtype, fused: tuple[str, ...]) -> None:
+    """Rows lie apart; more tokens than are worth a kernel of their own take the library's road."""
+    from kodkod_engine.kernels.gpu.thin_linear import reference, thin_linear
+
+    x, weight = _randn(tokens, size + 8, seed=1, dtype=dtype)[:, :size], _randn(outputs, size, seed=2, dtype=dtype)
+    every: dict[str, Any] = {
+        "norm": _randn(size, seed=3, dtype=dtype),
+        "residual": _randn(tokens, outputs, seed=4, dtype=dtype),
+        "also": _randn(tokens, outputs, seed=5, dtype=dtype),
+        "is_pair": True,
+    }
+    options = {"eps": 1e-5} | {name: every[name] for name in fused}
+    bound = 1e-4 if dtype == torch.float32 else 3e-2
+    weight = weight / size**0.5
+    got, wanted = thin_linear(x, weight, **options), reference(x, weight, **options)
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize(("tokens", "dtype"), [(1, torch.float32), (7, torch.float32), (3, torch.bfloat16)])
@@ -162,3 +231,12 @@ def test_residual_norm(tokens: int, dtype: torch.dtype) -> None:
     for got, wanted in zip(residual_norm(x, added, weight, 1e-5), reference(x, added, weight, 1e-5), strict=True):
         bound = 1e-5 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
+
+
+def test_norm_alone() -> None:
+    from kodkod_engine.kernels.gpu.residual_norm import normed, reference
+
+    x, weight = _randn(3, 100, seed=1), _randn(96, seed=3)
+    part = x[:, :96]
+    wanted = reference(part, torch.zeros_like(part), weight, 1e-5)[1]
+    torch.testing.assert_close(normed(part, weight, 1e-5), wanted)

@@ -1,0 +1,192 @@
+"""A linear map of few tokens, bound by reading its weight, fused with what stands before and behind it.
+
+Before: the root-mean-square norm of the input. Behind: SwiGLU of a gate and an up half, or the residual. A program owns
+a few outputs and asks for all their weights at once, so that many loads are on their way before the first is used; the
+norm is worked out meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kodkod_engine.kernels.gpu.residual_norm import normed
+from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of, unit_rows
+
+THIN_ROWS = 4
+"""Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
+
+
+def reference(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+) -> Tensor:
+    """The map, with what is fused around it.
+
+    Args:
+        x: [tokens, in]; rows may lie apart.
+        weight: [out, in]; of a pair, gate rows and then as many up rows.
+        norm: [in]: x is normalised with these factors first.
+        eps: of the norm.
+        residual: [tokens, out], added.
+        also: the same, added with the residual.
+        is_pair: silu(gate) * up of the two halves comes out.
+
+    Returns:
+        [tokens, out], half as many of a pair; x's dtype.
+    """
+    if norm is not None:
+        wide = x.float()
+        x = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * norm
+    out = F.linear(x, weight)
+    if is_pair:
+        gate, up = out.chunk(2, dim=-1)
+        out = F.silu(gate) * up
+    if also is not None:
+        out = out + also
+    return out if residual is None else residual + out
+
+
+@triton.jit
+def _kernel(
+    x,
+    weight,
+    norm,
+    residual,
+    also,
+    out,
+    outputs,
+    stride,
+    eps,
+    TOKENS: tl.constexpr,
+    SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    INNER: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_MORE: tl.constexpr,
+    IS_PAIR: tl.constexpr,
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < outputs
+    tiles = tiles_of(weight, rows.to(tl.int64), inside, SIZE, INNER)
+    more = tiles
+    if IS_PAIR:
+        more = tiles_of(weight, rows.to(tl.int64) + outputs, inside, SIZE, INNER)
+    for token in tl.static_range(TOKENS):
+        values = row_of(x + token * stride, SIZE, INNER)
+        if HAS_NORM:
+            values = unit_rows(values, norm, eps, x.dtype.element_ty, SIZE, INNER)
+        total = tl.zeros([ROWS, INNER], dtype=tl.float32)
+        for chunk in tl.static_range(len(tiles)):
+            total += tiles[chunk].to(tl.float32) * values[chunk][None, :]
+        result = tl.sum(total, axis=1)
+        if IS_PAIR:
+            above = tl.zeros([ROWS, INNER], dtype=tl.float32)
+            for chunk in tl.static_range(len(more)):
+                above += more[chunk].to(tl.float32) * values[chunk][None, :]
+            result = result / (1.0 + tl.exp(-result)) * tl.sum(above, axis=1)
+        if HAS_RESIDUAL:
+            result += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
+        if HAS_MORE:
+            result += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + token * outputs + rows, result, mask=inside)
+
+
+@triton.jit
+def _swiglu(pair, out, width, BLOCK: tl.constexpr):
+    token = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    gate = tl.load(pair + token * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(pair + token * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + token * width + columns, gate / (1.0 + tl.exp(-gate)) * up, mask=inside)
+
+
+def swiglu(pair: Tensor) -> Tensor:
+    """silu(first half) * second half: [tokens, 2 * width] -> [tokens, width], in one kernel."""
+    tokens, width = len(pair), pair.shape[1] // 2
+    out = pair.new_empty(tokens, width)
+    grid: Any = (tokens, triton.cdiv(width, 1024))
+    _swiglu[grid](pair, out, width, BLOCK=1024)
+    return out
+
+
+def thin_linear(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+) -> Tensor:
+    """See `reference`; the weight contiguous, `also` beside a residual only. Up to `THIN_ROWS` tokens in one kernel."""
+    run = in_one_kernel if len(x) <= THIN_ROWS else _many
+    return run(x, weight, norm, eps, residual, also, is_pair)
+
+
+def _many(
+    x: Tensor,
+    weight: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    also: Tensor | None,
+    is_pair: bool,
+) -> Tensor:
+    if norm is not None:
+        x = normed(x, norm, eps)
+    if residual is not None:
+        return torch.addmm(residual if also is None else residual + also, x, weight.t())
+    out = F.linear(x, weight)
+    return swiglu(out) if is_pair else out
+
+
+def in_one_kernel(
+    x: Tensor,
+    weight: Tensor,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+) -> Tensor:
+    """`thin_linear` whatever the number of tokens."""
+    outputs, size = weight.shape
+    outputs //= 1 + is_pair
+    out = x.new_empty(len(x), outputs)
+    rows = max(1, rows_for(size) >> is_pair)
+    grid: Any = (triton.cdiv(outputs, rows),)
+    _kernel[grid](
+        x,
+        weight,
+        weight if norm is None else norm,
+        out if residual is None else residual,
+        out if also is None else also,
+        out,
+        outputs,
+        x.stride(0),
+        eps,
+        TOKENS=len(x),
+        SIZE=size,
+        ROWS=rows,
+        INNER=inner_of(size),
+        HAS_NORM=norm is not None,
+        HAS_RESIDUAL=residual is not None,
+        HAS_MORE=also is not None,
+        IS_PAIR=is_pair,
+    )
+    return out
