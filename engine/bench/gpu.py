@@ -27,17 +27,14 @@ from measure import keep
 from torch import Tensor, nn
 
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
+from kodkod_engine.benchmark.gpu_kernels import graphed, kernel_cases
 from kodkod_engine.core.runner import ModelRunner, build_batch
 from kodkod_engine.core.step import TokenRun
-from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
-from kodkod_engine.kernels.gpu.latent_decode import latent_decode
-from kodkod_engine.kernels.gpu.residual_norm import residual_norm
-from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.layers.mapped_rows import MappedRows
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Checkpoint
 from kodkod_engine.models.config import ModelConfig, load_config
-from kodkod_engine.models.gpu_step import GpuStep, bucket_of, splits_of
+from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.loading import LoadedModel, build_model
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.safetensors_writer import PlannedTensor
@@ -207,44 +204,23 @@ class Player:
 
 
 def kernel_table(loaded: LoadedModel, device: Device, scale: Scale, rate: float) -> Iterator[dict[str, Any]]:
-    """Each kernel alone at the model's shapes and batch 1: bytes it must read, seconds, fraction of the read rate."""
-    config, layer = loaded.config, loaded.model.dual_layers[0]
-    generator = torch.Generator(device=device.torch).manual_seed(1)
-    dtype = loaded.activation_dtype
-    x = torch.randn(1, config.hidden_size, device=device.torch, generator=generator).to(dtype)
-    choices = config.num_experts + config.num_identity_experts
-    to = Routing(1, choices, config.experts_per_token, device.torch)
-    router = layer.experts.router
-
-    def routed() -> None:
-        route(x, router.weight, router.selection_bias, router.scaling_factor, config.num_experts, to)
-
-    def timed(name: str, num_bytes: float, work: Callable[[], object]) -> dict[str, Any]:
-        work()
-        spent = device.seconds(work, repeats=scale.steps)
-        return {"kernel": name, "bytes": num_bytes, "seconds": spent, "fraction": num_bytes / spent / rate}
-
-    yield timed("router", router.weight.nbytes, routed)
-    if not loaded.precisions.is_packed:
-        homes = layer.experts.homes
-        each = sum(home.nbytes for home in homes) / config.num_experts
-        real = int((to.chosen < config.num_experts).sum())
-        inner = scratch(1, config.experts_per_token, config.expert_ffn_hidden_size, device.torch)
-        out, nothing = torch.empty_like(x), torch.zeros_like(x)
-        arguments = (x, nothing, layer.experts.gate_up, layer.experts.down, to.chosen, to.weights, to.identity)
-        yield timed("experts", each * real, lambda: expert_decode(*arguments, inner, out))
-    norm = layer.first.input_norm.weight
-    yield timed("residual and norm", 3 * x.nbytes, lambda: residual_norm(x, x, norm, 1e-5))
-    dense = layer.first.dense
-    yield timed("dense network", dense.gate_up.home.nbytes + dense.down.home.nbytes, lambda: dense(x))
-    for context in scale.contexts:
-        latents = torch.randn(context, config.latent_dim, device=device.torch, generator=generator).to(dtype)
-        query = torch.randn(1, 1, config.num_heads, config.latent_dim, device=device.torch, generator=generator)
-        slots = torch.arange(context, device=device.torch)[None]
-        places = torch.full((1, 1), context - 1, device=device.torch)
-        splits = splits_of(bucket_of(context))
-        case = (query.to(dtype), latents, slots, places, config.kv_lora_rank, config.score_scale, splits)
-        yield timed(f"latent attention, {context}", latents.nbytes, lambda case=case: latent_decode(*case))
+    """Each kernel at the model's shapes: bytes it must read, seconds of a call, fraction of the read rate."""
+    if loaded.precisions.is_packed:
+        return
+    for tokens in (batch for batch in scale.batches if batch <= 4):
+        for context in scale.contexts:
+            player = Player(loaded, context + tokens, device)
+            for case in kernel_cases(player.fused, tokens, context):
+                if context != scale.contexts[0] and "latent attention" not in case.name:
+                    continue
+                work = graphed(case.work)
+                work()
+                spent = device.seconds(work, repeats=5)
+                fraction = case.num_bytes / spent / rate
+                seconds = spent / case.calls
+                yield {"kernel": case.name, "tokens": tokens, "bytes": case.num_bytes, "seconds": seconds} | {
+                    "fraction": fraction
+                }
 
 
 def limit_s(loaded: LoadedModel, ceilings: Ceilings, batch: int, context: int) -> float:

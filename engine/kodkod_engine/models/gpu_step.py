@@ -86,13 +86,13 @@ class GpuStep:
         choices = config.num_experts + config.num_identity_experts
         self._device = device
         dtype = self.model.norm.weight.dtype
-        self._routing = Routing(MAX_TOKENS, choices, config.experts_per_token, config.hidden_size, device, dtype)
-        self._inner = scratch(MAX_TOKENS, config.experts_per_token, config.expert_ffn_hidden_size, device, dtype)
+        self.routing = Routing(MAX_TOKENS, choices, config.experts_per_token, config.hidden_size, device, dtype)
+        self.inner = scratch(MAX_TOKENS, config.experts_per_token, config.expert_ffn_hidden_size, device, dtype)
         self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=dtype, device=device)
-        self._latent = latent_shape(config)
+        self.latent = latent_shape(config)
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
-        self._turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
+        self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool: Any = None
         embedding = self.model.embedding
@@ -203,7 +203,7 @@ class GpuStep:
 
     def _experts(self, layer: DualLayer, x: Tensor) -> Tensor:
         """[tokens, hidden], before the norm that the first dense network has as well -> [tokens, hidden]."""
-        experts, norm, tokens, to = layer.experts, layer.first.post_norm, len(x), self._routing
+        experts, norm, tokens, to = layer.experts, layer.first.post_norm, len(x), self.routing
         router = experts.router
         scale, real = router.scaling_factor, experts.num_experts
         route(x, norm.weight, norm.eps, router.weight, router.selection_bias, scale, real, to)
@@ -215,7 +215,7 @@ class GpuStep:
             to.chosen[:tokens],
             to.weights[:tokens],
             to.identity[:tokens],
-            self._inner,
+            self.inner,
             torch.empty_like(x),
         )
 
@@ -231,11 +231,11 @@ class GpuStep:
             down[:, rank:],
             kv_b,
             attention.kv_norm.weight,
-            self._turns,
+            self.turns,
             shape.positions,
             shape.slots,
             cache,
-            self._latent,
+            self.latent,
         )
         values = latent_decode(
             wide.view(sequences, new, heads, -1),

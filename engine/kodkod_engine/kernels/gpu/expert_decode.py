@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of
+from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of, times
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
@@ -71,13 +71,8 @@ def _gate_up(
         gates = tiles_of(base, rows, inside, SIZE, INNER)
         ups = tiles_of(base + WIDTH * SIZE, rows, inside, SIZE, INNER)
         values = row_of(x + pair // K * SIZE, SIZE, INNER)
-        gate = tl.zeros([ROWS, INNER], dtype=tl.float32)
-        up = tl.zeros([ROWS, INNER], dtype=tl.float32)
-        for chunk in tl.static_range(len(values)):
-            gate += gates[chunk].to(tl.float32) * values[chunk][None, :]
-            up += ups[chunk].to(tl.float32) * values[chunk][None, :]
-        low = tl.sum(gate, axis=1)
-        result = low / (1.0 + tl.exp(-low)) * tl.sum(up, axis=1) * tl.load(weights + pair)
+        gate = times(gates, values)
+        result = gate / (1.0 + tl.exp(-gate)) * times(ups, values) * tl.load(weights + pair)
         tl.store(inner + pair * WIDTH + rows, result, mask=inside)
 
 
@@ -182,8 +177,6 @@ def finish_experts(
     return out
 
 
-def scratch(
-    max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16
-) -> Tensor:
+def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """What `expert_decode` wants as `inner`; `dtype` of the hidden states."""
     return torch.empty(max_tokens * k, width, dtype=dtype, device=device)

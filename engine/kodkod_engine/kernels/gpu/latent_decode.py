@@ -144,7 +144,21 @@ def _split(
     if LONGEST > 0:
         for step in range(0, LONGEST, PLACES):
             best, total, mixed = _attend(
-                nope, rope, reach, best, total, mixed, latents, table, first + step, last, scale, RANK, ROPE, PLACES, SIZE
+                nope,
+                rope,
+                reach,
+                best,
+                total,
+                mixed,
+                latents,
+                table,
+                first + step,
+                last,
+                scale,
+                RANK,
+                ROPE,
+                PLACES,
+                SIZE,
             )
     else:
         for start in range(first, last, PLACES):

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, tiles_of, unit_rows
+from kodkod_engine.kernels.gpu.tiles import inner_of, normed_row, row_of, tiles_of, times
 
 BLOCK_CHOICES = 2
 NUM_WARPS = 2
@@ -95,11 +95,10 @@ def _kernel(
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < choices
     tiles = tiles_of(weight, rows, inside, SIZE, INNER)
-    values = unit_rows(row_of(x + token * SIZE, SIZE, INNER), norm, eps, x.dtype.element_ty, SIZE, INNER)
-    total = tl.zeros([BLOCK, INNER], dtype=tl.float32)
-    for chunk in tl.static_range(len(tiles)):
-        total += tiles[chunk] * values[chunk][None, :]
-    tl.store(logits + token * choices + rows, tl.sum(total, axis=1), mask=inside)
+    factors = row_of(norm, SIZE, INNER)
+    tl.debug_barrier()
+    values = normed_row(row_of(x + token * SIZE, SIZE, INNER), factors, eps, SIZE)
+    tl.store(logits + token * choices + rows, times(tiles, values), mask=inside)
     if tl.program_id(1) == 0:
         columns = tl.arange(0, INNER)
         for chunk in tl.static_range(len(values)):

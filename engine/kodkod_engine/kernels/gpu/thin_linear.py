@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.residual_norm import normed
-from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of, unit_rows
+from kodkod_engine.kernels.gpu.tiles import inner_of, normed_row, row_of, rows_for, tiles_of, times
 
 THIN_ROWS = 4
 """Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
@@ -84,23 +84,24 @@ def _kernel(
     more = tiles
     if IS_PAIR:
         more = tiles_of(weight, rows.to(tl.int64) + outputs, inside, SIZE, INNER)
+    factors = tiles
+    if HAS_NORM:
+        factors = row_of(norm, SIZE, INNER)
+        # Without it the compiler puts the loads above behind the norm's sum, which waits for the input.
+        tl.debug_barrier()
     for token in tl.static_range(TOKENS):
         values = row_of(x + token * stride, SIZE, INNER)
-        if HAS_NORM:
-            values = unit_rows(values, norm, eps, x.dtype.element_ty, SIZE, INNER)
-        total = tl.zeros([ROWS, INNER], dtype=tl.float32)
-        for chunk in tl.static_range(len(tiles)):
-            total += tiles[chunk].to(tl.float32) * values[chunk][None, :]
-        result = tl.sum(total, axis=1)
-        if IS_PAIR:
-            above = tl.zeros([ROWS, INNER], dtype=tl.float32)
-            for chunk in tl.static_range(len(more)):
-                above += more[chunk].to(tl.float32) * values[chunk][None, :]
-            result = result / (1.0 + tl.exp(-result)) * tl.sum(above, axis=1)
+        added = tl.zeros([ROWS], dtype=tl.float32)
         if HAS_RESIDUAL:
-            result += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
+            added += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
         if HAS_MORE:
-            result += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
+            added += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
+        if HAS_NORM:
+            values = normed_row(values, factors, eps, SIZE)
+        result = times(tiles, values)
+        if IS_PAIR:
+            result = result / (1.0 + tl.exp(-result)) * times(more, values)
+        result += added
         tl.store(out + token * outputs + rows, result, mask=inside)
 
 

@@ -42,27 +42,42 @@ def tiles_of(weight, rows, inside, SIZE: tl.constexpr, INNER: tl.constexpr):
 
 @triton.jit
 def row_of(x, SIZE: tl.constexpr, INNER: tl.constexpr):
-    """One row [SIZE] as tiles [INNER] in fp32."""
+    """One row [SIZE] as tiles [INNER], in its own dtype."""
     columns = tl.arange(0, INNER)
     tiles = ()
     for start in tl.static_range(0, SIZE, INNER):
-        tile = tl.load(x + start + columns, mask=start + columns < SIZE, other=0.0)
-        tiles = tiles + (tile.to(tl.float32),)  # noqa: RUF005
+        if SIZE % INNER != 0:
+            tile = tl.load(x + start + columns, mask=start + columns < SIZE, other=0.0)
+        else:
+            tile = tl.load(x + start + columns)
+        tiles = tiles + (tile,)  # noqa: RUF005
     return tiles
 
 
 @triton.jit
-def unit_rows(values, norm, eps, dtype: tl.constexpr, SIZE: tl.constexpr, INNER: tl.constexpr):
-    """A row of `row_of` normalised as the module does: rounded to `dtype` before it meets the weight and after."""
-    columns = tl.arange(0, INNER)
-    squares = tl.zeros([INNER], dtype=tl.float32)
+def normed_row(values, norm, eps, SIZE: tl.constexpr):
+    """A row normalised as the module does, rounded to its dtype before it meets the norm's factors and after.
+
+    Args:
+        values: tiles of `row_of`.
+        norm: tiles of the factors.
+    """
+    squares = tl.zeros(values[0].shape, dtype=tl.float32)
     for chunk in tl.static_range(len(values)):
-        squares += values[chunk] * values[chunk]
+        wide = values[chunk].to(tl.float32)
+        squares += wide * wide
     factor = 1.0 / tl.sqrt(tl.sum(squares, axis=0) / SIZE + eps)
     tiles = ()
     for chunk in tl.static_range(len(values)):
-        inside = chunk * INNER + columns < SIZE
-        weights = tl.load(norm + chunk * INNER + columns, mask=inside, other=0.0).to(tl.float32)
-        unit = (values[chunk] * factor).to(dtype).to(tl.float32) * weights
-        tiles = tiles + (unit.to(dtype).to(tl.float32),)  # noqa: RUF005
+        unit = (values[chunk].to(tl.float32) * factor).to(values[chunk].dtype).to(tl.float32)
+        tiles = tiles + ((unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype),)  # noqa: RUF005
     return tiles
+
+
+@triton.jit
+def times(tiles, values):
+    """Sum over columns of a tuple of tiles [rows, INNER] with one of tiles [INNER]: fp32 [rows]."""
+    total = tiles[0].to(tl.float32) * values[0].to(tl.float32)[None, :]
+    for chunk in tl.static_range(1, len(tiles)):
+        total += tiles[chunk].to(tl.float32) * values[chunk].to(tl.float32)[None, :]
+    return tl.sum(total, axis=1)

@@ -1,0 +1,169 @@
+"""The kernels of a CUDA decode step one by one: the bytes each must read and what to run to time it.
+
+A case runs its kernel once for every layer of the model, so that no weight is found in the second cache: what is timed
+is what a step pays. Calls from Python take longer than the kernels; on a device they belong into a graph (`graphed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kodkod_engine.kernels.gpu import thin_linear as thin
+from kodkod_engine.kernels.gpu.expert_decode import finish_experts, start_experts
+from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
+from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
+from kodkod_engine.kernels.gpu.residual_norm import normed
+from kodkod_engine.kernels.gpu.route import route
+from kodkod_engine.models.gpu_step import GpuStep, bucket_of
+
+WARM_UPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCase:
+    """One kernel over all layers."""
+
+    name: str
+    calls: int
+    """Kernels that `work` starts."""
+    num_bytes: float
+    """Weights and cache that `work` must read, in all."""
+    work: Callable[[], None]
+
+
+def graphed(work: Callable[[], None]) -> Callable[[], None]:
+    """The work as one graph on the current CUDA device; as it is where there is none."""
+    if not torch.cuda.is_available():
+        return work
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+@torch.inference_mode()
+def kernel_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:
+    """Cases at a step of `tokens` sequences with one new token each; the step's cache holds `context` places at least.
+
+    Linear maps come as our kernel and as the library's product with what it needs around it, so that
+    `kernels.gpu.thin_linear.THIN_ROWS` can be judged. Weights must be as they are stored.
+    """
+    yield from _linear_cases(step, tokens)
+    yield from _attention_cases(step, tokens, context)
+    yield from _expert_cases(step, tokens)
+
+
+def _linear_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
+    halves = list(chain.from_iterable((layer.first, layer.second) for layer in step.model.dual_layers))
+    head = step.model.head_weight
+    assert isinstance(head, Tensor)
+    yield from _both("norm, q and kv down", [half.attention.qkv_a.weight for half in halves], tokens, has_norm=True)
+    yield from _both("norm, q up", [half.attention.q_b.weight for half in halves], tokens, has_norm=True)
+    yield from _both("output, residual", [half.attention.o.weight for half in halves], tokens, has_residual=True)
+    gate_up = [half.dense.gate_up.weight for half in halves]
+    yield from _both("norm, gate and up", gate_up, tokens, has_norm=True, is_pair=True)
+    yield from _both("down, residual", [half.dense.down.weight for half in halves], tokens, has_residual=True)
+    yield from _both("norm, head", [head], tokens, has_norm=True)
+
+
+def _both(
+    name: str,
+    weights: list[Tensor],
+    tokens: int,
+    *,
+    has_norm: bool = False,
+    has_residual: bool = False,
+    is_pair: bool = False,
+) -> Iterator[KernelCase]:
+    outputs, size = weights[0].shape
+    x = torch.randn(tokens, size, dtype=weights[0].dtype, device=weights[0].device)
+    norm = torch.ones_like(x[0]) if has_norm else None
+    residual = x.new_zeros(tokens, outputs) if has_residual else None
+
+    def ours() -> None:
+        for weight in weights:
+            thin.in_one_kernel(x, weight, norm, 1e-5, residual, None, is_pair)
+
+    def library() -> None:
+        for weight in weights:
+            own = x if norm is None else normed(x, norm, 1e-5)
+            out = F.linear(own, weight) if residual is None else torch.addmm(residual, own, weight.t())
+            if is_pair:
+                thin.swiglu(out)
+
+    num_bytes = sum(weight.nbytes for weight in weights)
+    yield KernelCase(name, len(weights), num_bytes, ours)
+    yield KernelCase(f"{name}, by the library", len(weights) * (1 + has_norm + is_pair), num_bytes, library)
+
+
+def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:
+    config, cache = step.model.config, step.cache
+    blocks = list(
+        chain.from_iterable((layer.first.attention, layer.second.attention) for layer in step.model.dual_layers)
+    )
+    one = blocks[0].kv_b.weight
+    query = torch.randn(tokens, len(blocks[0].q_b.weight), dtype=one.dtype, device=one.device)
+    down = torch.randn(tokens, config.latent_dim, dtype=one.dtype, device=one.device)
+    wide = torch.randn(tokens, 1, config.num_heads, config.latent_dim, dtype=one.dtype, device=one.device)
+    slots = torch.arange(tokens, device=one.device)
+    places = torch.full((tokens,), context - 1, device=one.device)
+    table = torch.arange(context, device=one.device).expand(tokens, -1).contiguous()
+    splits = splits_of(bucket_of(context), tokens, config.num_heads)
+    projections = len(blocks) * one.nbytes / 2
+
+    def inputs() -> None:
+        for block in blocks:
+            own, rest = cache.layer(block.cache_layer), (block.kv_norm.weight, step.turns, places, slots)
+            latent_inputs(query, down, block.kv_b.weight, *rest, own, step.latent)
+
+    def attention() -> None:
+        for block in blocks:
+            own, sizes = cache.layer(block.cache_layer), (config.v_head_dim, config.score_scale)
+            latent_decode(wide, own, table, places[:, None], block.kv_b.weight, *sizes, splits=splits)
+
+    yield KernelCase("latent inputs", len(blocks), projections, inputs)
+    # All sequences read the same places, so only the first reads them from memory.
+    cached = len(blocks) * context * config.latent_dim * one.itemsize
+    yield KernelCase(f"latent attention, {context}", 2 * len(blocks), projections + cached, attention)
+
+
+def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
+    model, to, inner = step.model, step.routing, step.inner
+    x = torch.randn(tokens, model.config.hidden_size, dtype=model.norm.weight.dtype, device=model.norm.weight.device)
+    residual, out = torch.zeros_like(x), torch.empty_like(x)
+
+    def routed() -> None:
+        for layer in model.dual_layers:
+            norm, router, real = layer.first.post_norm, layer.experts.router, layer.experts.num_experts
+            weights = (router.weight, router.selection_bias)
+            route(x, norm.weight, norm.eps, *weights, router.scaling_factor, real, to)
+
+    def start() -> None:
+        for layer in model.dual_layers:
+            start_experts(x, layer.experts.gate_up, to.chosen[:tokens], to.weights[:tokens], inner)
+
+    def finish() -> None:
+        for layer in model.dual_layers:
+            finish_experts(x, residual, layer.experts.down, to.chosen[:tokens], to.identity[:tokens], inner, out)
+
+    count, experts = len(model.dual_layers), model.dual_layers[0].experts
+    yield KernelCase("norm, router", count, count * experts.router.weight.nbytes, routed)
+    routed()
+    chosen = to.chosen[:tokens]
+    distinct = len(chosen[chosen < experts.num_experts].unique())
+    each = experts.gate_up[0].nbytes, experts.down[0].nbytes
+    yield KernelCase("experts, gate and up", count, count * distinct * each[0], start)
+    yield KernelCase("experts, down", count, count * distinct * each[1], finish)
