@@ -6,7 +6,7 @@ is what a step pays. Calls from Python take longer than the kernels; on a device
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -81,7 +81,7 @@ def _linear_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
 
 def _both(
     name: str,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     tokens: int,
     *,
     has_norm: bool = False,

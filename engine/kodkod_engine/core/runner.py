@@ -24,6 +24,7 @@ from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.loading import LoadedModel
 
 Int64s: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+Int64Rows: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 SMALL_LAYER_BYTES = 8 << 20
 """A layer of this size is read from the cache in a tenth of a millisecond."""
@@ -134,57 +135,60 @@ def kernel_threads(loaded: LoadedModel) -> int:
 
 
 def build_batch(runs: Sequence[TokenRun], runner: ModelRunner) -> StepBatch:
-    """Tensors of one step; `runs` in ascending order of length."""
-    device, block_size = runner.loaded.device, runner.layout.block_size
-    slots = [_slots(run, block_size) for run in runs]
-    positions = np.concatenate([np.arange(run.start, run.end) for run in runs])
-    own_slots = np.concatenate([all_slots[run.start :] for run, all_slots in zip(runs, slots, strict=True)])
-    ids = np.fromiter((token_id for run in runs for token_id in run.token_ids), np.int64, len(positions))
+    """Tensors of one step, on the host; `runs` in ascending order of length."""
+    block_size = runner.layout.block_size
+    blocks = [np.asarray(run.block_ids, dtype=np.int64)[: -(-run.end // block_size)] for run in runs]
+    positions = [np.arange(run.start, run.end) for run in runs]
+    slots = [_slots(own, places, block_size) for own, places in zip(blocks, positions, strict=True)]
+    every = np.concatenate(positions)
+    ids = np.fromiter((token_id for run in runs for token_id in run.token_ids), np.int64, len(every))
     return StepBatch(
-        token_ids=torch.from_numpy(ids).to(device),
-        windows=_windows(runs, runner),
-        positions=torch.from_numpy(positions).to(device),
-        slots=torch.from_numpy(own_slots).to(device),
-        groups=tuple(_groups(runs, slots, device)),
+        token_ids=torch.from_numpy(ids),
+        windows=_windows(runs, runner.context_tokens),
+        positions=torch.from_numpy(every),
+        slots=torch.from_numpy(np.concatenate(slots)),
+        groups=tuple(_groups(runs, blocks, positions, block_size)),
     )
 
 
-def _slots(run: TokenRun, block_size: int) -> Int64s:
-    """Slots of a sequence's tokens 0 to the run's last: int64 [end]."""
-    blocks = np.asarray(run.block_ids, dtype=np.int64)
-    return (blocks[:, None] * block_size + np.arange(block_size)).reshape(-1)[: run.end]
+def _slots(blocks: Int64s, places: Int64s, block_size: int) -> Int64s:
+    """Slots of some places of a sequence."""
+    slots: Int64s = blocks[places // block_size] * block_size + places % block_size
+    return slots
 
 
-def _windows(runs: Sequence[TokenRun], runner: ModelRunner) -> Tensor | None:
-    """int64 [tokens, 1 + context], over [the last accepted ids | the ids of the run] of each sequence."""
-    embedding, depth = runner.loaded.model.embedding, runner.context_tokens
-    if embedding is None:
+def _windows(runs: Sequence[TokenRun], depth: int) -> Tensor | None:
+    """int64 [tokens, 1 + depth], over [the last accepted ids | the ids of the run] of each sequence."""
+    if not depth:
         return None
     flat: list[int] = []
-    places: list[range] = []
+    places: list[int] = []
     for run in runs:
         flat += [ABSENT] * (depth - len(run.context_ids))
         flat += run.context_ids
-        places.append(range(len(flat), len(flat) + len(run.token_ids)))
+        places += range(len(flat), len(flat) + len(run.token_ids))
         flat += run.token_ids
-    device = runner.loaded.device
-    where = torch.tensor([place for span in places for place in span], device=device)
-    return embedding.hasher(device).windows(torch.tensor(flat, dtype=torch.int64, device=device), where)
+    ids, where = np.asarray(flat, dtype=np.int64), np.asarray(places, dtype=np.int64)
+    return torch.from_numpy(ids[where[:, None] - np.arange(depth + 1)])
 
 
-def _groups(runs: Sequence[TokenRun], slots: Sequence[Int64s], device: torch.device) -> Iterator[AttentionGroup]:
+def _groups(
+    runs: Sequence[TokenRun], blocks: Sequence[Int64s], positions: Sequence[Int64s], block_size: int
+) -> Iterator[AttentionGroup]:
     row = 0
     for members in _together(runs):
         query_len = len(runs[members[0]].token_ids)
         context_len = max(runs[index].end for index in members)
-        positions = np.stack([np.arange(runs[index].start, runs[index].end) for index in members])
+        table = _table([blocks[index] for index in members])
         yield AttentionGroup(
             rows=slice(row, row + len(members) * query_len),
             num_sequences=len(members),
             query_len=query_len,
-            context_slots=_context_slots([slots[index] for index in members], context_len, device),
+            context_slots=_context_slots(table, context_len, block_size),
             context_len=context_len,
-            positions=torch.from_numpy(positions).to(device),
+            positions=torch.from_numpy(np.stack([positions[index] for index in members])),
+            blocks=torch.from_numpy(table),
+            block_size=block_size,
         )
         row += len(members) * query_len
 
@@ -197,10 +201,19 @@ def _together(runs: Sequence[TokenRun]) -> Iterator[list[int]]:
             yield from ([index] for index in members)
 
 
-def _context_slots(slots: Sequence[Int64s], context_len: int, device: torch.device) -> Tensor | slice:
-    first = slots[0]
-    if len(slots) == 1 and first[-1] - first[0] == len(first) - 1 and bool(np.all(np.diff(first) == 1)):
-        return slice(int(first[0]), int(first[-1]) + 1)
-    # The padding is a slot of the sequence itself: it holds finite values, and the causal mask hides it.
-    padded = np.stack([np.pad(one, (0, context_len - len(one)), mode="edge") for one in slots])
-    return torch.from_numpy(padded).to(device)
+def _table(blocks: Sequence[Int64s]) -> Int64Rows:
+    """Block ids of several sequences side by side, int64 [sequences, blocks].
+
+    The padding is a block of the sequence itself: it holds finite values, and the causal mask hides it.
+    """
+    longest = max(len(own) for own in blocks)
+    return np.stack([np.pad(own, (0, longest - len(own)), mode="edge") for own in blocks])
+
+
+def _context_slots(table: Int64Rows, context_len: int, block_size: int) -> Tensor | slice:
+    first = table[0]
+    if len(table) == 1 and bool(np.all(np.diff(first) == 1)):
+        start = int(first[0]) * block_size
+        return slice(start, start + context_len)
+    slots = table[:, :, None] * block_size + np.arange(block_size)
+    return torch.from_numpy(slots.reshape(len(table), -1)[:, :context_len].copy())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -22,6 +23,16 @@ class AttentionGroup:
     """Longest context of the group."""
     positions: Tensor
     """int64 [sequences, query_len]; a token sees the places up to its own position, so padding is never seen."""
+    blocks: Tensor | None = None
+    """The same places by the block, on the host: int64 [sequences, blocks], padded with any valid block. None where the
+    slots do not come in blocks."""
+    block_size: int = 1
+    """Slots of a block."""
+
+    def to(self, device: torch.device) -> AttentionGroup:
+        """With its tensors on a device, but for `blocks`."""
+        slots = self.context_slots if isinstance(self.context_slots, slice) else self.context_slots.to(device)
+        return replace(self, context_slots=slots, positions=self.positions.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +49,15 @@ class StepBatch:
     """int64 [tokens]: where each token's KV is written."""
     groups: tuple[AttentionGroup, ...]
     """They cover all rows, each once."""
+
+    def to(self, device: torch.device) -> StepBatch:
+        """With its tensors on a device; itself when they are there."""
+        if self.token_ids.device == device:
+            return self
+        return StepBatch(
+            token_ids=self.token_ids.to(device),
+            windows=None if self.windows is None else self.windows.to(device),
+            positions=self.positions.to(device),
+            slots=self.slots.to(device),
+            groups=tuple(group.to(device) for group in self.groups),
+        )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
@@ -33,10 +34,23 @@ MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
 
 SMALLEST_BUCKET = 256
+MIN_SIDE = 16
+"""Of the attention kernels' tiles, which are powers of two."""
+
 WARM_UPS = 2
 """Runs before a capture, which may not compile or allocate."""
 
-ShapeKey = tuple[int, int, int]
+
+@dataclass(frozen=True, slots=True)
+class ShapeKey:
+    """Steps that share a graph."""
+
+    sequences: int
+    query_len: int
+    context: int
+    """Places, an upper bound: see `bucket_of`."""
+    is_greedy: bool
+    """Whether the graph goes on to the most probable next ids."""
 
 
 def bucket_of(context_len: int) -> int:
@@ -58,19 +72,43 @@ def latent_shape(config: ModelConfig) -> LatentShape:
     )
 
 
-@dataclass
 class StepBuffers:
-    """The integers of one shape, where its graph reads them, and what it leaves."""
+    """The integers of one shape, where its graph reads them, and what it leaves.
 
-    token_ids: Tensor
-    windows: Tensor | None
-    positions: Tensor
-    slots: Tensor
-    context_slots: Tensor
-    embedded: Tensor
-    """[tokens, hidden]: filled before the graph when the tables are not on the device."""
-    out: Tensor | None = None
-    replay: Callable[[], None] | None = None
+    They are one run of integers: the host fills its copy and sends it whole.
+    """
+
+    def __init__(self, key: ShapeKey, window: int, block_size: int, embedded: Tensor) -> None:
+        """`window`: ids of a token's window, 1 without n-grams; `embedded`: [tokens, hidden], used as it is."""
+        tokens = key.sequences * key.query_len
+        sizes = (tokens, tokens, tokens * window, key.sequences * -(-key.context // block_size))
+        self._host = torch.zeros(sum(sizes), dtype=torch.int64, pin_memory=embedded.is_cuda)
+        self._device = self._host.to(embedded.device, copy=True)
+        self.positions, self.slots, windows, blocks = self._device.split(sizes)
+        self.windows, self.blocks = windows.view(tokens, window), blocks.view(key.sequences, -1)
+        """The first column of `windows` are the tokens' own ids."""
+        views = [part.numpy() for part in self._host.split(sizes)]
+        self._places, self._windows, self._blocks = views[:2], views[2], views[3].reshape(key.sequences, -1)
+        self._sent: torch.cuda.Event | None = torch.cuda.Event() if embedded.is_cuda else None
+        self.embedded = embedded
+        """Filled before the graph when the tables are not where it can read them."""
+        self.out: Tensor | None = None
+        self.replay: Callable[[], None] | None = None
+
+    def fill(self, batch: StepBatch) -> None:
+        """Send the integers of a step, from the host's memory."""
+        if self._sent is not None:
+            self._sent.synchronize()  # the copy of the step before may still be under way
+        (group,) = batch.groups
+        assert group.blocks is not None
+        self._places[0][:], self._places[1][:] = batch.positions.numpy(), batch.slots.numpy()
+        ids = batch.token_ids if batch.windows is None else batch.windows
+        self._windows[:] = ids.numpy().reshape(-1)
+        # What lies beyond a sequence's position is never seen, so older blocks may stay there.
+        self._blocks[:, : group.blocks.shape[1]] = group.blocks.numpy()
+        self._device.copy_(self._host, non_blocking=True)
+        if self._sent is not None:
+            self._sent.record()
 
 
 @dataclass
@@ -90,6 +128,8 @@ class GpuStep:
         self.inner = scratch(MAX_TOKENS, config.experts_per_token, config.expert_ffn_hidden_size, device, dtype)
         self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=dtype, device=device)
         self.latent = latent_shape(config)
+        sides = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.kv_lora_rank)
+        self._has_kernels = all(side >= MIN_SIDE and not side & (side - 1) for side in sides)
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
@@ -103,17 +143,28 @@ class GpuStep:
         """Whether a step is one for it: few tokens, one group, weights as they are stored."""
         is_packed = any(isinstance(home, PackedMatrix) for home in self.model.dual_layers[0].experts.homes)
         is_plain = not isinstance(self.model.dual_layers[0].first.dense.down.home, PackedMatrix) and not is_packed
-        return is_plain and len(batch.groups) == 1 and len(batch.token_ids) <= MAX_TOKENS
+        is_small = len(batch.groups) == 1 and len(batch.token_ids) <= MAX_TOKENS
+        return self._has_kernels and is_plain and is_small and batch.groups[0].blocks is not None
 
     @torch.inference_mode()
     def __call__(self, batch: StepBatch) -> Tensor:
         """Hidden states before the final norm, [tokens, hidden]; overwritten by the next step of the same shape."""
+        return self._run(batch, is_greedy=False)
+
+    @torch.inference_mode()
+    def greedy(self, batch: StepBatch) -> Tensor:
+        """The most probable id after each token: int64 [tokens], on the device; overwritten like the hidden states."""
+        return self._run(batch, is_greedy=True)
+
+    def _run(self, batch: StepBatch, *, is_greedy: bool) -> Tensor:
         group = batch.groups[0]
-        key = (group.num_sequences, group.query_len, bucket_of(group.context_len))
+        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), is_greedy)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = self._buffers(key, batch)
-        self._fill(shape, batch)
+            shape = self._shapes[key] = self._buffers(key, group.block_size)
+        shape.fill(batch)
+        if self._input is None and self.model.embedding is not None:
+            shape.embedded.copy_(self.model.embed(batch.to(self._device)))
         if shape.replay is None:
             self._prepare(shape, key)
         assert shape.replay is not None
@@ -121,36 +172,15 @@ class GpuStep:
         assert shape.out is not None
         return shape.out
 
-    def _buffers(self, key: ShapeKey, batch: StepBatch) -> StepBuffers:
-        sequences, new, bucket = key
-        tokens = sequences * new
-        return StepBuffers(
-            token_ids=torch.empty_like(batch.token_ids),
-            windows=None if batch.windows is None else torch.empty_like(batch.windows),
-            positions=torch.empty_like(batch.positions),
-            slots=torch.empty_like(batch.slots),
-            context_slots=torch.zeros(sequences, bucket, dtype=torch.int64, device=self._device),
-            embedded=self._nothing.new_empty(tokens, self.model.config.hidden_size),
-        )
-
-    def _fill(self, shape: StepBuffers, batch: StepBatch) -> None:
-        group = batch.groups[0]
-        shape.token_ids.copy_(batch.token_ids)
-        shape.positions.copy_(batch.positions)
-        shape.slots.copy_(batch.slots)
-        if shape.windows is not None and batch.windows is not None:
-            shape.windows.copy_(batch.windows)
-        slots = group.context_slots
-        if isinstance(slots, slice):
-            slots = torch.arange(slots.start, slots.stop, device=self._device)[None]
-        # What lies beyond a sequence's position is never seen, so older slots may stay there.
-        shape.context_slots[:, : slots.shape[1]].copy_(slots)
-        if self._input is None:
-            shape.embedded.copy_(self.model.embed(batch))
+    def _buffers(self, key: ShapeKey, block_size: int) -> StepBuffers:
+        spec = self.model.config.ngram
+        embedded = self._nothing.new_empty(key.sequences * key.query_len, self.model.config.hidden_size)
+        return StepBuffers(key, 1 + (spec.context_tokens if spec else 0), block_size, embedded)
 
     def _prepare(self, shape: StepBuffers, key: ShapeKey) -> None:
         def run() -> None:
-            shape.out = self._compute(shape, key)
+            x = self._compute(shape, key)
+            shape.out = self._ids(x) if key.is_greedy else x
 
         if self._device.type != "cuda":
             shape.replay = run
@@ -168,13 +198,22 @@ class GpuStep:
         shape.replay = graph.replay
 
     def _compute(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
-        x = shape.embedded
-        if self._input is not None:
-            assert shape.windows is not None
-            x = self._input(shape.windows, x)
+        x = self._embed(shape)
         for layer in self.model.dual_layers:
             x = self._layer(layer, x, shape, key)
         return x
+
+    def _embed(self, shape: StepBuffers) -> Tensor:
+        if self._input is not None:
+            return self._input(shape.windows, shape.embedded)
+        if self.model.embedding is None:
+            return F.embedding(shape.windows[:, 0], self.model.words)
+        return shape.embedded
+
+    def _ids(self, x: Tensor) -> Tensor:
+        norm, head = self.model.norm, self.model.head_weight
+        assert isinstance(head, Tensor)
+        return thin_linear(x, head, norm=norm.weight, eps=norm.eps).argmax(dim=-1)
 
     def _layer(self, layer: DualLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
         first, second = layer.first, layer.second
@@ -221,7 +260,7 @@ class GpuStep:
 
     def _attend(self, half: HalfLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
         """Norm, attention and residual: [tokens, hidden] -> [tokens, hidden]."""
-        attention, config, (sequences, new, bucket) = half.attention, self.model.config, key
+        attention, config, (sequences, new) = half.attention, self.model.config, (key.sequences, key.query_len)
         rank, heads, norm = config.q_lora_rank, config.num_heads, attention.q_norm
         down = thin_linear(x, attention.qkv_a.weight, norm=half.input_norm.weight, eps=half.input_norm.eps)
         query = thin_linear(down[:, :rank], attention.q_b.weight, norm=norm.weight, eps=norm.eps)
@@ -240,11 +279,12 @@ class GpuStep:
         values = latent_decode(
             wide.view(sequences, new, heads, -1),
             cache,
-            shape.context_slots,
+            shape.blocks,
             shape.positions.view(sequences, new),
             kv_b,
             config.v_head_dim,
             config.score_scale,
-            splits=splits_of(bucket, sequences, new * heads),
+            self.cache.layout.block_size,
+            splits=splits_of(key.context, sequences, new * heads),
         )
         return thin_linear(values, attention.o.weight, residual=x)

@@ -148,17 +148,22 @@ class LongcatFlash(nn.Module):
     def embed(self, batch: StepBatch) -> Tensor:
         """[tokens] -> [tokens, hidden]."""
         if self.embedding is None:
-            return F.embedding(batch.token_ids, self._words).to(self.norm.weight.dtype)
+            return F.embedding(batch.token_ids, self.words).to(self.norm.weight.dtype)
         assert batch.windows is not None
         out: Tensor = self.embedding(batch.token_ids, batch.windows)
         return out
 
     def forward(self, batch: StepBatch, cache: KvCache) -> Tensor:
-        """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden]."""
-        if batch.token_ids.device.type == "cuda" and not torch.is_grad_enabled():
+        """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden].
+
+        The batch may lie on the host, wherever the model is.
+        """
+        device = self.norm.weight.device
+        if device.type == "cuda" and not torch.is_grad_enabled():
             fused = self._fused_step(cache)
             if fused is not None and fused.admits(batch):
                 return fused(batch).clone()
+        batch = batch.to(device)
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
         step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
@@ -187,17 +192,18 @@ class LongcatFlash(nn.Module):
     @property
     def head_weight(self) -> Slot:
         """[vocab, hidden]."""
-        return self._words if self.lm_head is None else self.lm_head.home
+        return self.words if self.lm_head is None else self.lm_head.home
 
     @property
-    def _words(self) -> Tensor:
+    def words(self) -> Tensor:
+        """The word embedding, [vocab, hidden]."""
         weight = self.word_embedding if self.embedding is None else self.embedding.word
         assert weight is not None
         return weight
 
     def checkpoint_slots(self) -> Slots:
         """Every tensor of the main model's checkpoint, by its published name."""
-        yield "model.embed_tokens.weight", self._words
+        yield "model.embed_tokens.weight", self.words
         if self.embedding is not None:
             yield from self.table_slots()
             yield from self._projection_slots(self.embedding)

@@ -202,7 +202,7 @@ class TrainableModel(nn.Module):
     @property
     def head(self) -> Tensor:
         """[vocab, hidden]."""
-        return self.main._words if self.main.lm_head is None else self.main.lm_head.weight
+        return self.main.words if self.main.lm_head is None else self.main.lm_head.weight
 
     @property
     def tables(self) -> nn.Parameter | None:
@@ -253,7 +253,7 @@ class TrainableModel(nn.Module):
     def embed(self, token_ids: Tensor) -> Tensor:
         """int64 [documents, tokens] -> [documents, tokens, hidden]."""
         embedding = self.main.embedding
-        words = F.embedding(token_ids, self.main._words)
+        words = F.embedding(token_ids, self.main.words)
         if embedding is None or self.tables is None:
             return words
         ids = self.row_ids(token_ids)

@@ -137,7 +137,7 @@ def _paces(model: TrainableModel, amplification: float) -> dict[int, float]:
 
 def _matrices(model: TrainableModel) -> list[nn.Parameter]:
     """What Muon takes: every matrix between hidden states, words, head, router and tables left out."""
-    others = {id(model.head), id(model.tables), id(model.main._words)}
+    others = {id(model.head), id(model.tables), id(model.main.words)}
     if model.mtp is not None:
         others.add(id(model.mtp.word))
     others |= {id(layer.experts.router.weight) for layer in model.main.dual_layers}

@@ -225,7 +225,7 @@ def splits_of(context: int, sequences: int, rows: int) -> int:
 
 def _longest(context: int, splits: int) -> int:
     """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
-    tiles = triton.cdiv(triton.cdiv(context, splits), BLOCK_PLACES)
+    tiles = int(triton.cdiv(triton.cdiv(context, splits), BLOCK_PLACES))
     return tiles * BLOCK_PLACES if triton.knobs.runtime.interpret else 0
 
 

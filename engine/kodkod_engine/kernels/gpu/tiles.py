@@ -36,7 +36,7 @@ def tiles_of(weight, rows, inside, SIZE: tl.constexpr, INNER: tl.constexpr):
         mask = inside[:, None]
         if SIZE % INNER != 0:
             mask = mask & (start + columns < SIZE)[None, :]
-        tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # noqa: RUF005 - tuples do not unpack here
+        tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 
@@ -50,7 +50,7 @@ def row_of(x, SIZE: tl.constexpr, INNER: tl.constexpr):
             tile = tl.load(x + start + columns, mask=start + columns < SIZE, other=0.0)
         else:
             tile = tl.load(x + start + columns)
-        tiles = tiles + (tile,)  # noqa: RUF005
+        tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 
@@ -70,7 +70,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     tiles = ()
     for chunk in tl.static_range(len(values)):
         unit = (values[chunk].to(tl.float32) * factor).to(values[chunk].dtype).to(tl.float32)
-        tiles = tiles + ((unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype),)  # noqa: RUF005
+        tiles = tiles + ((unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype),)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 

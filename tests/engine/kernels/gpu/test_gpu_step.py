@@ -47,4 +47,5 @@ def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest
         got = fused(batch).clone()
         wanted = loaded.model(batch, runner.cache)
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
-    assert len(fused._shapes) == 3
+        assert torch.equal(fused.greedy(batch), loaded.model.logits(wanted).argmax(dim=-1))
+    assert len(fused._shapes) == 6
