@@ -1,7 +1,11 @@
-"""Weights in 8 or 4 bits: signed codes with one bf16 scale per group of neighbours along the input.
+"""Weights in 8 or 4 bits: codes, and scales that several of them share. Value = code * its scale.
 
-Value = code * scale of its group. 4-bit codes lie two in a byte: in a group of g values byte j holds value j in its low
-half and value j + g / 2 in its high half, so that a vector of bytes unpacks into two vectors of neighbours.
+Integers: signed codes with one bf16 scale per group of neighbours along the input. 4-bit codes lie two in a byte: in a
+group of g values byte j holds value j in its low half and value j + g / 2 in its high half, so that a vector of bytes
+unpacks into two vectors of neighbours.
+
+FP8: codes are e4m3 numbers with one fp32 scale per block of rows x neighbours along the input, as Meituan's checkpoint
+has them (blocks of 128 x 128).
 """
 
 from __future__ import annotations
@@ -9,10 +13,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 GROUP_SIZE = 128
-"""Values that share a scale, where the input's size is a multiple of it."""
+"""Neighbours that share a scale, where the input's size is a multiple of it; in FP8 as many rows share it too."""
+
+HIGHEST_FP8 = 448.0
+"""The largest finite e4m3 number."""
 
 
 def group_size_for(in_features: int) -> int:
@@ -55,3 +63,48 @@ def unpack(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
         groups = torch.cat([(groups << 4) >> 4, groups >> 4], dim=-1)
     matrix: Tensor = (groups * scales.float()[..., None]).flatten(-2)
     return matrix
+
+
+def pack_fp8(values: Tensor, row_block: int, group_size: int) -> tuple[Tensor, Tensor]:
+    """Codes and scales of a matrix in FP8: the value of greatest magnitude in a block becomes the largest code.
+
+    Args:
+        values: [..., out, in], any float dtype; `in` a multiple of the group size.
+        row_block: rows that share a scale; the last block may have fewer.
+
+    Returns:
+        Codes, float8_e4m3fn [..., out, in]; scales, fp32 [..., out / row_block rounded up, in / group_size].
+    """
+    rows = values.shape[-2]
+    groups = values.float().unflatten(-1, (-1, group_size))
+    highest = F.pad(groups.abs().amax(dim=-1), (0, 0, 0, -rows % row_block))
+    scales = highest.unflatten(-2, (-1, row_block)).amax(dim=-2) / HIGHEST_FP8
+    of_group = spread_rows(scales, row_block, rows)[..., None]
+    codes = torch.where(of_group == 0, 0.0, groups / of_group).to(torch.float8_e4m3fn)
+    return codes.flatten(-2), scales
+
+
+def unpack_fp8(codes: Tensor, scales: Tensor, row_block: int) -> Tensor:
+    """The matrix that codes and scales stand for: fp32 [..., out, in]. Arguments as `pack_fp8` returns them."""
+    groups = codes.float().unflatten(-1, (scales.shape[-1], -1))
+    matrix: Tensor = (groups * spread_rows(scales, row_block, codes.shape[-2])[..., None]).flatten(-2)
+    return matrix
+
+
+def spread_rows(scales: Tensor, row_block: int, rows: int) -> Tensor:
+    """Scales of blocks of rows [..., blocks, groups] as scales of rows [..., rows, groups]."""
+    return scales.repeat_interleave(row_block, dim=-2)[..., :rows, :]
+
+
+def refine(scales: Tensor, shape: tuple[int, int], row_block: int, group_size: int) -> Tensor:
+    """Scales of blocks of 128 x 128 as those of smaller blocks that divide them: the same values, exactly.
+
+    Args:
+        scales: [out / 128, in / 128], rounded up.
+        shape: of the matrix, (out, in).
+
+    Returns:
+        [out / row_block, in / group_size], rounded up.
+    """
+    rows = scales.repeat_interleave(GROUP_SIZE // row_block, dim=0)[: -(-shape[0] // row_block)]
+    return rows.repeat_interleave(GROUP_SIZE // group_size, dim=1)[:, : shape[1] // group_size]

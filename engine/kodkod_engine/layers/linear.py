@@ -59,7 +59,7 @@ def max_expert_mix_rows() -> int:
 def kernel_rows(weight: Slot) -> int:
     """Rows up to which a step with this weight runs in our own kernels; 0 where there are none for it."""
     if isinstance(weight, PackedMatrix):
-        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" else 0
+        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" and not weight.is_fp8 else 0
     return max_thin_rows() if is_host_bf16(weight) else 0
 
 
@@ -105,8 +105,8 @@ def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if x.shape[0] <= kernel_rows(weight):
         return packed_linear(x, weight.codes, weight.scales, weight.bits)
-    is_host = weight.codes.device.type == "cpu"
-    dtype = torch.bfloat16 if is_host and _CPU_HAS_NATIVE_BF16 else x.dtype
+    is_long_on_host = weight.codes.device.type == "cpu" and x.shape[0] > MAX_THIN_ROWS
+    dtype = torch.bfloat16 if is_long_on_host and _CPU_HAS_NATIVE_BF16 else x.dtype
     return map_rows(x.to(dtype), weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(dtype))).to(x.dtype)
 
 
@@ -140,9 +140,10 @@ class Linear(nn.Module):
 class PackedLinear(Linear):
     """The same with a weight in 8 or 4 bits; it has a `home` and no `weight`."""
 
-    def __init__(self, in_features: int, out_features: int, precision: Precision) -> None:
+    def __init__(self, in_features: int, out_features: int, precision: Precision, part_rows: int = 0) -> None:
+        """`part_rows`: see `PackedParameter`."""
         nn.Module.__init__(self)
-        self.packed = PackedParameter((out_features, in_features), precision)
+        self.packed = PackedParameter((out_features, in_features), precision, part_rows)
 
     @property
     def home(self) -> Slot:

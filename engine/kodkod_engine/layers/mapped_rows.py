@@ -30,6 +30,7 @@ _NUMPY_BITS: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
     torch.bfloat16: np.int16,
     torch.float16: np.int16,
+    torch.float8_e4m3fn: np.uint8,
     torch.uint8: np.uint8,
     torch.int8: np.int8,
 }

@@ -1,11 +1,12 @@
 """Large matrices in 8 or 4 bits, in place of bf16 ones: what is packed, and how the layers hold it.
 
 A packed matrix can be sliced by rows and filled piece by piece like the tensor it stands for, so a checkpoint streams
-into it without a second copy. The format is `kernels/packing.py`'s.
+into it without a second copy. The formats are `kernels/packing.py`'s.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from kodkod_engine.kernels.packing import group_size_for, pack, unpack
+from kodkod_engine.kernels.packing import GROUP_SIZE, group_size_for, pack, pack_fp8, refine, unpack, unpack_fp8
 
 
 class Precision(StrEnum):
@@ -22,13 +23,15 @@ class Precision(StrEnum):
 
     BF16 = "bf16"
     """As they are stored: bf16, fp16 or fp32."""
+    FP8 = "fp8"
+    """e4m3 numbers with a scale per block, as Meituan publishes them."""
     INT8 = "int8"
     INT4 = "int4"
 
     @property
     def bits(self) -> int:
         """Per weight, scales not counted."""
-        return {Precision.BF16: 16, Precision.INT8: 8, Precision.INT4: 4}[self]
+        return {Precision.BF16: 16, Precision.FP8: 8, Precision.INT8: 8, Precision.INT4: 4}[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,10 @@ class Precisions:
 
     @classmethod
     def of(cls, name: str) -> Precisions:
-        """The usual set for a name: 4 bits leave the head, which chooses the token, at 8."""
+        """The usual set for a name: 4 bits leave the head, which chooses the token, at 8; FP8, as published, at 16."""
         whole = Precision(name)
-        return cls(whole, whole, whole, Precision.INT8 if whole is Precision.INT4 else whole)
+        head = {Precision.INT4: Precision.INT8, Precision.FP8: Precision.BF16}.get(whole, whole)
+        return cls(whole, whole, whole, head)
 
     @property
     def is_packed(self) -> bool:
@@ -53,18 +57,26 @@ class Precisions:
 
 
 class PackedMatrix:
-    """A matrix [..., out, in] as codes and scales, or some of its rows; not a copy."""
+    """A matrix [..., out, in] as codes and scales, or some of its rows; not a copy.
 
-    __slots__ = ("bits", "codes", "scales")
+    The scale of value [row, column] is `scales[row // row_block, column // group_size]`.
+    """
 
-    def __init__(self, codes: Tensor, scales: Tensor, bits: int) -> None:
-        """See `kernels.packing.pack`."""
-        self.codes, self.scales, self.bits = codes, scales, bits
+    __slots__ = ("bits", "codes", "row_block", "scales")
+
+    def __init__(self, codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> None:
+        """See `kernels.packing`: `pack`, or `pack_fp8`, whose scales rows share."""
+        self.codes, self.scales, self.bits, self.row_block = codes, scales, bits, row_block
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix it stands for."""
         return (*self.codes.shape[:-1], self.codes.shape[-1] * 8 // self.bits)
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether codes are e4m3 numbers; else they are integers."""
+        return self.codes.dtype == torch.float8_e4m3fn
 
     @property
     def is_meta(self) -> bool:
@@ -78,30 +90,49 @@ class PackedMatrix:
 
     @property
     def group_size(self) -> int:
-        """Values that share a scale."""
+        """Neighbours along the input that share a scale."""
         return self.shape[-1] // self.scales.shape[-1]
 
     def __getitem__(self, rows: int | slice) -> PackedMatrix:
-        return PackedMatrix(self.codes[rows], self.scales[rows], self.bits)
+        """One matrix of a stack, or rows of one; rows begin and end where blocks do, the matrix's end excepted."""
+        if isinstance(rows, int):
+            return PackedMatrix(self.codes[rows], self.scales[rows], self.bits, self.row_block)
+        first, last, _ = rows.indices(self.codes.shape[0])
+        is_whole = self.codes.dim() == 2 and not first % self.row_block
+        if self.row_block > 1 and not (is_whole and (not last % self.row_block or last == self.codes.shape[0])):
+            raise ValueError(f"rows {first} to {last} cut a block of {self.row_block}")
+        blocks = slice(first // self.row_block, -(-last // self.row_block))
+        return PackedMatrix(self.codes[first:last], self.scales[blocks], self.bits, self.row_block)
 
     def chunk(self, count: int) -> tuple[PackedMatrix, ...]:
         """Parts of equally many rows."""
-        parts = zip(self.codes.chunk(count), self.scales.chunk(count), strict=True)
-        return tuple(PackedMatrix(codes, scales, self.bits) for codes, scales in parts)
+        return self.split(-(-self.codes.shape[0] // count))
 
     def split(self, rows: int) -> tuple[PackedMatrix, ...]:
         """Parts of so many rows, the last perhaps of fewer."""
-        parts = zip(self.codes.split(rows), self.scales.split(rows), strict=True)
-        return tuple(PackedMatrix(codes, scales, self.bits) for codes, scales in parts)
+        return tuple(self[first : first + rows] for first in range(0, self.codes.shape[0], rows))
 
     def copy_(self, values: Tensor) -> None:
         """Pack values [..., out, in] into its memory."""
-        codes, scales = pack(values, self.bits, self.group_size)
+        if self.is_fp8:
+            codes, scales = pack_fp8(values, self.row_block, self.group_size)
+        else:
+            codes, scales = pack(values, self.bits, self.group_size)
         self.codes.copy_(codes)
         self.scales.copy_(scales)
 
+    def copy_scales(self, scales: Tensor) -> None:
+        """Take over the scales of a published FP8 matrix.
+
+        Args:
+            scales: fp32 [out / 128, in / 128], rounded up.
+        """
+        self.scales.copy_(refine(scales, (self.shape[-2], self.shape[-1]), self.row_block, self.group_size))
+
     def unpacked(self) -> Tensor:
         """The matrix it stands for: fp32 [..., out, in]."""
+        if self.is_fp8:
+            return unpack_fp8(self.codes, self.scales, self.row_block)
         return unpack(self.codes, self.scales, self.bits)
 
 
@@ -112,20 +143,29 @@ Slot: TypeAlias = Tensor | PackedMatrix
 class PackedParameter(nn.Module):
     """A packed matrix as a module owns it."""
 
-    def __init__(self, shape: tuple[int, ...], precision: Precision) -> None:
+    def __init__(self, shape: tuple[int, ...], precision: Precision, part_rows: int = 0) -> None:
+        """`part_rows`: where the second of two matrices begins that are kept as one; 0 for a single matrix."""
         super().__init__()
-        *rows, columns = shape
+        *stack, rows, columns = shape
         self.bits = precision.bits
-        dtype = torch.uint8 if self.bits == 4 else torch.int8
-        codes = torch.empty(*rows, columns * self.bits // 8, dtype=dtype)
-        scales = torch.empty(*rows, columns // group_size_for(columns), dtype=torch.bfloat16)
+        self.row_block = math.gcd(part_rows, GROUP_SIZE) if precision is Precision.FP8 else 1
+        codes = torch.empty(*stack, rows, columns * self.bits // 8, dtype=_CODE_DTYPES[precision])
+        scale_dtype = torch.float32 if precision is Precision.FP8 else torch.bfloat16
+        blocks = -(-rows // self.row_block), columns // group_size_for(columns)
         self.codes = nn.Parameter(codes, requires_grad=False)
-        self.scales = nn.Parameter(scales, requires_grad=False)
+        self.scales = nn.Parameter(torch.empty(*stack, *blocks, dtype=scale_dtype), requires_grad=False)
 
     @property
     def matrix(self) -> PackedMatrix:
         """All of it."""
-        return PackedMatrix(self.codes.detach(), self.scales.detach(), self.bits)
+        return PackedMatrix(self.codes.detach(), self.scales.detach(), self.bits, self.row_block)
+
+
+_CODE_DTYPES = {
+    Precision.FP8: torch.float8_e4m3fn,
+    Precision.INT8: torch.int8,
+    Precision.INT4: torch.uint8,
+}
 
 
 def map_rows(x: Tensor, matrix: PackedMatrix, tile_rows: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -134,7 +174,7 @@ def map_rows(x: Tensor, matrix: PackedMatrix, tile_rows: int, multiply: Callable
     Args:
         x: [rows, in].
         matrix: [out, in].
-        tile_rows: rows of the matrix unpacked at a time.
+        tile_rows: rows of the matrix unpacked at a time; whole blocks.
         multiply: of x and an unpacked tile.
     """
     return torch.cat([multiply(x, tile.unpacked()) for tile in matrix.split(tile_rows)], dim=1)

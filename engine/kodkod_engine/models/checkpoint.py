@@ -162,11 +162,14 @@ class Checkpoint:
         for name in expected:
             stored, slot = self.tensors[name], expected[name]
             is_code = isinstance(slot, Tensor) and not slot.dtype.is_floating_point
+            is_fp8 = isinstance(slot, Tensor) and slot.dtype == torch.float8_e4m3fn
             if (stored.dtype in (torch.uint8, torch.int8)) != is_code:
                 raise UnknownArchitecture(
                     f"{stored.file}: {name} is stored as {stored.dtype_name}, which this engine does not read"
                 )
-            if stored.dtype == torch.float8_e4m3fn and stored.scales is None:
+            if is_fp8 and stored.dtype != torch.float8_e4m3fn:
+                raise CheckpointCorrupt(f"{stored.file}: {name} is {stored.dtype_name}, not FP8; convert it again")
+            if not is_fp8 and stored.dtype == torch.float8_e4m3fn and stored.scales is None:
                 raise CheckpointCorrupt(f"{stored.file}: {name} is FP8 and has no {SCALE_SUFFIX}; fetch it again")
 
     def load_into(self, slots: Mapping[str, Slot], progress: Progress | None = None) -> None:
@@ -252,8 +255,13 @@ def _read_tensor(handle: BinaryIO, stored: StoredTensor, slot: Slot) -> None:
 def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
     dtype, per_row = stored.dtype, math.prod(rows.shape[1:])
     rows_at_once = max(1, STAGING_BYTES // max(1, per_row * dtype.itemsize))
+    if isinstance(rows, PackedMatrix):  # blocks of rows are packed whole
+        rows_at_once = max(1, rows_at_once // rows.row_block) * rows.row_block
     staging = torch.empty((min(rows_at_once, rows.shape[0]), *rows.shape[1:]), dtype=dtype)
     scales = _read_scales(stored.scales) if stored.scales else None
+    if isinstance(rows, PackedMatrix) and rows.is_fp8 and scales is not None:
+        rows.copy_scales(scales)
+        rows, scales = rows.codes, None  # as they are published
     first = 0
     for part in rows.split(rows_at_once):
         piece = staging[: part.shape[0]]

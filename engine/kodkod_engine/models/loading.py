@@ -12,7 +12,7 @@ from torch import nn
 
 from kodkod_engine.errors import UnknownArchitecture
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
-from kodkod_engine.layers.packed import PackedMatrix, Precisions, Slot
+from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import Manifest, read_manifest, require_complete
@@ -105,7 +105,7 @@ def load_model(
     """Stream a checkpoint into a model.
 
     Args:
-        dtype: of the weights; None takes the stored one.
+        dtype: of the weights, FP8 ones too unless precisions are given; None takes the stored one.
         mtp: whether to load the draft block; None does when it is there.
         precisions: of the large matrices; None keeps what is stored.
         weights: mapped ones need a converted checkpoint and the host as device.
@@ -119,8 +119,10 @@ def load_model(
     if manifest is not None:
         require_complete(folder, manifest)
     checkpoint = Checkpoint(folder, None if manifest is None else list(manifest.files))
+    # Whoever names a dtype wants numbers of it.
+    keeps = stored_precisions(checkpoint) if dtype is None else UNPACKED
     dtype = dtype or stored_dtype(checkpoint)
-    precisions = _precisions(folder, manifest, precisions)
+    precisions = _precisions(folder, manifest, precisions) or keeps
     activation_dtype = activation_dtype_for(dtype, device)
     prefix = MTP_PREFIX if manifest is None else HOME_MTP_PREFIX
     has_mtp = any(name.startswith(prefix) for name in checkpoint.tensors)
@@ -142,12 +144,27 @@ def load_model(
     return LoadedModel(config, model, mtp_block, dtype, activation_dtype, device, precisions)
 
 
-def _precisions(folder: Path, manifest: Manifest | None, asked: Precisions | None) -> Precisions:
+def _precisions(folder: Path, manifest: Manifest | None, asked: Precisions | None) -> Precisions | None:
+    """What is asked for or converted to, which have to agree; None where neither is said."""
     if manifest is None:
-        return asked or Precisions()
+        return asked
     if asked is not None and asked != manifest.precisions:
         raise UnknownArchitecture(f"{folder} is converted to {manifest.precisions.experts}; convert the original again")
     return manifest.precisions
+
+
+_PART_NAMES = {"experts": ".mlp.experts.", "attention": ".self_attn.", "dense": ".mlps.", "head": "lm_head."}
+
+
+def stored_precisions(checkpoint: Checkpoint) -> Precisions:
+    """Of a published checkpoint: FP8 for the parts whose matrices all are; the latent maps are no part."""
+
+    def is_fp8(piece: str) -> bool:
+        names = (name for name in checkpoint.tensors if piece in name and not name.startswith(MTP_PREFIX))
+        stored = [checkpoint.tensors[name] for name in names if "kv_b_proj" not in name]
+        return {one.dtype for one in stored if len(one.shape) > 1} == {torch.float8_e4m3fn}
+
+    return Precisions(**{part: Precision.FP8 for part, piece in _PART_NAMES.items() if is_fp8(piece)})
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:

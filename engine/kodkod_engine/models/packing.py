@@ -30,21 +30,21 @@ def pack_model(model: LongcatFlash, mtp: MtpBlock | None, precisions: Precisions
 
 
 def _pack_attention(attention: LatentAttention, precision: Precision) -> None:
-    attention.qkv_a = _linear(attention.qkv_a, precision)
+    attention.qkv_a = _linear(attention.qkv_a, precision, attention.config.q_lora_rank)
     attention.q_b = _linear(attention.q_b, precision)
     attention.o = _linear(attention.o, precision)
 
 
 def _pack_dense(dense: FeedForward, precision: Precision) -> None:
-    dense.gate_up = _linear(dense.gate_up, precision)
+    dense.gate_up = _linear(dense.gate_up, precision, dense.gate_up.weight.shape[0] // 2)
     dense.down = _linear(dense.down, precision)
 
 
-def _linear(plain: Linear, precision: Precision) -> Linear:
+def _linear(plain: Linear, precision: Precision, part_rows: int = 0) -> Linear:
     if precision is Precision.BF16:
         return plain
     out_features, in_features = plain.weight.shape
-    return PackedLinear(in_features, out_features, precision)
+    return PackedLinear(in_features, out_features, precision, part_rows)
 
 
 def _experts(plain: MixtureOfExperts, precision: Precision) -> MixtureOfExperts:

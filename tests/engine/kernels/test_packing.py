@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodkod_engine.kernels.packing import group_size_for, pack, unpack
+from kodkod_engine.kernels.packing import group_size_for, pack, pack_fp8, refine, unpack, unpack_fp8
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,3 +52,34 @@ def test_zeros_stay_zeros(bits: int) -> None:
 @pytest.mark.parametrize(("inputs", "group"), [(3072, 128), (1536, 128), (192, 64), (96, 32), (24, 8), (6, 2)])
 def test_group_sizes_divide_the_input(inputs: int, group: int) -> None:
     assert group_size_for(inputs) == group
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1, 8, 128]), st.sampled_from([2, 32, 128]), st.integers(1, 300))
+def test_fp8_errors_stay_below_half_a_step(seed: int, row_block: int, group: int, rows: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(2, rows, 2 * group, generator=generator) * 10 ** torch.randn(2, 1, 1, generator=generator)
+    codes, scales = pack_fp8(values, row_block, group)
+    assert scales.shape == (2, -(-rows // row_block), 2)
+    spread = scales.repeat_interleave(row_block, 1)[:, :rows].repeat_interleave(group, 2)
+    # Three bits behind the point, and 2 ** -9 as the smallest number.
+    bound = torch.maximum(values.abs() * 2**-4, spread * 2**-10) * (1 + 1e-5)
+    assert bool(((unpack_fp8(codes, scales, row_block) - values).abs() <= bound).all())
+
+
+def test_fp8_uses_the_largest_code_and_keeps_zeros() -> None:
+    values = torch.zeros(130, 8)
+    values[3, 1] = -7.0
+    codes, scales = pack_fp8(values, 128, 8)
+    assert float(codes[3, 1]) == -448.0
+    assert torch.equal(unpack_fp8(codes, scales, 128), values)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "row_block"), [(200, 192, 8), (64, 96, 64), (256, 256, 128)])
+def test_published_scales_are_the_same_in_smaller_blocks(rows: int, inputs: int, row_block: int) -> None:
+    published = torch.rand(-(-rows // 128), -(-inputs // 128))
+    group = group_size_for(inputs)
+    finer = refine(published, (rows, inputs), row_block, group)
+    for row in range(rows):
+        for column in range(inputs):
+            assert finer[row // row_block, column // group] == published[row // 128, column // 128]

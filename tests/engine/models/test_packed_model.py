@@ -1,4 +1,4 @@
-"""Models in 8 and 4 bits: the compiled step, the modules and the unpacked model agree; FP8 checkpoints are read."""
+"""Models in 8 and 4 bits: the compiled step, the modules and the unpacked model agree; FP8 checkpoints are kept."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _unpacked(loaded: LoadedModel, folder: Path) -> LoadedModel:
     return plain
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp8", "int8", "int4"])
 def test_equals_the_unpacked_model(folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both roads: the compiled layer, and the modules, which take long steps."""
     loaded = load_model(folder, precisions=Precisions.of(precision))
@@ -122,6 +122,37 @@ def test_fp8_blocks_are_read_as_the_values_they_stand_for(
     for name, slot in load_model(folder, dtype=torch.float32).model.checkpoint_slots():
         assert isinstance(slot, torch.Tensor)
         assert torch.equal(slot, values[name].to(slot.dtype)), name
+
+
+def test_fp8_is_kept_as_it_is_published(
+    fp8: tuple[Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "STAGING_BYTES", 192 * 50)
+    folder, values = fp8
+    loaded = load_model(folder)
+    assert loaded.precisions == Precisions(experts=Precision.FP8, dense=Precision.FP8)
+    published = tensors_of(folder)
+    for name, slot in loaded.model.checkpoint_slots():
+        if ".mlp.experts." in name or ".mlps." in name:
+            assert isinstance(slot, PackedMatrix)
+            assert torch.equal(slot.codes.view(torch.uint8), published[name].view(torch.uint8)), name
+            assert torch.equal(slot.unpacked(), values[name]), name
+        else:
+            assert isinstance(slot, torch.Tensor)
+            assert torch.equal(slot, values[name].to(slot.dtype)), name
+    wanted = play(load_model(folder, dtype=torch.float32))[0].feed(IDS)
+    assert relative_error(play(loaded)[0].feed(IDS), wanted) < 0.01  # attention is bf16 in one, fp32 in the other
+
+
+def test_a_part_with_one_plain_matrix_is_kept_plain(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, values = fp8
+    tensors, name = tensors_of(folder), "model.layers.0.mlps.1.down_proj.weight"
+    tensors[name] = values[name].bfloat16()
+    del tensors[name.replace("weight", "weight_scale_inv")]
+    save_file(tensors, folder / SINGLE_NAME)
+    loaded = load_model(folder)
+    assert loaded.precisions == Precisions(experts=Precision.FP8)
+    assert torch.equal(dict(loaded.model.checkpoint_slots())[name], tensors[name])
 
 
 def test_fp8_may_be_packed_on_the_way(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:
