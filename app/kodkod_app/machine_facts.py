@@ -181,12 +181,12 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
     if folder is None:
         return
     try:
-        sizes = part_sizes(load_config(folder))
+        config = load_config(folder)
     except CheckpointError:
         return  # the line on the model says it
-    machine = this_machine(folder)
+    sizes, machine = part_sizes(config), this_machine(folder)
     try:
-        best = choose(sizes, machine)
+        best = choose(sizes, machine, stored=config.stored_precision)
     except NotEnoughMemory as fault:
         yield Fact("placement", False, str(fault))
         return

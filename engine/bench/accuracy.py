@@ -1,4 +1,4 @@
-"""What 8 and 4 bits change: against bf16 on the bundled model over code, and on random layers of published width.
+"""What FP8, 8 and 4 bits change: against bf16 on the bundled model over code, and on random layers of published width.
 
     python engine/bench/accuracy.py [--no-layers]
 
@@ -22,14 +22,14 @@ from torch import Tensor
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
-from kodkod_engine.kernels.packing import group_size_for, pack, unpack
 from kodkod_engine.layers.feed_forward import swiglu
-from kodkod_engine.layers.packed import Precision, Precisions
+from kodkod_engine.layers.packed import PackedParameter, Precision, Precisions
 from kodkod_engine.models.loading import load_model
 from kodkod_engine.nano import folder as nano_folder
 
 WINDOW, WINDOWS = 256, 16
 PARTS = ("experts", "attention", "dense", "head")
+ALONE = (Precision.FP8, Precision.INT4)
 
 
 def logprobs(precisions: Precisions | None, texts: list[list[int]]) -> Tensor:
@@ -63,8 +63,8 @@ def on_nano() -> dict[str, Any]:
     texts = [ids[start : start + WINDOW] for start in range(0, 4 * WINDOW * WINDOWS, 4 * WINDOW)]
     targets = torch.tensor([token for text in texts for token in [*text[1:], text[-1]]])
     base = logprobs(None, texts)
-    wanted = {"int8": Precisions.of("int8"), "int4": Precisions.of("int4")}
-    wanted |= {f"int4 {part} alone": Precisions(**{part: Precision.INT4}) for part in PARTS}
+    wanted = {name: Precisions.of(name) for name in ("fp8", "int8", "int4")}
+    wanted |= {f"{kind} {part} alone": Precisions(**{part: kind}) for kind in ALONE for part in PARTS}
     found = {name: compare(base, logprobs(precisions, texts), targets) for name, precisions in wanted.items()}
     return {"tokens": len(targets), "bf16": compare(base, base, targets), **found}
 
@@ -78,14 +78,21 @@ def on_layers() -> dict[str, Any]:
         down = torch.randn(hidden, width, generator=generator) / width**0.5
         x = torch.randn(64, hidden, generator=generator)
         wanted = swiglu(x @ gate_up.t()) @ down.t()
-        for bits in (8, 4):
-            first, second = (unpack(*pack(w, bits, group_size_for(w.shape[1])), bits) for w in (gate_up, down))
+        for precision in (Precision.FP8, Precision.INT8, Precision.INT4):
+            first, second = (_kept(weight, precision) for weight in (gate_up, down))
             got = swiglu(x @ first.t()) @ second.t()
-            found[f"{name}, int{bits}"] = {
+            found[f"{name}, {precision}"] = {
                 "output_error": float((got - wanted).norm() / wanted.norm()),
                 "weight_error": float((first - gate_up).norm() / gate_up.norm()),
             }
     return found
+
+
+def _kept(values: Tensor, precision: Precision) -> Tensor:
+    """What is left of a matrix."""
+    matrix = PackedParameter(tuple(values.shape), precision).matrix
+    matrix.copy_(values)
+    return matrix.unpacked()
 
 
 def main() -> None:

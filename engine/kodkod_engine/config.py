@@ -34,7 +34,7 @@ class EngineConfig:
     ngram_tables: Literal["resident", "mapped"] = "resident"
     """Tables in memory, or left in the checkpoint's files behind a cache of n-grams."""
 
-    precision: Literal["bf16", "int8", "int4"] | None = None
+    precision: Literal["bf16", "fp8", "int8", "int4"] | None = None
     """Of experts, attention, dense networks and head; None keeps what the checkpoint has."""
     weights: Literal["resident", "mapped"] = "resident"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""

@@ -14,10 +14,10 @@ from kodkod_app.progress import bytes_progress
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
-    type=click.Choice(["int4", "int8", "bf16"]),
+    type=click.Choice(["int4", "int8", "fp8", "bf16"]),
     default="int4",
     show_default=True,
-    help="Of experts, attention, dense networks and head (which int4 leaves at int8).",
+    help="Of experts, attention, dense networks and head (which int4 leaves at int8, fp8 at bf16).",
 )
 @click.option("--verify", is_flag=True, help="Afterwards read every file again and compare its hash.")
 def command(source: Path, target: Path, precision: str, verify: bool) -> None:

@@ -17,32 +17,30 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 32
-"""16-bit values multiplied at a time; narrower processors split the vector."""
+from kodkod_engine.kernels.vector_code import (
+    CODES,
+    F32,
+    I16,
+    I32,
+    I64,
+    LANES,
+    MAX_TOKENS,
+    PRODUCTS,
+    VECTOR_GROUP,
+    WIDE,
+    Row,
+    load,
+    splat,
+    sum_lanes,
+)
 
-VECTOR_GROUP = 128
-"""The group size the vector code is made for."""
-
-MAX_TOKENS = 4
-"""Rows of activations that share one unpacking of a weight."""
-
-_I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_CODES, _WIDE, _PRODUCTS = (ir.VectorType(element, LANES) for element in (_I8, _I16, _I32))
-_SUMS, _FLOATS = ir.VectorType(_I32, LANES // 2), ir.VectorType(_F32, LANES // 2)
-
-
-def _splat(kind: Any, value: float) -> Any:
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _load(builder: Any, pointer: Any, kind: Any, align: int) -> Any:
-    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+_SUMS, _FLOATS = ir.VectorType(I32, LANES // 2), ir.VectorType(F32, LANES // 2)
 
 
 def _pairs(builder: Any, left: Any, right: Any) -> Any:
     """Products of 16-bit values, neighbours added: the pattern of one multiply-add instruction."""
-    products = builder.mul(builder.sext(left, _PRODUCTS), builder.sext(right, _PRODUCTS))
-    undefined = ir.Constant(_PRODUCTS, ir.Undefined)
+    products = builder.mul(builder.sext(left, PRODUCTS), builder.sext(right, PRODUCTS))
+    undefined = ir.Constant(PRODUCTS, ir.Undefined)
     even, odd = (
         builder.shuffle_vector(products, undefined, ir.Constant(_SUMS, list(range(first, LANES, 2))))
         for first in (0, 1)
@@ -52,48 +50,30 @@ def _pairs(builder: Any, left: Any, right: Any) -> Any:
 
 def _unpack_bytes(builder: Any, base: Any, num_bytes: int = VECTOR_GROUP) -> list[Any]:
     """A group of 8-bit codes as vectors of 16-bit values."""
-    places = (builder.gep(base, [_I64(start)]) for start in range(0, num_bytes, LANES))
-    return [builder.sext(_load(builder, place, _CODES, 1), _WIDE) for place in places]
+    places = (builder.gep(base, [I64(start)]) for start in range(0, num_bytes, LANES))
+    return [builder.sext(load(builder, place, CODES, 1), WIDE) for place in places]
 
 
 def _unpack_nibbles(builder: Any, base: Any) -> list[Any]:
     """A group of 4-bit codes: the low halves come first."""
     pairs = _unpack_bytes(builder, base, VECTOR_GROUP // 2)
-    low = [builder.ashr(builder.shl(pair, _splat(_WIDE, 12)), _splat(_WIDE, 12)) for pair in pairs]
-    return low + [builder.ashr(pair, _splat(_WIDE, 4)) for pair in pairs]
+    low = [builder.ashr(builder.shl(pair, splat(WIDE, 12)), splat(WIDE, 12)) for pair in pairs]
+    return low + [builder.ashr(pair, splat(WIDE, 4)) for pair in pairs]
 
 
 def _broadcast_scale(builder: Any, pointer: Any) -> Any:
     """A bf16 scale in every lane."""
-    bits = builder.shl(builder.zext(builder.load(pointer), _I32), _I32(16))
+    bits = builder.shl(builder.zext(builder.load(pointer), I32), I32(16))
     undefined = ir.Constant(_FLOATS, ir.Undefined)
-    one = builder.insert_element(undefined, builder.bitcast(bits, _F32), _I32(0))
-    return builder.shuffle_vector(one, undefined, _splat(_SUMS, 0))
-
-
-def _sum_lanes(builder: Any, vector: Any) -> Any:
-    total = builder.extract_element(vector, _I32(0))
-    for lane in range(1, LANES // 2):
-        total = builder.fadd(total, builder.extract_element(vector, _I32(lane)), flags=("reassoc",))
-    return total
-
-
-class _Row:
-    """A row of a contiguous matrix that a kernel was given, as a byte pointer."""
-
-    def __init__(self, context: Any, builder: Any, kind: Any, value: Any, row: Any) -> None:
-        array = context.make_array(kind)(context, builder, value)
-        self.width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        self.stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
-        start = builder.bitcast(array.data, _I8.as_pointer())
-        self.at = builder.gep(start, [builder.mul(row, self.stride)])
+    one = builder.insert_element(undefined, builder.bitcast(bits, F32), I32(0))
+    return builder.shuffle_vector(one, undefined, splat(_SUMS, 0))
 
 
 def _add_group(builder: Any, parts: list[Any], scale: Any, at: Any, place: Any) -> None:
     """Add one group's products with the activations at a pointer to the fp32 sums in a place."""
     total = None
     for number, part in enumerate(parts):
-        values = _load(builder, builder.gep(at, [_I64(2 * LANES * number)]), _WIDE, 2)
+        values = load(builder, builder.gep(at, [I64(2 * LANES * number)]), WIDE, 2)
         products = _pairs(builder, part, values)
         total = products if total is None else builder.add(total, products)
     term = builder.fmul(builder.sitofp(total, _FLOATS), scale, flags=("contract",))
@@ -106,21 +86,21 @@ def _make(num_tokens: int, bits: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         codes, scales, o, x, token = values
         kinds = signature.args
-        weight = _Row(context, builder, kinds[0], codes, o)
-        factors = _Row(context, builder, kinds[1], scales, o)
-        first = _Row(context, builder, kinds[3], x, token)
-        rows = [builder.gep(first.at, [builder.mul(first.stride, _I64(t))]) for t in range(num_tokens)]
-        places = [cgutils.alloca_once_value(builder, _splat(_FLOATS, 0.0)) for _ in range(num_tokens)]
+        weight = Row(context, builder, kinds[0], codes, o)
+        factors = Row(context, builder, kinds[1], scales, o)
+        first = Row(context, builder, kinds[3], x, token)
+        rows = [builder.gep(first.at, [builder.mul(first.stride, I64(t))]) for t in range(num_tokens)]
+        places = [cgutils.alloca_once_value(builder, splat(_FLOATS, 0.0)) for _ in range(num_tokens)]
         for place in places:
-            builder.store(_splat(_FLOATS, 0.0), place)
-        scale_at = builder.bitcast(factors.at, _I16.as_pointer())
+            builder.store(splat(_FLOATS, 0.0), place)
+        scale_at = builder.bitcast(factors.at, I16.as_pointer())
         with cgutils.for_range(builder, factors.width) as loop:
-            parts = unpack(builder, builder.gep(weight.at, [builder.mul(loop.index, _I64(VECTOR_GROUP * bits // 8))]))
+            parts = unpack(builder, builder.gep(weight.at, [builder.mul(loop.index, I64(VECTOR_GROUP * bits // 8))]))
             scale = _broadcast_scale(builder, builder.gep(scale_at, [loop.index]))
-            shift = builder.mul(loop.index, _I64(2 * VECTOR_GROUP))
+            shift = builder.mul(loop.index, I64(2 * VECTOR_GROUP))
             for row, place in zip(rows, places, strict=True):
                 _add_group(builder, parts, scale, builder.gep(row, [shift]), place)
-        sums = [_sum_lanes(builder, builder.load(place)) for place in places]
+        sums = [sum_lanes(builder, builder.load(place)) for place in places]
         return sums[0] if num_tokens == 1 else context.make_tuple(builder, signature.return_type, sums)
 
     def row_dot(_context: Any, codes: Any, scales: Any, o: Any, x: Any, token: Any) -> Any:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, lock
-from kodkod_engine.kernels.packed_dot import MAX_TOKENS
 from kodkod_engine.kernels.packed_linear import OUTPUTS_PER_JOB, dot_four, dot_one, narrow, packed_arrays
 from kodkod_engine.kernels.packing import unpack
+from kodkod_engine.kernels.vector_code import MAX_TOKENS
 
 _group = expert_mix._group
 

@@ -11,8 +11,10 @@ from numba.extending import overload
 from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
-from kodkod_engine.kernels.packed_dot import MAX_TOKENS, VECTOR_GROUP, row_dots
-from kodkod_engine.kernels.packing import unpack
+from kodkod_engine.kernels.fp8_dot import converts_halves, fp8_dots, plain_fp8_dot
+from kodkod_engine.kernels.packed_dot import row_dots
+from kodkod_engine.kernels.packing import unpack, unpack_fp8
+from kodkod_engine.kernels.vector_code import MAX_TOKENS, VECTOR_GROUP
 
 OUTPUTS_PER_JOB = 16
 HIGHEST = 32767
@@ -50,25 +52,56 @@ class BytesAny(NamedTuple):
     scales: Any
 
 
-Packed = Nibbles128 | NibblesAny | Bytes128 | BytesAny
+class Fp8Blocks128(NamedTuple):
+    """An e4m3 matrix in groups of 128; codes uint8 bits [out, in]."""
 
-KINDS: dict[tuple[int, int], type[Packed]] = {(4, VECTOR_GROUP): Nibbles128, (8, VECTOR_GROUP): Bytes128}
+    codes: Any
+    scales: Any
+    """fp32 [blocks of rows, groups]."""
+    row_block: Any
+    """Rows that share a scale."""
+
+
+class Fp8BlocksAny(NamedTuple):
+    """An e4m3 matrix in groups of any other size."""
+
+    codes: Any
+    scales: Any
+    row_block: Any
+
+
+Integers = Nibbles128 | NibblesAny | Bytes128 | BytesAny
+Packed = Integers | Fp8Blocks128 | Fp8BlocksAny
+
+KINDS: dict[tuple[int, int], type[Integers]] = {(4, VECTOR_GROUP): Nibbles128, (8, VECTOR_GROUP): Bytes128}
 _BY_KIND: dict[Any, tuple[int, int]] = {kind: key for key, kind in KINDS.items()} | {
     NibblesAny: (4, 0),
     BytesAny: (8, 0),
 }
 
 
-def packed_arrays(codes: Tensor, scales: Tensor, bits: int) -> Packed:
-    """A packed matrix as a kernel takes it, without a copy; leading dimensions become one with the rows."""
+def packed_arrays(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> Packed:
+    """A packed matrix as a kernel takes it, without a copy; leading dimensions become one with the rows.
+
+    In a stack of FP8 matrices each has whole blocks of rows.
+    """
     group = codes.shape[-1] * 8 // bits // scales.shape[-1]
+    if codes.dtype == torch.float8_e4m3fn:
+        is_vector = group == VECTOR_GROUP and converts_halves()
+        fp8 = Fp8Blocks128 if is_vector else Fp8BlocksAny
+        return fp8(codes.view(torch.uint8).flatten(0, -2).numpy(), scales.flatten(0, -2).numpy(), np.int64(row_block))
     kind = KINDS.get((bits, group), NibblesAny if bits == 4 else BytesAny)
     return kind(codes.view(torch.uint8).flatten(0, -2).numpy(), bits_of(scales.flatten(0, -2)))
 
 
-def reference(x: Tensor, codes: Tensor, scales: Tensor, bits: int) -> Tensor:
-    """x times the unpacked weight transposed, in fp32: [rows, in] -> [rows, out], x's dtype. See `packing.pack`."""
-    return (x.float() @ unpack(codes, scales, bits).t()).to(x.dtype)
+def reference(x: Tensor, codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> Tensor:
+    """x times the unpacked weight transposed, in fp32: [rows, in] -> [rows, out], x's dtype.
+
+    See `packing.pack`, and `packing.pack_fp8` for codes that are e4m3.
+    """
+    is_fp8 = codes.dtype == torch.float8_e4m3fn
+    weight = unpack_fp8(codes, scales, row_block) if is_fp8 else unpack(codes, scales, bits)
+    return (x.float() @ weight.t()).to(x.dtype)
 
 
 @njit(**_SERIAL)
@@ -128,8 +161,13 @@ def dot_four(weight: Any, o: Any, x: Any, token: Any) -> Any:
 
 
 def _key_of(weight: Any) -> tuple[int, int] | None:
-    """Bits and group of a kernel argument; None when it is not packed."""
+    """Bits and group of a kernel argument of integers; None when it is none."""
     return _BY_KIND.get(getattr(weight, "instance_class", None))
+
+
+def _fp8_kind_of(weight: Any) -> Any:
+    kind = getattr(weight, "instance_class", None)
+    return kind if kind in (Fp8Blocks128, Fp8BlocksAny) else None
 
 
 @overload(dot_one, inline="never", jit_options=_SERIAL)
@@ -145,27 +183,45 @@ def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba comp
     return one
 
 
+@overload(dot_one, inline="never", jit_options=_SERIAL)
+def _dot_one_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    kind = _fp8_kind_of(weight)
+    if kind is None:
+        return None
+    dot = fp8_dots[1] if kind is Fp8Blocks128 else plain_fp8_dot
+
+    def one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        return dot(weight.codes, weight.scales, o, o // weight.row_block, x, token)
+
+    return one
+
+
 @overload(dot_four, inline="never", jit_options=_SERIAL)
 def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
-    key = _key_of(weight)
-    if key is None:
+    if _key_of(weight) is None and _fp8_kind_of(weight) is None:
         return None
-    if key[1] == VECTOR_GROUP:
+    key, kind = _key_of(weight), _fp8_kind_of(weight)
+    if kind is Fp8Blocks128:
+        dot = fp8_dots[MAX_TOKENS]
+
+        def four_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]
+            return dot(weight.codes, weight.scales, o, o // weight.row_block, x, token)
+
+        return four_fp8
+    if key is not None and key[1] == VECTOR_GROUP:
         dot = row_dots[MAX_TOKENS, key[0]]
 
         def four(weight, o, x, token):  # type: ignore[no-untyped-def]
             return dot(weight.codes, weight.scales, o, x, token)
 
         return four
-    plain = _PLAIN[key[0]]
 
     def one_by_one(weight, o, x, token):  # type: ignore[no-untyped-def]
-        codes, scales = weight.codes, weight.scales
         return (
-            plain(codes, scales, o, x, token),
-            plain(codes, scales, o, x, token + 1),
-            plain(codes, scales, o, x, token + 2),
-            plain(codes, scales, o, x, token + 3),
+            dot_one(weight, o, x, token),
+            dot_one(weight, o, x, token + 1),
+            dot_one(weight, o, x, token + 2),
+            dot_one(weight, o, x, token + 3),
         )
 
     return one_by_one
@@ -198,10 +254,10 @@ def multiply(weight: Any, x: Any, out: Any) -> None:
     _kernel(weight, codes, factors, out)
 
 
-def packed_linear(x: Tensor, codes: Tensor, scales: Tensor, bits: int) -> Tensor:
+def packed_linear(x: Tensor, codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> Tensor:
     """See `reference`; the weight contiguous, on the host. A row with an infinity or NaN comes out as NaN."""
     wide = x.float().contiguous()
     out = torch.empty(x.shape[0], codes.shape[0])
     with lock:
-        multiply(packed_arrays(codes, scales, bits), wide.numpy(), out.numpy())
+        multiply(packed_arrays(codes, scales, bits, row_block), wide.numpy(), out.numpy())
     return out.to(x.dtype)

@@ -86,9 +86,18 @@ def pack_fp8(values: Tensor, row_block: int, group_size: int) -> tuple[Tensor, T
 
 def unpack_fp8(codes: Tensor, scales: Tensor, row_block: int) -> Tensor:
     """The matrix that codes and scales stand for: fp32 [..., out, in]. Arguments as `pack_fp8` returns them."""
-    groups = codes.float().unflatten(-1, (scales.shape[-1], -1))
+    groups = widen_fp8(codes).unflatten(-1, (scales.shape[-1], -1))
     matrix: Tensor = (groups * spread_rows(scales, row_block, codes.shape[-2])[..., None]).flatten(-2)
     return matrix
+
+
+def widen_fp8(codes: Tensor) -> Tensor:
+    """e4m3 as fp32, on a processor quicker than torch does it; the two codes for NaN come out as +-480 there."""
+    if codes.device.type != "cpu":
+        return codes.float()
+    # The bits lie in a half-precision number's place, which makes it 256 times too small; bit 14 is the sign's copy.
+    halves = (codes.view(torch.int8).to(torch.int16) << 7) & ~(1 << 14)
+    return halves.view(torch.float16).float() * 256
 
 
 def spread_rows(scales: Tensor, row_block: int, rows: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,17 +24,17 @@ MAX_SCORES = 1 << 16
 """Tokens times context, up to which attention in the kernel beats batched products."""
 
 
-def step_arrays(x: Tensor, weights: Sequence[Slot], batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
+def step_arrays(x: Tensor, weight: Slot, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
     """The step for the kernel; None when it is not one for it: another device or dtype, too many tokens or context.
 
     Args:
         x: [tokens, hidden].
-        weights: large matrices of the model, one of each part.
+        weight: any large matrix of the model.
         batch: the step.
         rope_table: complex64 [tokens, rope / 2].
     """
     context_len = max(group.context_len for group in batch.groups)
-    is_small = len(x) <= min(map(kernel_rows, weights)) and len(x) * context_len <= MAX_SCORES
+    is_small = len(x) <= kernel_rows(weight) and len(x) * context_len <= MAX_SCORES
     if not (is_small and x.dtype == torch.float32) or torch.is_grad_enabled():
         return None
     return StepArrays(
@@ -76,7 +75,9 @@ def layer_weights(first: HalfLayer, second: HalfLayer, experts: MixtureOfExperts
 
 def _arrays(home: Slot) -> Any:
     """A large matrix for the kernel: bf16 bits, or codes and scales."""
-    return packed_arrays(home.codes, home.scales, home.bits) if isinstance(home, PackedMatrix) else bits_of(home)
+    if isinstance(home, PackedMatrix):
+        return packed_arrays(home.codes, home.scales, home.bits, home.row_block)
+    return bits_of(home)
 
 
 def _half(half: HalfLayer) -> HalfWeights:

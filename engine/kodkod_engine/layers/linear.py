@@ -59,7 +59,7 @@ def max_expert_mix_rows() -> int:
 def kernel_rows(weight: Slot) -> int:
     """Rows up to which a step with this weight runs in our own kernels; 0 where there are none for it."""
     if isinstance(weight, PackedMatrix):
-        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" and not weight.is_fp8 else 0
+        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" else 0
     return max_thin_rows() if is_host_bf16(weight) else 0
 
 
@@ -104,9 +104,9 @@ def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
 
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if x.shape[0] <= kernel_rows(weight):
-        return packed_linear(x, weight.codes, weight.scales, weight.bits)
-    is_long_on_host = weight.codes.device.type == "cpu" and x.shape[0] > MAX_THIN_ROWS
-    dtype = torch.bfloat16 if is_long_on_host and _CPU_HAS_NATIVE_BF16 else x.dtype
+        return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)
+    is_host = weight.codes.device.type == "cpu"
+    dtype = torch.bfloat16 if is_host and _CPU_HAS_NATIVE_BF16 else x.dtype
     return map_rows(x.to(dtype), weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(dtype))).to(x.dtype)
 
 

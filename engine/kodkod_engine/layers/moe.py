@@ -105,7 +105,7 @@ class PackedExperts(MixtureOfExperts):
         nn.Module.__init__(self)
         self.num_experts, self.router = plain.num_experts, plain.router
         self.packed_gate_up = PackedParameter(tuple(plain.gate_up.shape), precision, plain.gate_up.shape[1] // 2)
-        self.packed_down = PackedParameter(tuple(plain.down.shape), precision)
+        self.packed_down = PackedParameter(tuple(plain.down.shape), precision, plain.down.shape[1])
 
     @property
     def homes(self) -> tuple[Slot, Slot]:

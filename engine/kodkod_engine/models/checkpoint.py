@@ -18,6 +18,7 @@ from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, UnknownArchitecture
+from kodkod_engine.kernels.packing import widen_fp8
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -286,7 +287,7 @@ def scaled_blocks(rows: Tensor, scales: Tensor, first: int) -> Tensor:
         scales: fp32 [out / 128, in / 128], rounded up.
     """
     of_row = scales[(first + torch.arange(rows.shape[0])) // FP8_BLOCK]
-    return rows.float() * of_row.repeat_interleave(FP8_BLOCK, dim=1)[:, : rows.shape[1]]
+    return widen_fp8(rows) * of_row.repeat_interleave(FP8_BLOCK, dim=1)[:, : rows.shape[1]]
 
 
 def _read_exactly(handle: BinaryIO, target: Tensor, stored: StoredTensor) -> None:

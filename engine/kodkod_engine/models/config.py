@@ -86,6 +86,13 @@ class ModelConfig:
     tie_word_embeddings: bool
     ngram: NgramSpec | None
     """None for the plain backbone."""
+    is_fp8: bool = False
+    """Whether it is published in FP8 blocks."""
+
+    @property
+    def stored_precision(self) -> str:
+        """Of the published checkpoint's large matrices, fp16 and fp32 counted as bf16."""
+        return "fp8" if self.is_fp8 else "bf16"
 
     @property
     def num_attention_blocks(self) -> int:
@@ -310,4 +317,5 @@ def _build(path: Path, raw: _RawConfig) -> ModelConfig:
         eos_id=raw.eos_token_id,
         tie_word_embeddings=raw.tie_word_embeddings,
         ngram=_ngram_spec(path, raw),
+        is_fp8=raw.quantization_config is not None,
     )

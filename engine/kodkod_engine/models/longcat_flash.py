@@ -63,11 +63,6 @@ class DualLayer(nn.Module):
         self.experts = MixtureOfExperts(config)
         self._compiled: LayerWeights | None = None
 
-    @property
-    def part_homes(self) -> tuple[Slot, Slot, Slot]:
-        """Where a matrix of each part lies: experts, attention, dense networks."""
-        return self.experts.homes[1], self.first.attention.o.home, self.first.dense.down.home
-
     def in_kernel(self, x: Tensor, step: StepArrays, cache: KvCache) -> Tensor:
         """As `forward`, in one call; for the steps that `step_arrays` admits."""
         if self._compiled is None:
@@ -171,7 +166,7 @@ class LongcatFlash(nn.Module):
         batch = batch.to(device)
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
-        step = step_arrays(x, self.dual_layers[0].part_homes, batch, table)
+        step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
         for layer in self.dual_layers:
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x

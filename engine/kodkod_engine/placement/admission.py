@@ -6,7 +6,6 @@ from pathlib import Path
 
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.errors import EngineError
-from kodkod_engine.layers.packed import Precision
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import read_manifest
 from kodkod_engine.placement.machine import MIN_COMPUTE_CAPABILITY, Machine, available_bytes, find_gpu
@@ -46,7 +45,7 @@ def require_room(folder: Path, options: EngineConfig) -> None:
 def asked_placement(folder: Path, config: ModelConfig, options: EngineConfig, machine: Machine) -> Placement:
     """The placement that options stand for."""
     manifest = read_manifest(folder)
-    precision = options.precision or (str(manifest.experts) if manifest else Precision.BF16.value)
+    precision = options.precision or (str(manifest.experts) if manifest else config.stored_precision)
     tables = options.ngram_tables if config.ngram else "none"
     return placement_of(
         part_sizes(config),

@@ -8,7 +8,13 @@ from kodkod_engine.models.config import ModelConfig
 
 GROUP_SIZE = 128
 SCALE_BYTES = 2
-BYTES_PER_WEIGHT = {"bf16": 2.0, "int8": 1 + SCALE_BYTES / GROUP_SIZE, "int4": 0.5 + SCALE_BYTES / GROUP_SIZE}
+FP8_SCALE_BYTES = 4
+BYTES_PER_WEIGHT = {
+    "bf16": 2.0,
+    "fp8": 1 + FP8_SCALE_BYTES / GROUP_SIZE**2,
+    "int8": 1 + SCALE_BYTES / GROUP_SIZE,
+    "int4": 0.5 + SCALE_BYTES / GROUP_SIZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,8 @@ class PartSizes:
 
 
 def head_precision(precision: str) -> str:
-    """4 bits leave the head, which chooses the token, at 8."""
-    return "int8" if precision == "int4" else precision
+    """4 bits leave the head, which chooses the token, at 8; FP8 leaves it at 16."""
+    return {"int4": "int8", "fp8": "bf16"}.get(precision, precision)
 
 
 def part_sizes(config: ModelConfig) -> PartSizes:

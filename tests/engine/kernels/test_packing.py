@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodkod_engine.kernels.packing import group_size_for, pack, pack_fp8, refine, unpack, unpack_fp8
+from kodkod_engine.kernels.packing import group_size_for, pack, pack_fp8, refine, unpack, unpack_fp8, widen_fp8
 
 
 @settings(max_examples=40, deadline=None)
@@ -83,3 +83,9 @@ def test_published_scales_are_the_same_in_smaller_blocks(rows: int, inputs: int,
     for row in range(rows):
         for column in range(inputs):
             assert finer[row // row_block, column // group] == published[row // 128, column // 128]
+
+
+def test_every_e4m3_number_is_widened() -> None:
+    codes = torch.arange(256, dtype=torch.int16).to(torch.uint8)
+    codes = codes[(codes & 127) != 127].view(torch.float8_e4m3fn)
+    assert torch.equal(widen_fp8(codes), codes.float())

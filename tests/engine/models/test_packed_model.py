@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from engine.oracle import tensors_of
 from engine.playing import play, relative_error
 from kodkod_engine.errors import CheckpointCorrupt, UnknownArchitecture
-from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions
+from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
 from kodkod_engine.models import checkpoint as checkpoint_module
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.checkpoint import SINGLE_NAME
-from kodkod_engine.models.loading import LoadedModel, load_model
+from kodkod_engine.models.convert import convert
+from kodkod_engine.models.loading import LoadedModel, WeightHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 IDS = [5, 9, 300, 9, 2, 40, 41, 17, 33]
@@ -50,6 +51,14 @@ def test_equals_the_unpacked_model(folder: Path, precision: str, monkeypatch: py
     if precision == "int4":  # one compilation is enough for the default suite
         assert relative_error(play(loaded)[0].feed(IDS), wanted) < 1e-3
     monkeypatch.setattr(longcat_flash, "step_arrays", lambda *_args: None)
+    assert relative_error(play(loaded)[0].feed(IDS), wanted) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_the_compiled_layer_equals_the_unpacked_model(folder: Path, precision: str) -> None:
+    loaded = load_model(folder, precisions=Precisions.of(precision))
+    wanted = play(_unpacked(loaded, folder))[0].feed(IDS)
     assert relative_error(play(loaded)[0].feed(IDS), wanted) < 1e-3
 
 
@@ -153,6 +162,22 @@ def test_a_part_with_one_plain_matrix_is_kept_plain(fp8: tuple[Path, dict[str, t
     loaded = load_model(folder)
     assert loaded.precisions == Precisions(experts=Precision.FP8)
     assert torch.equal(dict(loaded.model.checkpoint_slots())[name], tensors[name])
+
+
+def test_fp8_is_converted_without_a_change(fp8: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    folder, _ = fp8
+    precisions = Precisions(experts=Precision.FP8, dense=Precision.FP8)
+    convert(folder, tmp_path / "converted", precisions)
+    direct, converted = load_model(folder), load_model(tmp_path / "converted", weights=WeightHome.MAPPED)
+    others = dict(converted.model.checkpoint_slots())
+    for name, slot in direct.model.checkpoint_slots():
+        for mine, theirs in zip(_bytes_of(slot), _bytes_of(others[name]), strict=True):
+            assert torch.equal(mine, theirs), name
+
+
+def _bytes_of(slot: Slot) -> list[torch.Tensor]:
+    tensors = [slot.codes, slot.scales] if isinstance(slot, PackedMatrix) else [slot]
+    return [tensor.contiguous().view(torch.uint8) for tensor in tensors]
 
 
 def test_fp8_may_be_packed_on_the_way(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -45,7 +47,9 @@ def test_bytes_are_what_a_packed_model_takes(lite_folder, sizes: PartSizes, prec
     pack_model(model, None, Precisions.of(precision))
     model.embedding.resident = None
     norms = 14 * 2 * (2 * 3072 + 1536 + 512) + 3072
-    assert sum(p.nbytes for p in model.parameters()) == sizes.kept_bytes(precision) + 4 * norms
+    # 2112 rows of the first map of a block are sixteen and a half blocks of FP8, with the scales of seventeen.
+    half_blocks = 28 * 24 * 0.5 * 4 if precision == "fp8" else 0
+    assert sum(p.nbytes for p in model.parameters()) == sizes.kept_bytes(precision) + 4 * norms + half_blocks
     head = model.lm_head.home
     assert head.nbytes > 131_072 * 3072
 
@@ -74,6 +78,21 @@ def test_the_limit_of_a_large_card(sizes: PartSizes) -> None:
 def test_what_is_chosen(sizes: PartSizes, machine: Machine, wanted: tuple[str, ...]) -> None:
     chosen = choose(sizes, machine)
     assert (chosen.device, chosen.precision, chosen.weights, chosen.tables) == wanted
+
+
+def test_a_checkpoint_in_fp8_is_kept_so_where_it_fits(sizes: PartSizes) -> None:
+    for machine in (_machine(128, 139), _machine(32, 48), _machine(256, rate=400e9)):
+        assert choose(sizes, machine, stored="fp8").precision == "fp8"
+    assert choose(sizes, _machine(32, 24), stored="fp8").precision == "int4"
+
+
+def test_fp8_is_asked_for_or_published(lite_folder, tmp_path) -> None:
+    values = json.loads((lite_folder / "config.json").read_text(encoding="utf-8"))
+    values["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    config = load_config(tmp_path)
+    assert admission.asked_placement(tmp_path, config, EngineConfig(), _machine(64)).precision == "fp8"
+    assert admission.asked_placement(tmp_path, config, EngineConfig(precision="int4"), _machine(64)).precision == "int4"
 
 
 def test_too_little_memory_is_told_with_how_much(sizes: PartSizes) -> None:

@@ -1,0 +1,49 @@
+"""Pieces of LLVM vector code that the dot products with packed weights share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 32
+"""16-bit values multiplied at a time; narrower processors split the vector."""
+
+VECTOR_GROUP = 128
+"""The group size the vector code is made for."""
+
+MAX_TOKENS = 4
+"""Rows of activations that share one unpacking of a weight."""
+
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+CODES, WIDE, PRODUCTS = (ir.VectorType(element, LANES) for element in (I8, I16, I32))
+
+
+def splat(kind: Any, value: float) -> Any:
+    """A constant in every lane of a vector type."""
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def load(builder: Any, pointer: Any, kind: Any, align: int) -> Any:
+    """A vector from a byte pointer, aligned to so many bytes."""
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+
+
+def sum_lanes(builder: Any, vector: Any) -> Any:
+    """All lanes of a vector of floats added."""
+    total = builder.extract_element(vector, I32(0))
+    for lane in range(1, vector.type.count):
+        total = builder.fadd(total, builder.extract_element(vector, I32(lane)), flags=("reassoc",))
+    return total
+
+
+class Row:
+    """A row of a contiguous matrix that a kernel was given, as a byte pointer."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any, row: Any) -> None:
+        array = context.make_array(kind)(context, builder, value)
+        self.width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        self.stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
+        start = builder.bitcast(array.data, I8.as_pointer())
+        self.at = builder.gep(start, [builder.mul(row, self.stride)])
