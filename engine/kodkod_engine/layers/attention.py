@@ -9,12 +9,14 @@ best for prefill.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.latent_attention import latent_attention
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.linear import Linear, max_thin_rows, narrowed, product_dtype
 from kodkod_engine.layers.norm import RMSNorm
+from kodkod_engine.layers.on_device import fits_tile, takes_kernels
 from kodkod_engine.layers.rotary import rotate
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
@@ -24,6 +26,14 @@ MAX_KERNEL_CONTEXT = 1024
 
 MAX_SCORE_VALUES = 1 << 22
 """Scores held at a time in the expanded form; 8 MiB in bf16, so that they stay in the processor's cache."""
+
+MAX_ABSORBED_TOKENS = 64
+"""New tokens of a sequence up to which a CUDA device attends over the latents themselves."""
+
+SMALLEST_BUCKET = 256
+
+ABSORBED_PROGRAMS = 264
+"""As many share the contexts of a step: two for each multiprocessor of a large device."""
 
 
 class LatentAttention(nn.Module):
@@ -74,6 +84,8 @@ class LatentAttention(nn.Module):
         """[rows, heads, head_dim] -> [rows, heads * v_head_dim]."""
         if self._fits_kernel(query, group):
             return self._attend_in_kernel(query, group, cache)
+        if takes_kernels(query) and query.dtype != torch.float32 and fits_tile(*self._tile_sizes):
+            return self.on_device(query, group, cache)
         latents = cache.read(self.cache_layer, group.context_slots)
         latents = latents.reshape(group.num_sequences, group.context_len, -1)
         query = query.unflatten(0, (group.num_sequences, group.query_len))
@@ -100,6 +112,45 @@ class LatentAttention(nn.Module):
             self.config.score_scale,
             self.config.v_head_dim,
         )
+        return out.flatten(1)
+
+    @property
+    def _tile_sizes(self) -> tuple[int, ...]:
+        config = self.config
+        return config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+
+    def on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
+        """The two forms as Triton kernels, without a copy of scores or keys. Arguments and result as `_attend`."""
+        few = group.query_len <= MAX_ABSORBED_TOKENS or group.num_sequences > 1
+        return (self._absorbed_on_device if few else self._expanded_on_device)(query, group, cache)
+
+    def _absorbed_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
+        from kodkod_engine.kernels.gpu.latent_decode import latent_decode
+
+        config = self.config
+        slots = padded_slots(group, query.device)
+        nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
+        key_weight, value_weight = self.head_weights(query.dtype)
+        wide = torch.cat([torch.bmm(nope.transpose(0, 1), key_weight).transpose(0, 1), rope], dim=-1)
+        mixed = latent_decode(
+            wide.view(group.num_sequences, group.query_len, config.num_heads, -1),
+            cache.layer(self.cache_layer),
+            slots,
+            group.positions.contiguous(),
+            config.kv_lora_rank,
+            config.score_scale,
+            num_splits(len(query) * config.num_heads, slots.shape[1]),
+        )
+        values = torch.bmm(mixed.flatten(0, 1).transpose(0, 1), value_weight.transpose(1, 2))
+        return values.transpose(0, 1).flatten(1)
+
+    def _expanded_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
+        from kodkod_engine.kernels.gpu.prefill_attention import prefill_attention
+
+        config, slots = self.config, group.context_slots
+        latents = cache.read(self.cache_layer, slots if isinstance(slots, slice) else slots[0])
+        per_head = self.kv_b(latents[:, : config.kv_lora_rank]).unflatten(-1, (config.num_heads, -1))
+        out = prefill_attention(query, per_head, latents[:, config.kv_lora_rank :], config.score_scale)
         return out.flatten(1)
 
     def _absorbing_is_cheaper(self, group: AttentionGroup) -> bool:
@@ -177,6 +228,25 @@ class LatentAttention(nn.Module):
             for head in range(config.num_heads):
                 out[rows, head] = _attend_one_head(scaled[head, rows], key[head], value[head], mask, visible)
         return out
+
+
+def padded_slots(group: AttentionGroup, device: torch.device) -> Tensor:
+    """Slots of a group's contexts up to the next power of two, which kernels are compiled for: int64 [sequences, bucket].
+
+    What lies beyond a position is never looked up, so any number may stand there.
+    """
+    bucket = max(SMALLEST_BUCKET, 1 << (group.context_len - 1).bit_length())
+    slots = group.context_slots
+    if isinstance(slots, slice):
+        return torch.arange(slots.start, slots.start + bucket, device=device)[None]
+    return F.pad(slots, (0, bucket - slots.shape[1]))
+
+
+def num_splits(num_rows: int, bucket: int) -> int:
+    """How many programs share a context, a power of two: few where rows alone keep the device busy."""
+    tiles = -(-num_rows // 32)
+    most = max(1, min(ABSORBED_PROGRAMS // tiles, bucket // 512))
+    return 1 << (most.bit_length() - 1)
 
 
 def _mask(positions: Tensor, visible: int, dtype: torch.dtype) -> Tensor:

@@ -6,10 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.layers.linear import Linear, narrowed
+from kodkod_engine.layers.on_device import takes_kernels
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """silu(first half) * second half: [..., 2 * width] -> [..., width]."""
+    if takes_kernels(gate_and_up) and gate_and_up.dim() == 2:
+        from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
+
+        return swiglu_rows(gate_and_up)
     gate, up = gate_and_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 

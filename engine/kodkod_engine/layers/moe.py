@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.expert_mix import expert_mix
 from kodkod_engine.layers.feed_forward import swiglu
+from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_expert_mix_rows, narrowed
+from kodkod_engine.layers.on_device import takes_kernels
 from kodkod_engine.layers.packed import PackedParameter, Precision, Slot
 from kodkod_engine.models.config import ModelConfig
 
@@ -60,6 +62,8 @@ class MixtureOfExperts(nn.Module):
         chosen, weights = self.router(x)
         if is_host_bf16(self.down) and x.shape[0] <= max_expert_mix_rows() and not torch.is_grad_enabled():
             return expert_mix(x, self.gate_up, self.down, chosen, weights)
+        if takes_kernels(x) and x.dtype == self.down.dtype == torch.bfloat16:
+            return grouped_experts(x, self.gate_up, self.down, chosen, weights)
         return self._by_expert(x, chosen, weights)
 
     def _by_expert(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.rms_norm import rms_norm
 from kodkod_engine.layers.linear import max_thin_rows
+from kodkod_engine.layers.on_device import takes_kernels
 
 
 class RMSNorm(nn.Module):
@@ -22,6 +23,10 @@ class RMSNorm(nn.Module):
         """[..., size] -> [..., size]."""
         if self._fits_kernel(x):
             return rms_norm(x, self.weight, self.eps)
+        if takes_kernels(x) and x.dim() == 2:
+            from kodkod_engine.kernels.gpu.row_norm import row_norm
+
+            return row_norm(x, self.weight, self.eps)
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight

@@ -1,0 +1,135 @@
+"""Causal attention of many new tokens over keys and values rebuilt from the latents.
+
+Keys and values are taken as the one product that rebuilds them leaves them, side by side per head, and the rope keys
+out of the cache itself: nothing is copied, joined or padded, and no score is ever written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_ROWS = 128
+BLOCK_PLACES = 64
+LOG2_E = 1.4426950408889634
+
+
+def reference(query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float) -> Tensor:
+    """Attention in fp32; the new tokens are the last ones of the context.
+
+    Args:
+        query: [new, heads, nope + rope], rotated.
+        per_head: [context, heads, nope + value]: keys first.
+        rope_keys: [context, rope], shared by the heads.
+        scale: factor on the scores.
+
+    Returns:
+        [new, heads, value], query's dtype.
+    """
+    new, context, nope = len(query), len(rope_keys), query.shape[2] - rope_keys.shape[1]
+    keys, values = per_head.float().split([nope, per_head.shape[2] - nope], dim=-1)
+    own = query.float() * scale
+    scores = torch.einsum("nhd,chd->hnc", own[..., :nope], keys)
+    scores += torch.einsum("nhd,cd->hnc", own[..., nope:], rope_keys.float())
+    places = torch.arange(context, device=query.device)
+    scores = scores.masked_fill(places > places[context - new :, None], float("-inf"))
+    return torch.einsum("hnc,chv->nhv", scores.softmax(dim=-1), values).to(query.dtype)
+
+
+@triton.jit
+def _attend(
+    nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, key_stride, rope_stride, scale,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, PLACES: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """One block of places more in the running softmax and the mixed values."""
+    low, high, wide = tl.arange(0, NOPE), tl.arange(0, ROPE), tl.arange(0, VALUE)
+    places = start + tl.arange(0, PLACES)
+    at = keys + places[:, None].to(tl.int64) * key_stride
+    turned_at = rope_keys + places[:, None].to(tl.int64) * rope_stride + high[None, :]
+    if MASKED:
+        there = places[:, None] < context
+        key = tl.load(at + low[None, :], mask=there, other=0.0)
+        turned = tl.load(turned_at, mask=there, other=0.0)
+        value = tl.load(at + NOPE + wide[None, :], mask=there, other=0.0)
+    else:
+        key = tl.load(at + low[None, :])
+        turned = tl.load(turned_at)
+        value = tl.load(at + NOPE + wide[None, :])
+    scores = tl.dot(nope, tl.trans(key), input_precision="ieee")
+    scores = tl.dot(rope, tl.trans(turned), scores, input_precision="ieee") * scale
+    if MASKED:
+        scores = tl.where(places[None, :] <= reach[:, None], scores, -1.0e30)
+    higher = tl.maximum(best, tl.max(scores, axis=1))
+    weights = tl.exp2(scores - higher[:, None])
+    shrink = tl.exp2(best - higher)
+    total = total * shrink + tl.sum(weights, axis=1)
+    mixed = tl.dot(weights.to(value.dtype), value, mixed * shrink[:, None], input_precision="ieee")
+    return higher, total, mixed
+
+
+@triton.jit
+def _kernel(
+    query, keys, rope_keys, out, new, context, scale, heads, rope_stride,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    # The last rows see most: they begin first.
+    tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = rows < new
+    at = query + (rows[:, None].to(tl.int64) * heads + head) * (NOPE + ROPE)
+    nope = tl.load(at + tl.arange(0, NOPE)[None, :], mask=inside[:, None], other=0.0)
+    rope = tl.load(at + NOPE + tl.arange(0, ROPE)[None, :], mask=inside[:, None], other=0.0)
+    reach = tl.where(inside, context - new + rows, context - 1)
+    keys += head.to(tl.int64) * (NOPE + VALUE)
+    stride = heads * (NOPE + VALUE)
+    best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
+    total = tl.zeros([ROWS], dtype=tl.float32)
+    mixed = tl.zeros([ROWS, VALUE], dtype=tl.float32)
+    # Up to the first bound every row of the tile sees every place, beyond the second none does.
+    open_end = tl.min((reach + 1) // PLACES * PLACES, axis=0)
+    end = tl.max(reach + 1, axis=0)
+    for start in range(0, open_end, PLACES):
+        best, total, mixed = _attend(
+            nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, stride, rope_stride, scale,
+            NOPE, ROPE, VALUE, PLACES, False,
+        )  # fmt: skip
+    for start in range(open_end, end, PLACES):
+        best, total, mixed = _attend(
+            nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, stride, rope_stride, scale,
+            NOPE, ROPE, VALUE, PLACES, True,
+        )  # fmt: skip
+    to = out + (rows[:, None].to(tl.int64) * heads + head) * VALUE
+    tl.store(to + tl.arange(0, VALUE)[None, :], mixed / total[:, None], mask=inside[:, None])
+
+
+def prefill_attention(query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float) -> Tensor:
+    """See `reference`; query and per_head contiguous, rope keys may be a part of wider rows; every size of a head a
+    power of two of at least 16."""
+    (new, heads, _), context, rope = query.shape, len(rope_keys), rope_keys.shape[1]
+    nope = query.shape[2] - rope
+    value = per_head.shape[2] - nope
+    out = torch.empty(new, heads, value, dtype=query.dtype, device=query.device)
+    grid: Any = (triton.cdiv(new, BLOCK_ROWS), heads)
+    _kernel[grid](
+        query,
+        per_head,
+        rope_keys,
+        out,
+        new,
+        context,
+        scale * LOG2_E,
+        heads,
+        rope_keys.stride(0),
+        NOPE=nope,
+        ROPE=rope,
+        VALUE=value,
+        ROWS=BLOCK_ROWS,
+        PLACES=BLOCK_PLACES,
+        num_warps=8,
+        num_stages=3,
+    )
+    return out

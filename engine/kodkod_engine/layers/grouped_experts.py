@@ -1,0 +1,38 @@
+"""The experts of a long step as two grouped products, with no host in between.
+
+Rows are sorted by expert on the device; the grouped product takes how many there are of each from there too, so
+nothing waits for the host and 256 experts cost two launches. Choices of identity experts sort behind all real ones and
+belong to no group: their rows are never computed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of each token's experts, identity experts among them.
+
+    Args:
+        x: bf16 [tokens, hidden].
+        gate_up: bf16 [experts, 2 * width, hidden].
+        down: bf16 [experts, hidden, width].
+        chosen: int64 [tokens, k]; ids from `experts` on are identity experts.
+        weights: fp32 [tokens, k].
+
+    Returns:
+        [tokens, hidden]; summed in fp32.
+    """
+    from kodkod_engine.kernels.gpu.expert_sum import expert_sum
+    from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
+
+    num_experts = len(down)
+    by_expert, order = chosen.flatten().sort(stable=True)
+    ends = torch.searchsorted(by_expert, torch.arange(num_experts, device=x.device), right=True).to(torch.int32)
+    own = x.index_select(0, order // chosen.shape[1])
+    inner = swiglu_rows(F.grouped_mm(own, gate_up.transpose(1, 2), offs=ends), ends[-1:])
+    rows = F.grouped_mm(inner, down.transpose(1, 2), offs=ends)
+    places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+    return expert_sum(x, rows, places.view_as(chosen), chosen, weights, num_experts)

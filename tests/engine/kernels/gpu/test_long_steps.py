@@ -1,0 +1,176 @@
+"""Kernels of long steps against their references, and the modules' roads on a device against their plain ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.playing import relative_error
+from kodkod_engine.kv.cache import KvCache
+from kodkod_engine.kv.layout import KvLayout
+from kodkod_engine.layers import attention as attention_module
+from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.layers.grouped_experts import grouped_experts
+from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.step_batch import AttentionGroup
+
+pytest.importorskip("triton")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+NARROW = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
+"""The interpreter multiplies no bf16."""
+
+
+def _randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (7, 40), (3, 1500)])
+def test_swiglu_rows(rows: int, width: int) -> None:
+    from kodkod_engine.kernels.gpu.swiglu_rows import reference, swiglu_rows
+
+    wide = _randn(rows, 2 * width, dtype=torch.bfloat16)
+    torch.testing.assert_close(swiglu_rows(wide), reference(wide), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_row_norm_of_rows_that_lie_apart(dtype: torch.dtype) -> None:
+    from kodkod_engine.kernels.gpu.row_norm import reference, row_norm
+
+    x, weight = _randn(5, 100, dtype=dtype)[:, 20:68], _randn(48, seed=1, dtype=dtype)
+    bound = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(row_norm(x, weight, 1e-5), reference(x, weight, 1e-5), rtol=bound, atol=bound)
+
+
+def test_expert_sum_reads_no_row_of_an_identity_expert() -> None:
+    from kodkod_engine.kernels.gpu.expert_sum import expert_sum, reference
+
+    x, rows = _randn(4, 40), _randn(12, 40, seed=1)
+    chosen = torch.tensor([[0, 5, 1], [6, 7, 5], [2, 3, 0], [4, 1, 7]], device=DEVICE)
+    places = torch.randperm(12, generator=torch.Generator().manual_seed(2)).view(4, 3).to(DEVICE)
+    rows[places[chosen >= 5]] = float("nan")
+    weights = torch.rand(4, 3, generator=torch.Generator().manual_seed(3)).to(DEVICE)
+    wanted = reference(x, rows, places, chosen, weights, 5)
+    assert wanted.isfinite().all()
+    torch.testing.assert_close(expert_sum(x, rows, places, chosen, weights, 5), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_table_rows() -> None:
+    from kodkod_engine.kernels.gpu.table_rows import reference, table_rows
+
+    table = torch.randn(300, 24)
+    table = table.pin_memory() if DEVICE.type == "cuda" else table
+    rows = torch.tensor([[0, 299, 7], [150, 1, 299]], device=DEVICE)
+    assert torch.equal(table_rows(table, rows), reference(table, rows))
+
+
+@pytest.mark.parametrize(("new", "context"), [(1, 1), (5, 5), (33, 200), (130, 130), (140, 333)])
+@pytest.mark.parametrize("dtype", [torch.float32, NARROW])
+def test_prefill_attention(new: int, context: int, dtype: torch.dtype) -> None:
+    from kodkod_engine.kernels.gpu.prefill_attention import prefill_attention, reference
+
+    query, per_head = _randn(new, 2, 48, dtype=dtype), _randn(context, 2, 48, seed=1, dtype=dtype)
+    rope_keys = _randn(context, 80, seed=2, dtype=dtype)[:, 64:]
+    got = prefill_attention(query, per_head, rope_keys, 0.2)
+    bound = 1e-4 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got, reference(query, per_head, rope_keys, 0.2), rtol=bound, atol=bound)
+
+
+def _attention(tiny, dtype: torch.dtype) -> LatentAttention:
+    config = replace(
+        tiny.config,
+        num_heads=2,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=16,
+        v_head_dim=16,
+        kv_lora_rank=32,
+        rope=replace(tiny.config.rope, dim=16),
+    )
+    attention = LatentAttention(config, 0)
+    for index, parameter in enumerate(attention.parameters()):
+        parameter.copy_(_randn(*parameter.shape, seed=index) * parameter.shape[-1] ** -0.5)
+    return attention.to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize(("new", "context"), [(1, 40), (20, 300), (70, 70), (80, 200)])
+@pytest.mark.parametrize("neighbours", [True, False])
+@torch.inference_mode()
+def test_attention_on_a_device_is_the_plain_one(tiny, new: int, context: int, neighbours: bool) -> None:
+    """Few new tokens and many, slots side by side and scattered; one fits no bucket, one lies on the limit."""
+    attention = _attention(tiny, NARROW)
+    cache = KvCache(KvLayout(1, 48, 2, 64), NARROW, DEVICE)
+    cache.layer(0).copy_(_randn(1024, 48, seed=3))
+    order = torch.randperm(1024, generator=torch.Generator().manual_seed(4))[:context].to(DEVICE)
+    positions = torch.arange(context - new, context, device=DEVICE)[None]
+    slots = slice(100, 100 + context) if neighbours else order[None]
+    group = AttentionGroup(slice(0, new), 1, new, slots, context, positions)
+    query = _randn(new, 2, 32, seed=5, dtype=NARROW)
+    latents = cache.read(0, slots).reshape(1, context, -1)
+    wanted = attention.float().absorbed(query.float()[None], latents.float(), positions)[0].flatten(1)
+    assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
+
+
+@torch.inference_mode()
+def test_sequences_of_one_group_attend_each_to_its_own(tiny) -> None:
+    attention = _attention(tiny, NARROW)
+    cache = KvCache(KvLayout(1, 48, 2, 64), NARROW, DEVICE)
+    cache.layer(0).copy_(_randn(1024, 48, seed=3))
+    slots = torch.randint(0, 1024, (3, 290), generator=torch.Generator().manual_seed(4)).to(DEVICE)
+    positions = torch.tensor([[288, 289], [3, 4], [100, 101]], device=DEVICE)
+    group = AttentionGroup(slice(0, 6), 3, 2, slots, 290, positions)
+    query = _randn(6, 2, 32, seed=5, dtype=NARROW)
+    own = query.float().unflatten(0, (3, 2))
+    wanted = attention.float().absorbed(own, cache.read(0, slots).float(), positions).flatten(2).flatten(0, 1)
+    assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
+
+
+def test_splits_leave_no_place_out_and_keep_a_device_busy() -> None:
+    for rows in (1, 32, 2048, 100_000):
+        for bucket in (256, 1024, 131_072):
+            splits = attention_module.num_splits(rows, bucket)
+            assert bucket % splits == 0
+            assert splits == 1 or bucket // splits >= 512
+    assert attention_module.num_splits(32, 131_072) == 256
+
+
+def _experts(tiny, real: int, identity: int, k: int) -> MixtureOfExperts:
+    config = replace(
+        tiny.config,
+        hidden_size=48,
+        expert_ffn_hidden_size=16,
+        num_experts=real,
+        num_identity_experts=identity,
+        experts_per_token=k,
+    )
+    experts = MixtureOfExperts(config)
+    for index, (name, parameter) in enumerate(experts.named_parameters()):
+        scale = 0.05 if "bias" in name else parameter.shape[-1] ** -0.5
+        parameter.data = (_randn(*parameter.shape, seed=index) * scale).to(parameter.dtype)
+    experts.gate_up.data, experts.down.data = experts.gate_up.data.bfloat16(), experts.down.data.bfloat16()
+    return experts.to(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("real", "identity", "k", "tokens"), [(6, 3, 4, 40), (3, 3, 6, 5), (16, 0, 2, 3), (1, 1, 1, 9)]
+)
+@torch.inference_mode()
+def test_grouped_experts_are_the_plain_ones(tiny, real: int, identity: int, k: int, tokens: int) -> None:
+    """Experts that nobody chose, tokens with identity experts alone, all experts chosen at once."""
+    experts = _experts(tiny, real, identity, k)
+    x = _randn(tokens, 48, seed=9, dtype=torch.bfloat16)
+    chosen, weights = experts.router(x)
+    got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
+    wide = experts.float()._by_expert(x.float(), chosen, weights)
+    assert relative_error(got, wide) < 1e-2
+
+
+@torch.inference_mode()
+def test_a_long_step_of_identity_experts_alone(tiny) -> None:
+    experts = _experts(tiny, 4, 3, 2)
+    x = _randn(6, 48, seed=9, dtype=torch.bfloat16)
+    chosen, weights = torch.full((6, 2), 5, device=DEVICE), torch.full((6, 2), 1.5, device=DEVICE)
+    got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
+    torch.testing.assert_close(got, 3 * x, rtol=1e-2, atol=1e-3)
