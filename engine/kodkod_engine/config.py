@@ -31,8 +31,8 @@ class EngineConfig:
     """Load the draft block; None does when the checkpoint has one."""
     speculation: Speculation = Speculation.AUTO
     """How tokens are guessed ahead; a request may ask for another way."""
-    ngram_tables: Literal["resident", "mapped"] = "resident"
-    """Tables in memory, or left in the checkpoint's files behind a cache of n-grams."""
+    ngram_tables: Literal["resident", "pinned", "mapped"] = "resident"
+    """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
 
     precision: Literal["bf16", "fp8", "int8", "int4"] | None = None
     """Of experts, attention, dense networks and head; None keeps what the checkpoint has."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-m", "--model", type=click.Path(path_type=Path), help="Folder of a checkpoint; else the bundled model.")
 @click.option("--precision", type=click.Choice(["bf16", "fp8", "int8", "int4"]), help="Pack the weights on the way in.")
 @click.option("--weights", type=click.Choice(["resident", "mapped"]), default="resident", show_default=True)
-@click.option("--tables", type=click.Choice(["resident", "mapped"]), default="resident", show_default=True)
+@click.option("--tables", type=click.Choice(["resident", "pinned", "mapped"]), default="resident", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
     "--batch", "batches", type=click.IntRange(1, 256), multiple=True, default=(1, 4, 16, 32), show_default=True

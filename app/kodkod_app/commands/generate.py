@@ -35,10 +35,10 @@ NO_MODEL_NOTE = (
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
     "--ngram-tables",
-    type=click.Choice(["resident", "mapped"]),
+    type=click.Choice(["resident", "pinned", "mapped"]),
     default="resident",
     show_default=True,
-    help="Keep the N-gram tables in memory, or read rows from the checkpoint's files.",
+    help="Keep the N-gram tables in memory, in host memory that a GPU reads, or read rows from the checkpoint's files.",
 )
 def command(
     prompt: str,

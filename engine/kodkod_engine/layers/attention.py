@@ -231,9 +231,9 @@ class LatentAttention(nn.Module):
 
 
 def padded_slots(group: AttentionGroup, device: torch.device) -> Tensor:
-    """Slots of a group's contexts up to the next power of two, which kernels are compiled for: int64 [sequences, bucket].
+    """Slots of a group's contexts up to the next power of two: int64 [sequences, bucket].
 
-    What lies beyond a position is never looked up, so any number may stand there.
+    Kernels are compiled for those. What lies beyond a position is never looked up, so any number may stand there.
     """
     bucket = max(SMALLEST_BUCKET, 1 << (group.context_len - 1).bit_length())
     slots = group.context_slots

@@ -22,12 +22,13 @@ class RowSource(Protocol):
 
 
 class ResidentRows(nn.Module):
-    """All tables in one matrix on the model's device, one table after another."""
+    """All tables in one matrix, one table after another: on the model's device, or in pinned memory it reads."""
 
     def __init__(self, spec: NgramSpec) -> None:
         super().__init__()
         self.spec = spec
         self.weight = nn.Parameter(torch.empty(spec.row_offsets[-1], spec.table_width), requires_grad=False)
+        self._offsets: Tensor | None = None
 
     def table(self, index: int) -> Tensor:
         """One table: a view [rows, table_width]."""
@@ -36,8 +37,14 @@ class ResidentRows(nn.Module):
 
     def rows(self, windows: Tensor, hasher: NgramHasher) -> Tensor:
         """See `RowSource`."""
-        offsets = torch.tensor(self.spec.row_offsets[:-1], device=windows.device)
-        return F.embedding(hasher.row_ids(windows) + offsets, self.weight).flatten(1)
+        if self._offsets is None or self._offsets.device != windows.device:
+            self._offsets = torch.tensor(self.spec.row_offsets[:-1], device=windows.device)
+        ids = hasher.row_ids(windows) + self._offsets
+        if self.weight.device == ids.device:
+            return F.embedding(ids, self.weight).flatten(1)
+        from kodkod_engine.kernels.gpu.table_rows import table_rows
+
+        return table_rows(self.weight, ids)
 
 
 class NgramEmbedding(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -12,13 +13,17 @@ from torch import nn
 
 from kodkod_engine.errors import UnknownArchitecture
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
+from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
+from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import Manifest, read_manifest, require_complete
 from kodkod_engine.models.longcat_flash import LongcatFlash
 from kodkod_engine.models.mtp import MtpBlock
 from kodkod_engine.models.packing import pack_model
+
+logger = logging.getLogger(__name__)
 
 MTP_PREFIX = "model.mtp."
 HOME_MTP_PREFIX = "mtp."
@@ -39,6 +44,8 @@ class TableHome(StrEnum):
 
     RESIDENT = "resident"
     """In memory, on the model's device."""
+    PINNED = "pinned"
+    """In host memory that the CUDA device reads row by row, in place."""
     MAPPED = "mapped"
     """In the checkpoint files, read row by row behind a cache of n-grams."""
 
@@ -211,6 +218,8 @@ def _allocate(
 ) -> tuple[LongcatFlash, MtpBlock | None]:
     """Give the meta model memory; mapped tables are taken out first and cost none."""
     model, mtp = shapes
+    if tables is TableHome.PINNED and model.embedding is not None and not _pin_tables(model.embedding):
+        tables = TableHome.MAPPED
     if tables is TableHome.MAPPED and model.embedding is not None:
         model.embedding.move_tables(MappedRows(model.embedding.spec, checkpoint))
     for part in shapes:
@@ -221,3 +230,16 @@ def _allocate(
                     memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                     setattr(module, leaf, nn.Parameter(memory, requires_grad=False))
     return model, mtp
+
+
+def _pin_tables(embedding: NgramEmbedding) -> bool:
+    """Give the tables pinned memory; where that is refused, say why and leave them unset."""
+    rows = embedding.resident
+    assert rows is not None
+    try:
+        memory = pinned_empty(tuple(rows.weight.shape), rows.weight.dtype, rows)
+    except PinningFailed as fault:
+        logger.warning("N-gram tables are read from the checkpoint's files: memory could not be pinned (%s)", fault)
+        return False
+    rows.weight = nn.Parameter(memory, requires_grad=False)
+    return True

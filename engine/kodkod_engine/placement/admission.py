@@ -37,6 +37,8 @@ def require_room(folder: Path, options: EngineConfig) -> None:
         NotEnoughMemory: says by how much, and what would fit.
     """
     require_device(options.device)
+    if options.ngram_tables == "pinned" and not options.device.startswith("cuda"):
+        raise EngineError(f"pinned N-gram tables are read by a CUDA device; with device {options.device} use mapped")
     config = load_config(folder)
     machine = Machine(available_bytes(), 1.0, 0.0, find_gpu() if options.device.startswith("cuda") else None)
     require_memory(part_sizes(config), asked_placement(folder, config, options, machine), machine)

@@ -16,6 +16,8 @@ EXPECTED_FRACTION = {("gpu", "fp8"): 0.1, ("gpu", "int8"): 0.1, ("gpu", "int4"):
 USUAL_FRACTION = 0.5
 MAPPED_FRACTION = 0.9
 """Of its speed that decoding keeps when weights are mapped and stay in the page cache."""
+TABLES_FRACTION = {"pinned": 0.98, "mapped": 0.9}
+"""Of its speed that decoding on a GPU keeps when the tables are not in its memory: goals, not yet measured."""
 COMFORTABLE_TOKENS_PER_S = 20.0
 """Faster than one reads: above it precision counts for more than speed."""
 WORK_BYTES = 1.0 * GIB
@@ -36,7 +38,8 @@ class Placement:
     weights: str
     """`resident`, or `mapped` from a converted checkpoint."""
     tables: str
-    """`resident` with the weights, or `mapped` behind a row cache; `none` where the model has none."""
+    """`resident` with the weights, `pinned` in host memory that the GPU reads, or `mapped` behind a row cache; `none`
+    where the model has none."""
     device_bytes: float
     """Memory it needs on its device."""
     host_bytes: float
@@ -54,13 +57,18 @@ class Placement:
             "device": "cuda" if self.device == "gpu" else "cpu",
             "precision": self.precision,
             "weights": self.weights,
-            "ngram_tables": "mapped" if self.tables == "mapped" else "resident",
+            "ngram_tables": "resident" if self.tables == "none" else self.tables,
         }
 
     @property
     def story(self) -> str:
         """One line for a person."""
-        tables = {"none": "no tables", "resident": "tables in memory", "mapped": "tables on the disk, rows cached"}
+        tables = {
+            "none": "no tables",
+            "resident": "tables in memory",
+            "pinned": "tables in host memory, read by the GPU",
+            "mapped": "tables on the disk, rows cached",
+        }
         home = "mapped from the disk" if self.weights == "mapped" else "in memory"
         memory = f"{self.device_bytes / 1e9:.1f} GB on the GPU, " if self.device == "gpu" else ""
         rate = f"{self.expected_tokens_per_s:.3g} tokens/s expected of at most {self.limit_tokens_per_s:.3g}"
@@ -74,8 +82,14 @@ def placements(sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED
     for device in devices:
         for precision in PRECISIONS:
             for weights in ("resident",) if device == "gpu" else ("resident", "mapped"):
-                for tables in ("resident", "mapped") if sizes.tables else ("none",):
+                for tables in _table_homes(sizes, device):
                     yield placement_of(sizes, machine, context_tokens, device, precision, weights, tables)
+
+
+def _table_homes(sizes: PartSizes, device: str) -> tuple[str, ...]:
+    if not sizes.tables:
+        return ("none",)
+    return ("resident", "pinned", "mapped") if device == "gpu" else ("resident", "mapped")
 
 
 def placement_of(
@@ -91,6 +105,7 @@ def placement_of(
     if device == "gpu":
         assert machine.gpu is not None
         rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, work
+        host_bytes += sizes.tables * 2.0 if tables == "pinned" else 0.0
         least = host_bytes
     else:
         rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + work
@@ -98,6 +113,7 @@ def placement_of(
     limit = rate / sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
     fraction = EXPECTED_FRACTION.get((device, precision), USUAL_FRACTION)
     fraction *= MAPPED_FRACTION if weights == "mapped" else 1.0
+    fraction *= TABLES_FRACTION.get(tables, 1.0) if device == "gpu" else 1.0
     return Placement(device, precision, weights, tables, device_bytes, host_bytes, least, limit, limit * fraction)
 
 

@@ -17,7 +17,7 @@ from kodkod_engine.models.loading import build_model
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.placement import admission
 from kodkod_engine.placement.machine import GIB, Gpu, Machine
-from kodkod_engine.placement.plan import PRECISIONS, choose, fits, missing_bytes, placements, require_memory
+from kodkod_engine.placement.plan import PRECISIONS, Placement, choose, fits, missing_bytes, placements, require_memory
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 
@@ -68,7 +68,8 @@ def test_the_limit_of_a_large_card(sizes: PartSizes) -> None:
         (_machine(64), ("cpu", "int4", "resident", "mapped")),
         (_machine(128), ("cpu", "int4", "resident", "resident")),
         (_machine(256, rate=400e9), ("cpu", "bf16", "resident", "resident")),
-        (_machine(128, 139), ("gpu", "bf16", "resident", "mapped")),
+        (_machine(128, 139), ("gpu", "bf16", "resident", "pinned")),
+        (_machine(32, 139), ("gpu", "bf16", "resident", "mapped")),
         (_machine(128, 192), ("gpu", "bf16", "resident", "resident")),
         (_machine(32, 48), ("gpu", "int8", "resident", "mapped")),
         (_machine(32, 24), ("gpu", "int4", "resident", "mapped")),
@@ -118,6 +119,25 @@ def test_mapped_weights_are_loaded_with_less_memory_than_they_want(sizes: PartSi
     require_memory(sizes, asked, machine)
     with pytest.raises(NotEnoughMemory):
         require_memory(sizes, asked, _machine(1))
+
+
+def test_pinned_tables_are_counted_on_the_host_and_for_a_gpu_alone(sizes: PartSizes) -> None:
+    def of(device: str) -> dict[str, Placement]:
+        every = placements(sizes, _machine(128, 192))
+        return {one.tables: one for one in every if (one.device, one.precision) == (device, "bf16")}
+
+    gpu = of("gpu")
+    assert set(gpu) == {"resident", "pinned", "mapped"}
+    assert gpu["pinned"].host_bytes - gpu["mapped"].host_bytes == 2 * sizes.tables
+    assert gpu["resident"].device_bytes - gpu["pinned"].device_bytes == 2 * sizes.tables
+    assert gpu["pinned"].options["ngram_tables"] == "pinned"
+    assert "read by the GPU" in gpu["pinned"].story
+    assert "pinned" not in of("cpu")
+
+
+def test_pinned_tables_without_a_gpu_are_refused_in_one_line(lite_folder) -> None:
+    with pytest.raises(EngineError, match="read by a CUDA device; with device cpu use mapped"):
+        admission.require_room(lite_folder, EngineConfig(ngram_tables="pinned"))
 
 
 def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:

@@ -23,7 +23,7 @@ def reference(wide: Tensor) -> Tensor:
 def _kernel(wide, num_rows, out, width, COUNTED: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     if COUNTED:
-        if row >= tl.load(num_rows):
+        if row >= tl.load(num_rows):  # the other is known when it is compiled
             return
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.playing import relative_error
+from engine.playing import play, relative_error
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers import attention as attention_module
@@ -15,6 +15,8 @@ from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.step_batch import AttentionGroup
+from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 pytest.importorskip("triton")
 
@@ -174,3 +176,25 @@ def test_a_long_step_of_identity_experts_alone(tiny) -> None:
     chosen, weights = torch.full((6, 2), 5, device=DEVICE), torch.full((6, 2), 1.5, device=DEVICE)
     got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
     torch.testing.assert_close(got, 3 * x, rtol=1e-2, atol=1e-3)
+
+
+CONFIG = {**TINY, "hidden_size": 48, "num_attention_heads": 2, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16}
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("tables", [TableHome.RESIDENT, TableHome.PINNED, TableHome.MAPPED])
+def test_a_model_on_a_device_says_what_it_says_on_the_processor(tmp_path, tables: TableHome) -> None:
+    """A long prompt, a step of some tokens behind it, then single ones: modules, kernels and graphs in turn."""
+    folder = write_random_checkpoint(tmp_path, CONFIG, seed=2, dtype=torch.bfloat16, with_mtp=False)
+    wanted, got = (
+        _said(load_model(folder)),
+        _said(load_model(folder, device="cuda", ngram_tables=tables)),
+    )
+    assert relative_error(got.cpu(), wanted) < 0.05
+
+
+def _said(loaded: LoadedModel) -> torch.Tensor:
+    ids = torch.randint(3, 300, (400,), generator=torch.Generator().manual_seed(1)).tolist()
+    played = play(loaded)[0]
+    steps = (ids[:200], ids[200:390], ids[390:398], ids[398:399], ids[399:])
+    return torch.cat([played.feed(step).cpu() for step in steps])

@@ -1,0 +1,92 @@
+"""Tables in pinned host memory: registered once, let go with their owner, read from the files where refused."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from engine.playing import play
+from kodkod_engine.layers import pinned
+from kodkod_engine.layers.mapped_rows import MappedRows
+from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
+from kodkod_engine.models.loading import TableHome, load_model
+
+
+class FakeRuntime:
+    """A driver that registers what it is given."""
+
+    def __init__(self, result: int = 0) -> None:
+        self.result = result
+        self.registered: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        assert flags == 0
+        self.registered[address] = size
+        return self.result
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.registered[address]
+        return 0
+
+
+class Owner:
+    pass
+
+
+@pytest.fixture
+def runtime(monkeypatch) -> FakeRuntime:
+    fake = FakeRuntime()
+
+    def check(result: int) -> None:
+        if result:
+            raise RuntimeError(f"CUDA error {result}:\nout of memory")
+
+    monkeypatch.setattr(pinned, "_runtime", lambda: fake)
+    monkeypatch.setattr(pinned, "_check", check)
+    return fake
+
+
+def test_memory_is_registered_while_its_owner_lives(runtime) -> None:
+    owner = Owner()
+    memory = pinned_empty((10, 3), torch.bfloat16, owner)
+    assert runtime.registered == {memory.data_ptr(): 60}
+    del owner
+    gc.collect()
+    assert runtime.registered == {}
+
+
+def test_a_refusal_is_one_line(runtime) -> None:
+    runtime.result = 2
+    with pytest.raises(PinningFailed, match=r"^RuntimeError: CUDA error 2: out of memory$"):
+        pinned_empty((10, 3), torch.bfloat16, Owner())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pins")
+def test_without_a_device_it_is_refused() -> None:
+    with pytest.raises(PinningFailed, match="CUDA"):
+        pinned_empty((10, 3), torch.bfloat16, Owner())
+
+
+def _ids(loaded: Any) -> torch.Tensor:
+    return play(loaded)[0].feed([5, 9, 2, 7, 7, 30])
+
+
+def test_a_model_with_pinned_tables_says_what_the_plain_one_says(tiny, tiny_folder, runtime) -> None:
+    loaded = load_model(tiny_folder, ngram_tables=TableHome.PINNED)
+    resident = loaded.model.embedding.resident
+    assert resident.weight.data_ptr() in runtime.registered
+    assert torch.equal(_ids(loaded), _ids(tiny))
+
+
+def test_where_pinning_is_refused_rows_come_from_the_files(tiny, tiny_folder, runtime, caplog) -> None:
+    runtime.result = 2
+    loaded = load_model(tiny_folder, ngram_tables=TableHome.PINNED)
+    assert isinstance(loaded.model.embedding.row_source, MappedRows)
+    assert torch.equal(_ids(loaded), _ids(tiny))
+    assert [record.message for record in caplog.records] == [
+        "N-gram tables are read from the checkpoint's files: memory could not be pinned "
+        "(RuntimeError: CUDA error 2: out of memory)"
+    ]
