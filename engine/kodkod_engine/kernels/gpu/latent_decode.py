@@ -219,7 +219,7 @@ def splits_of(context: int, sequences: int, rows: int) -> int:
     """
     most = MAX_SPLITS if context < LONG_CONTEXT else MAX_SPLITS_OF_LONG
     room = PROGRAMS // (sequences * triton.cdiv(rows, BLOCK_ROWS))
-    wanted = max(1, min(most, context // PLACES_PER_SPLIT, room))
+    wanted = int(max(1, min(most, context // PLACES_PER_SPLIT, room)))
     return 1 << (wanted.bit_length() - 1)
 
 
