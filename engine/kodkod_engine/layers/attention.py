@@ -9,7 +9,6 @@ best for prefill.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.latent_attention import latent_attention
@@ -29,11 +28,6 @@ MAX_SCORE_VALUES = 1 << 22
 
 MAX_ABSORBED_TOKENS = 64
 """New tokens of a sequence up to which a CUDA device attends over the latents themselves."""
-
-SMALLEST_BUCKET = 256
-
-ABSORBED_PROGRAMS = 264
-"""As many share the contexts of a step: two for each multiprocessor of a large device."""
 
 
 class LatentAttention(nn.Module):
@@ -125,24 +119,25 @@ class LatentAttention(nn.Module):
         return (self._absorbed_on_device if few else self._expanded_on_device)(query, group, cache)
 
     def _absorbed_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
-        from kodkod_engine.kernels.gpu.latent_decode import latent_decode
+        from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
 
-        config = self.config
-        slots = padded_slots(group, query.device)
+        config, slots = self.config, group.context_slots
+        if isinstance(slots, slice):
+            slots = torch.arange(slots.start, slots.stop, device=query.device)[None]
         nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        key_weight, value_weight = self.head_weights(query.dtype)
+        key_weight, _ = self.head_weights(query.dtype)
         wide = torch.cat([torch.bmm(nope.transpose(0, 1), key_weight).transpose(0, 1), rope], dim=-1)
-        mixed = latent_decode(
+        attended: Tensor = latent_decode(
             wide.view(group.num_sequences, group.query_len, config.num_heads, -1),
             cache.layer(self.cache_layer),
-            slots,
+            slots.contiguous(),
             group.positions.contiguous(),
-            config.kv_lora_rank,
+            self.kv_b.weight,
+            config.v_head_dim,
             config.score_scale,
-            num_splits(len(query) * config.num_heads, slots.shape[1]),
+            splits=splits_of(group.context_len, group.num_sequences, group.query_len * config.num_heads),
         )
-        values = torch.bmm(mixed.flatten(0, 1).transpose(0, 1), value_weight.transpose(1, 2))
-        return values.transpose(0, 1).flatten(1)
+        return attended
 
     def _expanded_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
         from kodkod_engine.kernels.gpu.prefill_attention import prefill_attention
@@ -228,25 +223,6 @@ class LatentAttention(nn.Module):
             for head in range(config.num_heads):
                 out[rows, head] = _attend_one_head(scaled[head, rows], key[head], value[head], mask, visible)
         return out
-
-
-def padded_slots(group: AttentionGroup, device: torch.device) -> Tensor:
-    """Slots of a group's contexts up to the next power of two: int64 [sequences, bucket].
-
-    Kernels are compiled for those. What lies beyond a position is never looked up, so any number may stand there.
-    """
-    bucket = max(SMALLEST_BUCKET, 1 << (group.context_len - 1).bit_length())
-    slots = group.context_slots
-    if isinstance(slots, slice):
-        return torch.arange(slots.start, slots.start + bucket, device=device)[None]
-    return F.pad(slots, (0, bucket - slots.shape[1]))
-
-
-def num_splits(num_rows: int, bucket: int) -> int:
-    """How many programs share a context, a power of two: few where rows alone keep the device busy."""
-    tiles = -(-num_rows // 32)
-    most = max(1, min(ABSORBED_PROGRAMS // tiles, bucket // 512))
-    return 1 << (most.bit_length() - 1)
 
 
 def _mask(positions: Tensor, visible: int, dtype: torch.dtype) -> Tensor:

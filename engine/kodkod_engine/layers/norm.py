@@ -24,9 +24,9 @@ class RMSNorm(nn.Module):
         if self._fits_kernel(x):
             return rms_norm(x, self.weight, self.eps)
         if takes_kernels(x) and x.dim() == 2:
-            from kodkod_engine.kernels.gpu.row_norm import row_norm
+            from kodkod_engine.kernels.gpu.residual_norm import normed
 
-            return row_norm(x, self.weight, self.eps)
+            return normed(x, self.weight, self.eps)
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight

@@ -22,11 +22,10 @@ def reference(wide: Tensor) -> Tensor:
 @triton.jit
 def _kernel(wide, num_rows, out, width, COUNTED: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    if COUNTED:
-        if row >= tl.load(num_rows):  # the other is known when it is compiled
-            return
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
+    if COUNTED:
+        inside = inside & (row < tl.load(num_rows))
     gate = tl.load(wide + row * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(wide + row * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + columns, gate / (1.0 + tl.exp(-gate)) * up, mask=inside)

@@ -10,7 +10,6 @@ import torch
 from engine.playing import play, relative_error
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
-from kodkod_engine.layers import attention as attention_module
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
@@ -36,15 +35,6 @@ def test_swiglu_rows(rows: int, width: int) -> None:
 
     wide = _randn(rows, 2 * width, dtype=torch.bfloat16)
     torch.testing.assert_close(swiglu_rows(wide), reference(wide), rtol=1e-2, atol=1e-3)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_row_norm_of_rows_that_lie_apart(dtype: torch.dtype) -> None:
-    from kodkod_engine.kernels.gpu.row_norm import reference, row_norm
-
-    x, weight = _randn(5, 100, dtype=dtype)[:, 20:68], _randn(48, seed=1, dtype=dtype)
-    bound = 1e-5 if dtype == torch.float32 else 3e-2
-    torch.testing.assert_close(row_norm(x, weight, 1e-5), reference(x, weight, 1e-5), rtol=bound, atol=bound)
 
 
 def test_expert_sum_reads_no_row_of_an_identity_expert() -> None:
@@ -127,15 +117,6 @@ def test_sequences_of_one_group_attend_each_to_its_own(tiny) -> None:
     own = query.float().unflatten(0, (3, 2))
     wanted = attention.float().absorbed(own, cache.read(0, slots).float(), positions).flatten(2).flatten(0, 1)
     assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
-
-
-def test_splits_leave_no_place_out_and_keep_a_device_busy() -> None:
-    for rows in (1, 32, 2048, 100_000):
-        for bucket in (256, 1024, 131_072):
-            splits = attention_module.num_splits(rows, bucket)
-            assert bucket % splits == 0
-            assert splits == 1 or bucket // splits >= 512
-    assert attention_module.num_splits(32, 131_072) == 256
 
 
 def _experts(tiny, real: int, identity: int, k: int) -> MixtureOfExperts:
