@@ -74,6 +74,13 @@ def main() -> None:
 @click.option("--bf16/--fp32", default=None, help="Products in bf16, with fp32 weights. [default: on cuda]")
 @click.option("--threads", type=int, help="Processor threads.")
 @click.option("--compile/--no-compile", "compile_", default=None, help="Fuse element-wise work; needs a C++ compiler.")
+@click.option("--static/--dynamic", default=None, help="Steps that never wait for a GPU. [default: on cuda]")
+@click.option(
+    "--validation",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Held-out shard, predicted every 30 s; repeatable.",
+)
 @click.option("--save-every-s", type=float, help="Seconds between saves. [default: 180]")
 def train(sources: tuple[str, ...], config: Path, compile_: bool | None, **given: Any) -> None:
     """Train until the time or the steps are used up.

@@ -78,8 +78,15 @@ class Batch:
         return int(self.is_token.sum())
 
     def to(self, device: torch.device) -> Batch:
-        """On another device."""
-        return Batch(self.token_ids.to(device), self.weights.to(device), self.is_token.to(device))
+        """On another device, without waiting where that can be."""
+        token_ids, weights, is_token = (
+            values.to(device, non_blocking=True) for values in (self.token_ids, self.weights, self.is_token)
+        )
+        return Batch(token_ids, weights, is_token)
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU copies from by itself."""
+        return Batch(self.token_ids.pin_memory(), self.weights.pin_memory(), self.is_token.pin_memory())
 
 
 def stack_pieces(shards: Sequence[Shard], pieces: Sequence[Piece]) -> Batch:

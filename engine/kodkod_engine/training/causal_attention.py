@@ -32,7 +32,9 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cpu" or value.dtype != torch.float32:
         # Under autocast positions are turned in fp32, and the values are in bf16.
         query, key = query.to(value.dtype), key.to(value.dtype)
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+        # As wide as the keys, for a GPU's quick kernels want one width.
+        wide = F.pad(value, (0, query.shape[-1] - value.shape[-1]))
+        return F.scaled_dot_product_attention(query, key, wide, is_causal=True, scale=1.0)[..., : value.shape[-1]]
     flat_inputs = (query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
     flat = _TiledAttention.apply(*flat_inputs)  # type: ignore[no-untyped-call]  # torch left it without
     out: Tensor = flat.unflatten(0, query.shape[:2])

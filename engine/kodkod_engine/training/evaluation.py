@@ -60,7 +60,7 @@ class Evaluation:
         return {"loss": self.loss, "draft_acceptance": accepted / max(1, drafts), "by_weight": classes}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: TrainableModel,
     shard_path: str | Path,

@@ -93,6 +93,26 @@ class DenseWeights(NamedTuple):
         return cls(attention.o.weight, norm.weight, dense.gate_up.weight, dense.down.weight)
 
 
+def mix_all_experts(x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The same as `mix_experts`, every token through every expert: two large products, and no shape that depends on the
+    choices. More arithmetic than is needed, but a GPU that waits for nothing has it done sooner.
+    """
+    num_experts = gate_up.shape[0]
+    is_chosen = chosen[:, :, None] == torch.arange(num_experts, device=chosen.device)
+    shares = (weights[:, :, None] * is_chosen).sum(dim=1)
+    of_identity = (weights * (chosen >= num_experts)).sum(dim=1, keepdim=True)
+    inner = swiglu(F.linear(x, gate_up.flatten(0, 1)).unflatten(-1, (num_experts, -1)))
+    inner = inner * shares[:, :, None].to(inner.dtype)
+    mixed = F.linear(inner.flatten(1), down.transpose(0, 1).flatten(1))
+    return x * of_identity.to(x.dtype) + mixed.to(x.dtype)
+
+
+def count_choices(chosen: Tensor, is_token: Tensor, num_choices: int) -> Tensor:
+    """How many tokens chose each expert: int64 [tokens, k] and bool [tokens] -> int64 [experts]."""
+    hits = chosen[:, :, None] == torch.arange(num_choices, device=chosen.device)
+    return (hits & is_token[:, None, None]).sum(dim=(0, 1))
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """As `layers.norm.RMSNorm`, statistics in fp32."""
     wide = x.float()
@@ -192,7 +212,12 @@ class TrainableModel(nn.Module):
             layer.experts.router.selection_bias.requires_grad_(False)
         self._inputs: Callable[..., tuple[Tensor, Tensor, Tensor]] = attention_inputs
         self._dense: Callable[..., tuple[Tensor, Tensor]] = dense_step
+        self.is_static = False
+        """Whether no shape in a step depends on values, for which a GPU's host would have to wait. The tables' gradient
+        is dense then."""
         self._hasher: NgramHasher | None = None
+        self._row_offsets: Tensor | None = None
+        self._frequencies: Tensor | None = None
 
     def compile_blocks(self) -> None:
         """Fuse the element-wise work; the first steps take tens of seconds, and a C++ compiler is needed on a CPU."""
@@ -206,7 +231,8 @@ class TrainableModel(nn.Module):
 
     @property
     def tables(self) -> nn.Parameter | None:
-        """All N-gram tables, one after another: [rows, width]. Their gradient is sparse."""
+        """All N-gram tables, one after another: [rows, width]. Their gradient is sparse
+        unless `is_static`."""
         embedding = self.main.embedding
         return None if embedding is None or embedding.resident is None else embedding.resident.weight
 
@@ -227,8 +253,7 @@ class TrainableModel(nn.Module):
         choices = []
         for layer in self.main.dual_layers:
             x, chosen = self._dual_layer(layer, x, cosine, sine)
-            num_choices = layer.experts.router.weight.shape[0]
-            choices.append(chosen[real].flatten().bincount(minlength=num_choices))
+            choices.append(count_choices(chosen, real, layer.experts.router.weight.shape[0]))
         norm = self.main.norm
         return Passed(rms_norm(x, norm.weight, norm.eps), torch.stack(choices))
 
@@ -257,7 +282,7 @@ class TrainableModel(nn.Module):
         if embedding is None or self.tables is None:
             return words
         ids = self.row_ids(token_ids)
-        rows = F.embedding(ids, self.tables, sparse=True).flatten(-2)
+        rows = F.embedding(ids, self.tables, sparse=not self.is_static).flatten(-2)
         combiner = embedding.spec.combiner
         projected = F.linear(rows, embedding.projection.weight)
         return words * combiner.word_scale + projected * combiner.ngram_scale
@@ -266,19 +291,20 @@ class TrainableModel(nn.Module):
         """Rows in the joined tables: int64 [documents, tokens] -> [documents, tokens, tables]."""
         spec = self.config.ngram
         assert spec is not None
-        if self._hasher is None:
+        if self._hasher is None or self._row_offsets is None or self._row_offsets.device != token_ids.device:
             self._hasher = NgramHasher(spec, token_ids.device)
+            self._row_offsets = torch.tensor(spec.row_offsets[:-1], device=token_ids.device)
         context = token_ids.new_full((len(token_ids), spec.context_tokens), ABSENT)
         padded = torch.cat([context, token_ids], dim=1)
         windows = padded.unfold(1, spec.context_tokens + 1, 1).flip(-1).flatten(0, 1)
-        offsets = torch.tensor(spec.row_offsets[:-1], device=token_ids.device)
-        return torch.unflatten(self._hasher.row_ids(windows) + offsets, 0, token_ids.shape)
+        return torch.unflatten(self._hasher.row_ids(windows) + self._row_offsets, 0, token_ids.shape)
 
     def rope_tables(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions: fp32 [tokens, rope / 2] each."""
         spec = self.config.rope
-        frequencies = inverse_frequencies(spec).to(token_ids.device)
-        angles = torch.arange(token_ids.shape[1], device=token_ids.device)[:, None].float() * frequencies
+        if self._frequencies is None or self._frequencies.device != token_ids.device:
+            self._frequencies = inverse_frequencies(spec).to(token_ids.device)
+        angles = torch.arange(token_ids.shape[1], device=token_ids.device)[:, None].float() * self._frequencies
         return angles.cos() * spec.table_scale, angles.sin() * spec.table_scale
 
     def _attend(self, x: Tensor, weights: AttentionWeights, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -294,7 +320,8 @@ class TrainableModel(nn.Module):
         x, normed = self._half(layer.first, x, cosine, sine)
         flat = normed.flatten(0, 1)
         chosen, weights = self._route(layer.experts, flat)
-        shortcut = mix_experts(flat, chosen, weights, layer.experts.gate_up, layer.experts.down)
+        mix = mix_all_experts if self.is_static else mix_experts
+        shortcut = mix(flat, chosen, weights, layer.experts.gate_up, layer.experts.down)
         x, _ = self._half(layer.second, x, cosine, sine)
         return x + shortcut.view_as(x), chosen
 

@@ -52,6 +52,12 @@ class TrainOptions:
     """Processor threads; None leaves torch's choice."""
     compile: bool = False
     """Fuse element-wise work with torch.compile."""
+    static: bool | None = None
+    """Steps that never make the host wait for a GPU, their batches made ahead of time; None does so on cuda alone."""
+    validation: tuple[Path, ...] = ()
+    """Held-out shards of which the first `validation_documents` are predicted now and then."""
+    validate_every_s: float = 30.0
+    validation_documents: int = 200
     save_every_s: float = 180.0
     log_every_steps: int = 10
 

@@ -54,7 +54,7 @@ def test_bf16_products_learn_as_fp32_ones_do(config, make_shard, tmp_path):
     losses = {}
     for bf16 in (False, True):
         trainer = Trainer(config, sources, options(tmp_path / str(bf16), steps=30, bf16=bf16))
-        first = trainer._loss_of(trainer.mixture.next_batch(0)).total
+        first = trainer._loss_of(trainer.supply.next()).total
         while trainer.progress < 1:
             trainer.step()
         assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
