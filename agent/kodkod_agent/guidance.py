@@ -34,8 +34,6 @@ from kodkod_tools.paths import resolve_writable
 PASSED = "The failing tests pass now."
 FAILED = "The failing tests still fail."
 _MAX_NEW_TOKENS = 40
-_MAX_RANKED = 12
-"""Edits that are offered at a time."""
 
 
 class Files(Protocol):
@@ -70,6 +68,8 @@ class Guide:
     """Edits, before it is over."""
     ranker: EditRanker | None = None
     """Names the edits that are offered; None, or where it knows none: any that the line's syntax allows."""
+    max_ranked: int = 12
+    """Of them, offered at a time."""
 
     def constraint(self, messages: Sequence[Message]) -> CallConstraint:
         """What the next turn may be.
@@ -103,10 +103,10 @@ class Guide:
         texts = {path: text for path, text in found.items() if text is not None}
         tried = {(edit.path, edit.line, edit.after) for edit in progress.tried}
         evidence = Evidence(progress.suspects, progress.output, texts)
-        ranked = self.ranker.ranked(evidence, _MAX_RANKED + len(tried))
+        ranked = self.ranker.ranked(evidence, self.max_ranked + len(tried))
         if not ranked:
             return None
-        return [edit for edit in ranked if _changed(edit, texts) not in tried][:_MAX_RANKED]
+        return [edit for edit in ranked if _changed(edit, texts) not in tried][: self.max_ranked]
 
     def _among(self, progress: Progress, ranked: Sequence[RankedEdit]) -> list[CallPattern]:
         """A view of a suspect that has some of these edits, or one of those edits whose line was seen."""

@@ -60,7 +60,9 @@ def dialogues(module: Module, seed: int, desk: ToolDesk) -> Iterator[Dialogue]:
         rng = Random(f"{seed} {module.package} {module.path} {function.first_line}")
         if not _is_wanted(function, rng):
             continue
-        source = _HEADERS[module.lines[function.first_line - 1].startswith(" ")] + module.text(function) + "\n"
+        source = _alone(module, function)
+        if not _stands_alone(source):
+            continue
         candidates = Candidates(source)
         repairs: set[Edit] = set()
         for _ in range(_FAULTS_PER_FUNCTION):
@@ -68,6 +70,11 @@ def dialogues(module: Module, seed: int, desk: ToolDesk) -> Iterator[Dialogue]:
             if fault is not None and fault.repair not in repairs:
                 repairs.add(fault.repair)
                 yield _dialogue(_broken(module, function, source, fault), rng, desk)
+
+
+def _alone(module: Module, function: Function) -> str:
+    """A function's source to be parsed alone; its lines are one off."""
+    return _HEADERS[module.lines[function.first_line - 1].startswith(" ")] + module.text(function) + "\n"
 
 
 def _is_wanted(function: Function, rng: Random) -> bool:
@@ -87,11 +94,25 @@ def _broken(module: Module, function: Function, source: str, fault: Fault) -> _B
 
 
 @functools.lru_cache(maxsize=4096)
-def _runnable(source: str) -> tuple[int, ...]:
-    """Lines of a function's body that a tracer can see run."""
+def _stands_alone(source: str) -> bool:
+    """Whether a function compiles outside of its surroundings; one with names that are `nonlocal` does not."""
+    try:
+        _compiled(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _compiled(source: str) -> CodeType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd literals in other people's code
-        waiting = list(_inner(compile(source, "<function>", "exec", dont_inherit=True)))
+        return compile(source, "<function>", "exec", dont_inherit=True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _runnable(source: str) -> tuple[int, ...]:
+    """Lines of a function's body that a tracer can see run."""
+    waiting = list(_inner(_compiled(source)))
     found: set[int] = set()
     first = min((code.co_firstlineno for code in waiting), default=0)
     while waiting:
@@ -160,6 +181,7 @@ def _suspects(broken: _Broken, path: str, covered: Sequence[int], rng: Random) -
     shift = broken.last_line - function.last_line
     candidates = [other for other in broken.module.functions if other != function]
     others = rng.sample(candidates, min(rng.choice(_NUM_OTHERS), len(candidates)))
+    others = [other for other in others if _stands_alone(_alone(broken.module, other))]
     found = [_other(broken.module, other, path, shift if other.first_line > function.last_line else 0, rng)
              for other in others]  # fmt: skip
     at = 0 if rng.random() < _FIRST_OF_SUSPECTS else rng.randrange(len(found) + 1)
@@ -168,9 +190,8 @@ def _suspects(broken: _Broken, path: str, covered: Sequence[int], rng: Random) -
 
 def _other(module: Module, function: Function, path: str, shift: int, rng: Random) -> Suspect:
     """Another function of the file that the tests run as well."""
-    header = _HEADERS[module.lines[function.first_line - 1].startswith(" ")]
     offset = function.first_line - 2 + shift
-    runnable = [line + offset for line in _runnable(header + module.text(function) + "\n")]
+    runnable = [line + offset for line in _runnable(_alone(module, function))]
     share = rng.uniform(0.5, 1.0)
     lines = tuple(line for line in runnable if rng.random() < share) or tuple(runnable[:1])
     return Suspect(

@@ -79,8 +79,9 @@ def main() -> None:
     "--validation",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Held-out shard, predicted every 30 s; repeatable.",
+    help="Held-out shard, predicted now and then; repeatable.",
 )
+@click.option("--validate-every-s", type=float, help="Seconds between predictions of held-out shards. [default: 30]")
 @click.option("--save-every-s", type=float, help="Seconds between saves. [default: 180]")
 def train(sources: tuple[str, ...], config: Path, compile_: bool | None, **given: Any) -> None:
     """Train until the time or the steps are used up.

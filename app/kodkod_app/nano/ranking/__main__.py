@@ -1,4 +1,5 @@
-"""Learn and measure the ranking of edits: `python -m kodkod_app.nano.ranking simulated | real | fit | measure`."""
+"""Learn and measure the ranking of edits: `python -m kodkod_app.nano.ranking simulated | real | fit | measure |
+scenes | judge | share`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from kodkod_app.nano import corpus
 from kodkod_app.nano.packages import known_packages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kodkod_app.nano.ranking.cases import CaseArrays
 
@@ -106,6 +107,70 @@ def measure(weights_file: Path | None, cases: tuple[Path, ...]) -> None:
     found = CaseArrays.read(cases)
     weights = Weights.bundled() if weights_file is None else Weights.read(weights_file)
     click.echo(json.dumps(_told(found, ranks(found, weights)), indent=1))
+
+
+@main.command()
+@click.option("-o", "--output", type=_file, required=True, help="The scenes to write, one a line.")
+@click.option("--package", "names", multiple=True, help="Only this one; repeatable.")
+@click.option("--faults", type=click.IntRange(1), default=100, show_default=True, help="Of each package, at most.")
+@click.option("--seconds", type=float, default=120.0, show_default=True, help="For each package, at most.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def scenes(output: Path, names: tuple[str, ...], faults: int, seconds: float, seed: int) -> None:
+    """Break packages that are learnt from and run their own tests; keep what the agent would see."""
+    from kodkod_app.nano.packages import Role, make_ready
+    from kodkod_app.nano.ranking.scenes import Scene, play_scenes, write_scenes
+    from kodkod_app.nano.workshop import prepare
+
+    def found() -> Iterator[Scene]:
+        for spec in known_packages(Role.TRAIN):
+            if not names or spec.name in names:
+                with prepare(make_ready(spec)) as workshop:
+                    deadline = time.monotonic() + seconds
+                    for scene in play_scenes(workshop, seed, faults):
+                        yield scene
+                        if time.monotonic() > deadline:
+                            break
+
+    write_scenes(found(), output)
+
+
+@main.command()
+@click.option("-m", "--model", "name", help="The checkpoint that is asked. [default: the one that comes along]")
+@click.option("-w", "--weights", "weights_file", type=_file, help="Of the ranking. [default: the bundled ones]")
+@click.option("--most", type=click.IntRange(1), default=12, show_default=True, help="Edits that are named in a scene.")
+@click.option("-o", "--output", type=_file, required=True, help="The judged scenes to write, one a line.")
+@click.argument("files", metavar="SCENES...", type=_file, nargs=-1, required=True)
+def judge(name: str | None, weights_file: Path | None, most: int, output: Path, files: tuple[Path, ...]) -> None:
+    """What ranking and model say of the most plausible edits of each scene."""
+    import asyncio
+
+    from kodkod_app.bootstrap import open_model
+    from kodkod_app.nano.ranking.ranker import PlausibleEdits
+    from kodkod_app.nano.ranking.scenes import judge as judge_scene
+    from kodkod_app.nano.ranking.scenes import read_scenes, write_judged
+    from kodkod_app.nano.ranking.weights import Weights
+    from kodkod_engine.config import EngineConfig
+
+    found = read_scenes(files)
+    ranker = PlausibleEdits(Weights.bundled() if weights_file is None else Weights.read(weights_file))
+    model = open_model(name, EngineConfig())
+    try:
+        write_judged((asyncio.run(judge_scene(scene, model, ranker, most)) for scene in found), output)
+    finally:
+        model.engine.close()
+
+
+@main.command()
+@click.option(
+    "--share", "shares", type=float, multiple=True, default=(0, 0.05, 0.1, 0.25, 0.5, 1, 2), show_default=True
+)
+@click.argument("files", metavar="JUDGED...", type=_file, nargs=-1, required=True)
+def share(shares: tuple[float, ...], files: tuple[Path, ...]) -> None:
+    """How well ranking and model together find the repair, by the share of the model, as JSON."""
+    from kodkod_app.nano.ranking.scenes import read_judged, told
+
+    judged = [one for path in files for one in read_judged(path)]
+    click.echo(json.dumps(told(judged, shares, (1, 3, 8)), indent=1))
 
 
 def _told(cases: CaseArrays, found: Any) -> dict[str, Any]:
