@@ -183,6 +183,14 @@ class TurnEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class RunInterrupted:
+    """The run was cancelled, and nothing works any more. What it changed is not known yet: `RunEnded` follows."""
+
+    reason: str
+    """One line."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """Last event of every run."""
 
@@ -208,6 +216,7 @@ Event = (
     | TestsRan
     | CandidateEnded
     | TurnEnded
+    | RunInterrupted
     | RunEnded
 )
 """In the order in which things happen."""

@@ -22,6 +22,7 @@ from kodkod_agent.state import AgentState, Node, Status, new_run, plain
 
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
+_INTERRUPTED = "the user interrupted it"
 
 
 class Runs:
@@ -127,6 +128,8 @@ class Runs:
         try:
             await asyncio.wait({work})
             if work.cancelled():
+                # Told first: a snapshot and what changed since the first take a while, in a large work tree seconds.
+                self._emit(events.RunInterrupted(_INTERRUPTED))
                 await self._end_cancelled()
             else:
                 fault = work.exception()
@@ -169,7 +172,7 @@ class Runs:
     async def _end_cancelled(self) -> None:
         """Close the conversation where it was stopped, and let the graph finish."""
         state = await self.state()
-        update = end_run(Interrupted("the user interrupted it"), self._res)
+        update = end_run(Interrupted(_INTERRUPTED), self._res)
         update["active_s"] = self._res.stopwatch.seconds
         self._res.is_stale = False
         await self.place({**state, **update}, behind=Node.PREPARE)

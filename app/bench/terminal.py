@@ -6,8 +6,8 @@ first_paint   process start to the first whole frame of `kodkod`, and the proces
 key_to_screen a key pressed until its letter is in the output, while 200 tokens/s stream
 scrolling     page up through 5,000 entries: a key pressed until its frame is there, and until all that it leads to
               (entries mounted around the view) is done; memory without an engine
-interrupt     Esc in the middle of decoding until the run is told to be over; a small random model that never ends by
-              itself, in the same process
+interrupt     Esc in the middle of decoding until the run is told to be over, and until what it changed is told too; a
+              small random model that hardly ever ends by itself, in the same process
 soak          30 minutes of work at 200 tokens/s, played as fast as the screen takes it: memory over time
 
 Results go to `app/bench/results`, dated, with the load the machine was under: figures of a busy machine are too large.
@@ -53,6 +53,7 @@ _QUIET_S = 0.15
 _TIMEOUT_S = 60.0
 _SOAK_LIMIT_S = float(os.environ.get("SOAK_LIMIT_S", "1800"))
 """A soak that is not through by then is told of as far as it came."""
+_INTERRUPTS = 24
 _MIB = 1024**2
 
 
@@ -199,7 +200,7 @@ def _frame_s(terminal: Terminal, key: bytes) -> tuple[float, float, float]:
 
 
 def interrupt(home: Path) -> dict[str, Any]:
-    """Again and again in one session, at different moments of a step."""
+    """Again and again, at different moments of a step, each time in a new session: no older run says the same words."""
     from kodkod_app.bootstrap import demonstration_checkpoint
 
     project = home / "project"
@@ -209,19 +210,24 @@ def interrupt(home: Path) -> dict[str, Any]:
     subprocess.run(["git", "init", "-q", str(project)], check=True)
     kodkod = str(Path(sys.executable).with_name("kodkod"))
     flags = ["-C", str(project), "-m", str(demonstration_checkpoint()), "--sandbox", "none"]
-    samples = []
+    told, reported = [], []
     with Terminal([kodkod, *flags], home) as app:
         app.until(lambda output: b"demonstration" in output)
-        for press in range(8):
-            _read_for(app, 1.0)
+        for press in range(_INTERRUPTS):
+            app.settle(0.5)
             app.write(b"write on and on\r")
-            app.until(lambda output: b"esc stops" in output)
-            _read_for(app, 0.15 + press * 0.013)  # a calm machine is through with what one turn may be in a second
+            app.until(lambda output: b"tok/s" in output)
+            _read_for(app, press % 8 * 0.013)
             pressed_s = time.perf_counter()
             app.write(b"\x1b")
-            app.until(lambda output: b"interrupted" in output)
-            samples.append(time.perf_counter() - pressed_s)
-    return {"interrupt_s": spread(samples), "wanted_s": 0.1}
+            output = app.until(lambda output: b"interrupted" in output)
+            told.append(time.perf_counter() - pressed_s)
+            if b" turns " not in _SEQUENCE.sub(b"", output):
+                app.until(lambda output: b" turns " in output)
+            reported.append(time.perf_counter() - pressed_s)
+            app.settle(0.2)
+            app.write(b"/new\r")
+    return {"interrupt_s": spread(told), "reported_s": spread(reported), "wanted_s": 0.1}
 
 
 def soak(home: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whole runs: what the person says goes in, real files change, events and a report come out."""
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -328,6 +329,32 @@ async def test_cancel_kills_the_command_and_answers_its_call(setup_of, root):
     assert isinstance(event, events.RunEnded)
     assert "interrupted while it ran" in results[0]
     assert "not run" in results[1]
+
+
+async def test_an_interrupt_is_told_before_it_is_known_what_changed(setup_of, project, root, tmp_path):
+    """And a process killed between the two has lost nothing: the run goes on from there, or something else is said."""
+    script = [says("", MEND), says("", call("shell", command="echo on; sleep 60"))]
+    after = [says("", call("write", path="notes", content="x")), says("", FINISH)]
+    kept = tmp_path / "kept"
+    async with await Session.create(root, setup_of(script)) as session:
+        found = []
+        async for event in session.send("go"):
+            found.append(event)
+            if isinstance(event, events.CallOutput):
+                session.cancel()
+            if isinstance(event, events.RunInterrupted):
+                shutil.copytree(root, kept)
+    ends = [
+        event for event in found if isinstance(event, events.RunInterrupted | events.SnapshotTaken | events.RunEnded)
+    ]
+    assert [type(event) for event in ends[-3:]] == [events.RunInterrupted, events.SnapshotTaken, events.RunEnded]
+    assert of(found, events.RunInterrupted)[0].reason == found[-1].report.reason
+    assert "+    return a + b" in found[-1].report.diff
+    async with await Session.resume(kept, session.id, setup_of(after)) as again:
+        assert await again.is_unfinished()
+        later = await all_events(again, "do it")
+        assert later[-1].report.status is Status.DONE
+    assert (project / "calc.py").read_text() == MENDED
 
 
 async def test_cancel_while_a_question_is_open(setup_of, project, root):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -124,13 +125,14 @@ class KodkodApp(Actions):
             self.run_worker(self.action_leave())
 
     async def _consume(self) -> None:
-        """The one reader of the feed: a frame's worth at a time, however fast it is filled."""
+        """The one reader of the feed: a frame's worth at a time, however fast it is filled, unless someone waits."""
         while True:
             await self._fed.wait()
             self._fed.clear()
             items = self.feed.take()
             await self.take_updates(items)
-            await asyncio.sleep(FRAME_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.hurry.wait(), FRAME_S)
 
     def welcome(self, title: str = "") -> s.Welcome:
         """The head of the transcript."""
@@ -171,9 +173,10 @@ class KodkodApp(Actions):
     def action_stop(self) -> None:
         """Interrupt what runs; when nothing does, two presses go back in the session."""
         now_s = time.monotonic()
-        if self.is_busy:
-            self.show_activity("stopping")
+        if self.is_stoppable:
             self.workbench.interrupt()
+            self.hurry.set()
+            self.show_activity("stopping")
         elif now_s - self._stop_pressed_s < _TWICE_S:
             self._stop_pressed_s = 0.0
             self.run_worker(self.run_action("rewind('')"))
@@ -187,7 +190,7 @@ class KodkodApp(Actions):
         if selected:
             self.copy_to_clipboard(selected)
             self.notify("copied")
-        elif self.is_busy:
+        elif self.is_stoppable:
             self.action_stop()
         elif self.prompt.text:
             self.prompt.put("")

@@ -45,7 +45,9 @@ class Opening(Updating):
     def is_free(self) -> bool:
         """Whether a session is open in which nothing runs; the person is told when not."""
         if self.is_busy or not self.is_open:
-            self.notify("not while something runs; Esc stops it" if self.is_busy else "no session is open yet")
+            stoppable = "not while something runs; Esc stops it"
+            busy = stoppable if self.is_stoppable else "one moment: what the run changed is being looked up"
+            self.notify(busy if self.is_busy else "no session is open yet")
             return False
         return True
 

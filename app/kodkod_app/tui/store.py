@@ -6,7 +6,7 @@ Text is inert here already (`inert.py`): whatever shows an entry may trust that 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from kodkod_app.tui.inert import cut_lines, inert
@@ -172,6 +172,13 @@ class Ending(Entry):
     """Path, lines added, lines removed."""
     tests: str = ""
     cost: str = ""
+    """Empty while an interrupted run is not reported."""
+
+    def take(self, known: Ending) -> None:
+        """Be what is known by now."""
+        for part in fields(self):
+            if part.name != "number":
+                setattr(self, part.name, getattr(known, part.name))
 
 
 class PlanState(StrEnum):

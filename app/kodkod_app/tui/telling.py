@@ -9,6 +9,7 @@ from typing import Any
 
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
+from kodkod_agent.state import Status
 from kodkod_app.report_text import diff_stat, told_tests
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
@@ -55,6 +56,8 @@ class Teller:
         self._meter = meter
         self._answer: s.Answer | None = None
         self._calls: dict[str, s.Call] = {}
+        self._ending: s.Ending | None = None
+        """Of a run that was interrupted and is not reported yet."""
 
     def tell(self, event: events.Event, counters: EngineStats) -> None:
         """One event; `counters` are the engine's of this moment."""
@@ -71,6 +74,8 @@ class Teller:
                 self._finished(event)
             case events.TurnStarted() | events.UsageReported():
                 self._counted(event, counters)
+            case events.RunInterrupted(reason):
+                self._interrupted(reason)
             case events.RunEnded(report):
                 self._ended(report)
             case events.TurnEnded():
@@ -181,7 +186,24 @@ class Teller:
             case _:
                 pass
 
+    def _interrupted(self, reason: str) -> None:
+        self._stop()
+        self._ending = s.Ending(status=str(Status.INTERRUPTED), reason=inert_line(reason))
+        self._store.add(self._ending)
+
     def _ended(self, report: RunReport) -> None:
+        self._stop()
+        told, self._ending = self._ending, None
+        if (ending := told_ending(report)) is None:
+            return
+        if told is None:
+            self._store.add(ending)
+        else:
+            told.take(ending)
+            self._store.touch(told)
+
+    def _stop(self) -> None:
+        """Nothing is written any more, and nothing done."""
         self._close_answer()
         for call in self._calls.values():
             if not call.state.is_over:
@@ -189,8 +211,6 @@ class Teller:
                 self._store.touch(call)
         self._calls.clear()
         self._meter.stop()
-        if (ending := told_ending(report)) is not None:
-            self._store.add(ending)
 
 
 def _state_of(event: events.CallFinished) -> s.CallState:

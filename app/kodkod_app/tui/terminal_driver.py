@@ -1,23 +1,41 @@
-"""The terminal as Textual drives it, but for its end: a terminal that is gone ends the app instead of blocking it.
+"""The terminal as Textual drives it, but for two things.
 
-Textual's writing thread dies of the first write to a closed terminal; whoever writes after that waits for ever.
+A terminal that is gone ends the app instead of blocking it: Textual's writing thread dies of the first write to a
+closed terminal, and whoever writes after that waits for ever.
+
+Esc is a key as soon as it may be (`ESCDELAY`). Textual looks ten times a second alone whether it stood by itself or was
+the first byte of another key's sequence.
 """
 
 from __future__ import annotations
 
+import os
+import selectors
 import signal
-from collections.abc import Callable
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, cast
 
+from textual import constants
+from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 if TYPE_CHECKING:
     from kodkod_app.tui.app import KodkodApp
 
 
+_IDLE_S = 0.1
+"""So long a key is waited for before it is looked whether the app is being left."""
+_MARGIN_S = 0.001
+"""The parser must find its delay over when it is asked."""
+_MOST_BYTES = 4096
+
+
 class TerminalDriver(LinuxDriver):
-    """Tells the app once when nothing can be written any more."""
+    """Tells the app once when nothing can be written or read any more."""
 
     def __init__(
         self, app: KodkodApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
@@ -27,8 +45,38 @@ class TerminalDriver(LinuxDriver):
         self._file = cast("TextIOWrapper", MortalOutput(self._file, self._tell_gone))
         self._terminal_app = app
 
+    def run_input_thread(self) -> None:
+        """Keys, mouse and pasted text to the app, until it is left."""
+        parser, decode = XTermParser(), getincrementaldecoder("utf-8")("replace").decode
+        wait_s = _IDLE_S
+        with selectors.SelectSelector() as selector:
+            selector.register(self.fileno, selectors.EVENT_READ)
+            while not self.exit_event.is_set():
+                is_typed = bool(selector.select(wait_s))
+                if is_typed:
+                    if not (data := self._read()):
+                        return
+                    self._pass_on(parser.feed(text) if (text := decode(data)) else ())
+                self._pass_on(parser.tick())
+                wait_s = constants.ESCAPE_DELAY + _MARGIN_S if is_typed else _IDLE_S
+
+    def _read(self) -> bytes:
+        """What was typed; empty when the terminal is gone."""
+        try:
+            data = os.read(self.fileno, _MOST_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self._tell_gone()
+        return data
+
+    def _pass_on(self, found: Iterable[Message]) -> None:
+        for message in found:
+            self.process_message(message)
+
     def _tell_gone(self) -> None:
-        self._loop.call_soon_threadsafe(self._terminal_app.told_to_leave, signal.SIGHUP)
+        with suppress(RuntimeError):  # the loop is closed: it has left already
+            self._loop.call_soon_threadsafe(self._terminal_app.told_to_leave, signal.SIGHUP)
 
 
 class MortalOutput:

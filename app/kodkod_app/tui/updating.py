@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,10 @@ class Updating(App[int]):
         """A session is there, and something may be said."""
         self.is_busy = False
         """A run, or a command of the person's, goes on."""
+        self.is_ending = False
+        """The run was interrupted, and what it changed is still looked up: what is written now is said after that."""
+        self.hurry = asyncio.Event()
+        """The person waits for the end of what goes on: it is shown as it comes, not a frame later."""
         self.exit_code = 0
         self.session_id = ""
         self._teller: Teller | None = None
@@ -90,14 +95,19 @@ class Updating(App[int]):
 
     def _told(self, event: Any) -> None:
         """An event of the agent's."""
-        from kodkod_agent.events import RunEnded
+        from kodkod_agent.events import RunEnded, RunInterrupted
 
         counters = self.workbench.stats
         if self._teller is None or counters is None:
             return
         self._teller.tell(event, counters)
-        if isinstance(event, RunEnded):
-            self._was_interrupted = event.report.status == "interrupted"
+        match event:
+            case RunInterrupted():
+                self._settle()
+            case RunEnded(report):
+                self._was_interrupted = report.status == "interrupted" and not self.is_ending
+            case _:
+                pass
 
     def _loading(self, loading: u.Loading) -> None:
         share = f" {loading.done / loading.total:.0%}" if loading.total else ""
@@ -149,8 +159,16 @@ class Updating(App[int]):
             self._teller.answered(request.call.id for request in asked.requests)
         self.run_worker(self.transcript.refresh_store(), group="window")
 
+    def _settle(self) -> None:
+        """Nothing works any more: for the person the run is over."""
+        self.is_ending = True
+        self._activity = ""
+        self.close_approval()
+        self._give_back()
+
     async def _idle(self) -> None:
-        self.is_busy = False
+        self.is_busy = self.is_ending = False
+        self.hurry.clear()
         self._activity = ""
         self.meter.stop()
         self.close_approval()
@@ -158,6 +176,11 @@ class Updating(App[int]):
             self._give_back()
         else:
             await self._send_next()
+
+    @property
+    def is_stoppable(self) -> bool:
+        """Something goes on that Esc stops."""
+        return self.is_busy and not self.is_ending
 
     def _give_back(self) -> None:
         """After an interrupt nothing is said by itself: what waited is the person's again."""
@@ -236,7 +259,7 @@ class Updating(App[int]):
 
     def _show_status(self) -> None:
         activity = self._activity
-        if not activity and self.is_busy:
+        if not activity and self.is_stoppable:
             activity = f"working {time.monotonic() - self._began_s:.0f} s · esc stops"
         is_behind = not self.transcript.follows
         self.status.facts = facts_of(self.meter, is_behind=is_behind, activity=activity, **self._scene)

@@ -51,6 +51,8 @@ class Workbench:
         self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
         self._desk: Desk | None = None
         self._cancel: Callable[[], object] | None = None
+        self._was_stopped = False
+        """The last command was told to end; it may have come to nothing that could be stopped yet."""
         self._shell_notes: list[str] = []
 
     def start(self) -> None:
@@ -101,8 +103,8 @@ class Workbench:
         self._soon(lambda: self._rewind(step))
 
     def interrupt(self) -> None:
-        """Stop what runs."""
-        self._call(lambda: self._cancel and self._cancel())
+        """Stop what runs, or what was asked for and is about to."""
+        self._call(self._stop)
 
     def answer(self, approvals: tuple[Approval, ...]) -> None:
         """Answer what was asked; calls that are not named are refused."""
@@ -130,7 +132,16 @@ class Workbench:
             self._loop.call_soon_threadsafe(function)
 
     def _soon(self, command: Command) -> None:
-        self._call(lambda: self._commands.put_nowait(command))
+        self._call(lambda: self._accept(command))
+
+    def _accept(self, command: Command) -> None:
+        self._was_stopped = False
+        self._commands.put_nowait(command)
+
+    def _stop(self) -> None:
+        self._was_stopped = True
+        if self._cancel is not None:
+            self._cancel()
 
     def _work(self) -> None:
         try:
@@ -175,6 +186,8 @@ class Workbench:
         async with aclosing(candidates.follow(begin(session))) as found:
             async for event in found:
                 self._feed.put(event)
+                if isinstance(event, events.RunStarted) and self._was_stopped:
+                    candidates.cancel()
                 if isinstance(event, events.ApprovalAsked):
                     self._feed.put(await self._asked(event))
 
@@ -211,6 +224,8 @@ class Workbench:
         self._feed.put(u.ShellBegan(command))
         reading = asyncio.create_task(self._read_shell(command))
         self._cancel = reading.cancel
+        if self._was_stopped:
+            reading.cancel()
         began_s = time.monotonic()
         output = ""
         try:

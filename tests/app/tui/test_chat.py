@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
+from kodkod_agent.runs import Runs
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.tool_call import ToolCallView
@@ -79,6 +81,51 @@ async def test_output_comes_while_a_command_runs_and_esc_ends_it(open_app, recor
         await driver.say("go on")
         await driver.idle()
         assert driver.entries(s.Answer)[-1].text == "Stopped?"
+
+
+async def test_an_interrupt_is_over_on_the_screen_before_it_is_known_what_changed(open_app, record, monkeypatch):
+    """What waited is the person's again at once; what they say meanwhile is said when the run is reported."""
+    is_known = asyncio.Event()
+    diff = Runs.diff
+
+    async def late(self, state):
+        while not is_known.is_set():  # set in the screen's loop, not in this one
+            await asyncio.sleep(0.01)
+        return await diff(self, state)
+
+    monkeypatch.setattr(Runs, "diff", late)
+    async with open_app(record(shell("echo begun; sleep 60"), turn("And on.")), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("run it")
+        await driver.until(lambda: any("begun" in call.output for call in driver.entries(s.Call)), "the output")
+        await driver.say("later")
+        await driver.pilot.press("escape")
+        await driver.until(lambda: "■ interrupted" in driver.screen_text(), "the end")
+        assert driver.app.prompt.text == "later"
+        assert "stop" not in driver.screen_text()
+        await driver.pilot.press("escape")
+        await driver.say("go on")
+        assert driver.app.queue.messages == ("go on",)
+        is_known.set()
+        await driver.idle()
+        [ending] = driver.entries(s.Ending)
+        assert "turns" in ending.cost
+        assert [said.text for said in driver.entries(s.Said)] == ["run it", "go on"]
+        assert driver.entries(s.Answer)[-1].text == "And on."
+        await driver.until(lambda: "1 turns" in driver.screen_text(), "the cost")
+
+
+async def test_what_is_stopped_before_it_began_does_not_go_on(open_app, record):
+    async with open_app(record(shell("sleep 60")), **BYPASS) as driver:
+        await driver.opened()
+        await driver.app.say("run it")
+        driver.app.action_stop()
+        await driver.idle()
+        assert [ending.status for ending in driver.entries(s.Ending)] == ["interrupted"]
+        await driver.app.say("!sleep 60")
+        driver.app.action_stop()
+        await driver.idle()
+        assert driver.entries(s.ShellRun)[-1].exit_code == 130
 
 
 async def test_a_question_taken_away_by_the_end_of_its_run_stops_nothing_that_follows(open_app, record, monkeypatch):

@@ -252,6 +252,30 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
     assert isinstance(store.entries[-1], s.Ending)
 
 
+def test_an_interrupted_run_is_over_before_it_is_reported() -> None:
+    call = ToolCall(id="1", name="shell", arguments={"command": "x"})
+    happened = (
+        events.TextDelta("I wr"),
+        events.CallWritten(call),
+        events.RunInterrupted("the user \x1binterrupted it"),
+    )
+    store = told(*happened)
+    answer, cut, ending = store.entries
+    assert isinstance(answer, s.Answer)
+    assert not answer.is_open
+    assert isinstance(cut, s.Call)
+    assert cut.state is s.CallState.CUT
+    assert isinstance(ending, s.Ending)
+    assert (ending.status, ending.cost) == ("interrupted", "")
+    assert "\x1b" not in ending.reason
+    diff = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1,2 @@\n-x\n+y\n+z\n"
+    store = told(*happened, events.RunEnded(RunReport("id", Status.INTERRUPTED, "the user interrupted it", "", diff)))
+    [ending] = [entry for entry in store.entries if isinstance(entry, s.Ending)]
+    assert (ending.number, ending.files) == (2, (("a.py", 2, 1),))
+    assert "turns" in ending.cost
+    assert 2 in store.take_changed()
+
+
 def test_a_plain_answer_has_no_ending_and_usage_reaches_the_meter() -> None:
     meter, store = Meter(), s.Store()
     teller = Teller(store, meter)

@@ -102,6 +102,10 @@ class EndingView(EntryView):
             yield PlainText(_stat(ending.files), classes="files")
         yield PlainText(ending.cost, classes="cost")
 
+    async def look_again(self) -> None:
+        """It is known by now what changed and what it cost."""
+        await self.recompose()
+
 
 def _stat(files: tuple[tuple[str, int, int], ...]) -> Content:
     lines = [
