@@ -63,6 +63,8 @@ class Meter:
         """A session is open; nothing of it has been computed yet."""
         self.context_tokens, self.max_context_tokens = context_tokens, max_context_tokens
         self.max_step_tokens, self._is_warm = max_step_tokens, False
+        self.reused_tokens = self.new_tokens = 0
+        self.tokens_per_s = 0.0
 
     def begin_turn(self, context_tokens: int, now_s: float, counters: EngineStats) -> None:
         """The model is asked, with a prompt of so many tokens."""
