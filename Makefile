@@ -113,8 +113,9 @@ test: check     ## the checks and the test suite
 test-slow: $(READY) ## tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
-test-gpu: $(READY) ## tests that need a CUDA device
+test-gpu: $(READY) ## tests that need a CUDA device, and the engine's own with their models on it
 	@$(BIN)/python -m pytest -m gpu
+	@KODKOD_TEST_DEVICE=cuda $(BIN)/python -m pytest $(addprefix tests/engine/,core speculation backends test_equality.py)
 
 test-docker: $(READY) ## tests that need a Docker daemon
 	@$(BIN)/python -m pytest -m docker

@@ -1,8 +1,13 @@
-"""A tiny model in the published layout, made once for all engine tests."""
+"""A tiny model in the published layout, made once for all engine tests.
+
+With KODKOD_TEST_DEVICE=cuda in the environment models go to that device where a test does not say where
+(`make test-gpu`).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +15,17 @@ import torch
 
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.tokenizer import Tokenizer
+from kodkod_engine.config import EngineConfig
 from kodkod_engine.models.loading import LoadedModel, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+
+DEVICE = os.environ.get("KODKOD_TEST_DEVICE", "cpu")
+
+if DEVICE != "cpu":
+    load_model.__kwdefaults__["device"] = DEVICE
+    before, cpu = EngineConfig.__init__.__defaults__, "cpu"
+    EngineConfig.__init__.__defaults__ = tuple(DEVICE if value == cpu else value for value in before)
+    TINY["qk_rope_head_dim"] = 16  # kernels' tiles have sides of 16 and more
 
 LITE_CONFIG = Path(__file__).parent / "data" / "longcat_flash_lite_config.json"
 
