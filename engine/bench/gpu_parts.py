@@ -189,9 +189,13 @@ class Bench:
         longest = max(*scale.prompts, scale.cached + max(scale.new)) + 16
         player = self.player(longest)
         player.prefill_s(0, min(scale.prompts[0], scale.chunk_tokens), scale.chunk_tokens)  # compiles
-        for length in scale.prompts:
-            spent = min(player.prefill_s(0, length, scale.chunk_tokens) for _ in range(2))
-            yield {"prompt": length, "chunk": scale.chunk_tokens, **self._prefill_figures(0, length, spent)}
+        chunks = [
+            (scale.prompts[0], scale.chunk_tokens // 2),
+            *((length, scale.chunk_tokens) for length in scale.prompts),
+        ]
+        for length, chunk in chunks:
+            spent = min(player.prefill_s(0, length, chunk) for _ in range(2))
+            yield {"prompt": length, "chunk": chunk, **self._prefill_figures(0, length, spent)}
         for new in scale.new:
             spent = min(player.prefill_s(scale.cached, new, scale.chunk_tokens) for _ in range(3))
             yield {"cached": scale.cached, "new": new, **self._prefill_figures(scale.cached, new, spent)}

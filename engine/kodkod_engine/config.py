@@ -8,6 +8,9 @@ from typing import Literal
 from kodkod_engine.api import Speculation
 from kodkod_engine.backends.vllm_config import VllmConfig
 
+HOST_STEP_TOKENS = 512
+DEVICE_STEP_TOKENS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -23,10 +26,10 @@ class EngineConfig:
     """Tokens the KV cache holds over all sequences and cached prefixes; 32 KiB each for LongCat-Flash-Lite in bf16."""
     block_size: int = 16
     """Token slots per block."""
-    max_step_tokens: int = 512
-    """Tokens computed in one step at most; longer prompts are cut into chunks."""
+    max_step_tokens: int | None = None
+    """Tokens computed in one step at most; longer prompts are cut into chunks. None: see `step_tokens`."""
     max_running: int = 32
-    """Sequences that decode side by side; never more than `max_step_tokens`."""
+    """Sequences that decode side by side; never more than `step_tokens`."""
     mtp: bool | None = None
     """Load the draft block; None does when the checkpoint has one."""
     speculation: Speculation = Speculation.AUTO
@@ -45,5 +48,11 @@ class EngineConfig:
         # A name is as good: it comes from a command line or a settings file.
         object.__setattr__(self, "speculation", Speculation(self.speculation))
         for name in ("max_cached_tokens", "block_size", "max_step_tokens", "max_running"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    @property
+    def step_tokens(self) -> int:
+        """`max_step_tokens`, or what suits the device: a long step reads every expert once, which a GPU feels most."""
+        return self.max_step_tokens or (DEVICE_STEP_TOKENS if self.device.startswith("cuda") else HOST_STEP_TOKENS)

@@ -14,6 +14,7 @@
     │   ├── PromptTooLong            2   prompt and answer do not fit the context or the cache
     │   └── TokenOutOfRange          2   a token id the vocabulary does not have
     ├── LedgerFault                  1   an operation the token ledger refuses (chat.ledger_state)
+    ├── DeviceLost                   1   the GPU answers nothing more in this process
     └── EngineClosed                 1   the engine was closed, or its thread died
 
 Each message is one line: the cause, then a way out. What goes wrong with one request after it was accepted (the KV
@@ -84,6 +85,10 @@ class PromptTooLong(RequestError):
 
 class TokenOutOfRange(RequestError):
     """A token id outside the vocabulary."""
+
+
+class DeviceLost(EngineError):
+    """The device answers nothing more in this process, which has to be started again."""
 
 
 class EngineClosed(EngineError):

@@ -72,7 +72,7 @@ class Desk:
             mode=str(session.permissions.mode),
             branch=branch_of(self.wish.work_tree),
             max_context_tokens=self.model.engine.max_context_tokens,
-            max_step_tokens=self.settings.engine.max_step_tokens,
+            max_step_tokens=self.settings.engine.step_tokens,
             entries=entries,
             is_unfinished=is_unfinished,
             context_tokens=len(session.ledger),

@@ -42,8 +42,8 @@ class LoopedEngine:
             pool,
             runner,
             vocab_size=vocab_size,
-            max_step_tokens=config.max_step_tokens,
-            max_running=min(config.max_running, config.max_step_tokens),
+            max_step_tokens=config.step_tokens,
+            max_running=min(config.max_running, config.step_tokens),
             speculator=speculator,
         )
         self._numbers = itertools.count(1)

@@ -23,7 +23,7 @@ from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
-from kodkod_engine.errors import EngineClosed
+from kodkod_engine.errors import DeviceLost, EngineClosed
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
 from kodkod_engine.speculation.speculator import Speculator, StepTimes
@@ -114,7 +114,7 @@ class EngineLoop:
         """Queue a request. Raises EngineClosed after `close`, or when the thread died."""
         with self._closing:
             if self._death is not None:
-                raise EngineClosed(f"the engine thread died ({_one_line(self._death)}); load it again") from self._death
+                raise EngineClosed(_last_words(self._death)) from self._death
             if self._is_closed:
                 raise EngineClosed("the engine is closed; load it again")
             self._commands.put(Submit(sequence, answer))
@@ -137,11 +137,16 @@ class EngineLoop:
             while self._take_commands():
                 try:
                     self._step()
+                except DeviceLost:
+                    raise
                 except Exception as fault:
                     # The outermost edge of the engine: whatever broke, every reader is told and the engine goes on.
                     logger.exception("a step failed")
                     self._fail_step(f"the engine failed in a step ({_one_line(fault)}); it goes on, so ask again")
                 self._publish_stats()
+        except DeviceLost as fault:
+            logger.error("%s", fault)  # noqa: TRY400  # one line says it all
+            self._death = fault
         except BaseException as fault:
             self._death = fault
             raise
@@ -158,7 +163,7 @@ class EngineLoop:
                     self._admit(sequence, answer)
         reason, cause = FinishReason.CANCELLED, None
         if self._death is not None:
-            reason, cause = FinishReason.ERROR, f"the engine thread died ({_one_line(self._death)}); load it again"
+            reason, cause = FinishReason.ERROR, _last_words(self._death)
         for request_id in list(self._answers):
             self._end(request_id, reason, cause)
         self._publish_stats()
@@ -362,6 +367,12 @@ class EngineLoop:
             free_blocks=self._pool.num_free,
             cached_blocks=self._pool.num_evictable,
         )
+
+
+def _last_words(death: BaseException) -> str:
+    return (
+        str(death) if isinstance(death, DeviceLost) else f"the engine thread died ({_one_line(death)}); load it again"
+    )
 
 
 def _one_line(fault: BaseException) -> str:

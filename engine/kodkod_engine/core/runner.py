@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import ChosenToken, TokenRun
 from kodkod_engine.core.verifier import follow
+from kodkod_engine.errors import DeviceLost
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
@@ -70,9 +72,21 @@ class ModelRunner:
         spec = self.loaded.config.ngram
         return spec.context_tokens if spec else 0
 
-    @torch.inference_mode()
     def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
-        """See `StepRunner`."""
+        """See `StepRunner`.
+
+        Raises:
+            DeviceLost: nothing can be computed in this process any more.
+        """
+        try:
+            return self._run(copies, runs)
+        except RuntimeError as fault:
+            if is_lost(fault):
+                raise DeviceLost(cause_of(fault)) from fault
+            raise
+
+    @torch.inference_mode()
+    def _run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         for copy in copies:
             self.cache.copy_block(copy.source_block, copy.target_block, copy.num_tokens)
         if not runs:
