@@ -10,6 +10,7 @@ import pytest
 
 from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
+from kodkod_engine.config import EngineConfig
 
 PROMPT = tuple(range(30, 60))
 
@@ -84,3 +85,9 @@ async def test_no_more_sequences_run_than_a_step_has_tokens(load):
     wanted = await answer_to(load(), PROMPT, 6)
     answers = await asyncio.gather(*(answer_to(engine, PROMPT, 6) for _ in range(7)))
     assert {answer.token_ids for answer in answers} == {wanted.token_ids}
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 512), ("cuda", 4096), ("cuda:1", 4096)])
+def test_how_long_a_step_is_suits_the_device_unless_told(device: str, tokens: int) -> None:
+    assert EngineConfig(device=device).step_tokens == tokens
+    assert EngineConfig(device=device, max_step_tokens=64).step_tokens == 64
