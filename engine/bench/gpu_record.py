@@ -34,7 +34,7 @@ class Record:
             self.values: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         else:
             now = datetime.now(UTC)
-            facts = {"date": f"{now:%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": machine()}
+            facts = {"date": f"{now:%Y-%m-%dT%H:%M:%SZ}", "commit": _commit(), "machine": machine()}
             self.values = {**facts, **header, "parts": {}, "faults": {}, "seconds": {}, "skipped": []}
 
     @property
@@ -82,6 +82,14 @@ class Record:
         beside = self.path.with_suffix(".part")
         beside.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
         beside.replace(self.path)
+
+
+def _commit() -> str:
+    """As far as it is known where the script runs: a lent machine has a copy of the files and perhaps no git."""
+    try:
+        return commit()
+    except OSError:
+        return ""
 
 
 def _short(row: dict[str, Any]) -> str:

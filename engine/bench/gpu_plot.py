@@ -1,0 +1,49 @@
+"""Draw the record of `gpu.py`: the fraction of the limit that decoding reaches, by batch and precision.
+
+python engine/bench/gpu_plot.py DIR/gpu.json fractions.png
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def curves(record: dict[str, Any]) -> dict[str, list[tuple[int, float, float]]]:
+    """Batch, fraction and tokens per second of each precision and context; points that failed are left out."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for name, rows in record["parts"].items():
+        if not name.startswith("decode") or name == "decode profile":
+            continue
+        for row in rows:
+            if "fraction" in row and row["new"] == 1:
+                label = f"{row['precision']}, {row['context']} tokens"
+                found.setdefault(label, []).append((row["batch"], row["fraction"], row["tokens_per_s"]))
+    return {label: sorted(points) for label, points in sorted(found.items())}
+
+
+def draw(record: dict[str, Any], target: Path) -> None:
+    """Fractions on the left, tokens per second on the right, both over the batch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    shares, rates = figure.subplots(1, 2)
+    for label, points in curves(record).items():
+        batches, fractions, tokens = zip(*points, strict=True)
+        shares.plot(batches, fractions, marker="o", label=label)
+        rates.plot(batches, tokens, marker="o", label=label)
+    for axes, title in ((shares, "fraction of the read limit"), (rates, "tokens per second")):
+        axes.set(xscale="log", xlabel="sequences side by side", title=title)
+        axes.set_xticks([1, 4, 16, 32], ["1", "4", "16", "32"])
+        axes.grid(visible=True, alpha=0.3)
+    shares.set_ylim(0, 1)
+    rates.set_yscale("log")
+    shares.legend(fontsize="small")
+    figure.suptitle(f"{record['device']['name']}: {record['what']}", fontsize="medium")
+    figure.savefig(target, dpi=150)
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
