@@ -11,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kodkod_engine.layers.on_device import unpacked_pieces
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 
-def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+
+def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of each token's experts, identity experts among them.
 
     Args:
         x: bf16 [tokens, hidden].
-        gate_up: bf16 [experts, 2 * width, hidden].
-        down: bf16 [experts, hidden, width].
+        gate_up: bf16 or packed, [experts, 2 * width, hidden].
+        down: the same, [experts, hidden, width].
         chosen: int64 [tokens, k]; ids from `experts` on are identity experts.
         weights: fp32 [tokens, k].
 
@@ -28,11 +31,22 @@ def grouped_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, we
     from kodkod_engine.kernels.gpu.expert_sum import expert_sum
     from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
 
-    num_experts = len(down)
+    num_experts = down.shape[0]
     by_expert, order = chosen.flatten().sort(stable=True)
     ends = torch.searchsorted(by_expert, torch.arange(num_experts, device=x.device), right=True).to(torch.int32)
     own = x.index_select(0, order // chosen.shape[1])
-    inner = swiglu_rows(F.grouped_mm(own, gate_up.transpose(1, 2), offs=ends), ends[-1:])
-    rows = F.grouped_mm(inner, down.transpose(1, 2), offs=ends)
+    inner = swiglu_rows(_products(own, gate_up, ends), ends[-1:])
+    rows = _products(inner, down, ends)
     places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
     return expert_sum(x, rows, places.view_as(chosen), chosen, weights, num_experts)
+
+
+def _products(x: Tensor, home: Slot, ends: Tensor) -> Tensor:
+    """Each row through its expert: [rows, in] -> [rows, out]."""
+    if isinstance(home, PackedMatrix):
+        return torch.cat([_product(x, piece, ends) for piece in unpacked_pieces(home, x.dtype)], dim=1)
+    return _product(x, home, ends)
+
+
+def _product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)

@@ -1,12 +1,22 @@
-"""Whether a tensor's step takes the Triton kernels."""
+"""Which steps take the Triton kernels, and what those need of packed weights."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from kodkod_engine.layers.packed import PackedMatrix
+
+PIECE_BYTES = 1 << 30
+"""Packed weights are unpacked in pieces of so much, for products of many rows."""
+
+PIECE_ROWS = 128
+"""A piece is a multiple of it, as blocks of rows that share a scale are."""
 
 
 @cache
@@ -22,3 +32,14 @@ def takes_kernels(x: Tensor) -> bool:
 def fits_tile(*sizes: int) -> bool:
     """Whether tensor cores take these sizes as sides of a tile: powers of two, 16 at least."""
     return all(size >= 16 and size & (size - 1) == 0 for size in sizes)
+
+
+def unpacked_pieces(home: PackedMatrix, dtype: torch.dtype, num_bytes: int = PIECE_BYTES) -> Iterator[Tensor]:
+    """A matrix, or all of a stack, [..., some rows, in] at a time, in order."""
+    from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
+
+    *stack, rows, columns = home.shape
+    size = num_bytes // (dtype.itemsize * columns * math.prod(stack)) // PIECE_ROWS * PIECE_ROWS
+    size = max(PIECE_ROWS, size)
+    for first in range(0, rows, size):
+        yield unpack_rows(home, first, min(size, rows - first), dtype)

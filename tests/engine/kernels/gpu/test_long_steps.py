@@ -13,6 +13,8 @@ from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.on_device import unpacked_pieces
+from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision
 from kodkod_engine.layers.step_batch import AttentionGroup
 from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -21,6 +23,7 @@ pytest.importorskip("triton")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+PACKED = [precision for precision in Precision if precision is not Precision.BF16]
 NARROW = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
 """The interpreter multiplies no bf16."""
 
@@ -148,6 +151,42 @@ def test_grouped_experts_are_the_plain_ones(tiny, real: int, identity: int, k: i
     got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
     wide = experts.float()._by_expert(x.float(), chosen, weights)
     assert relative_error(got, wide) < 1e-2
+
+
+def _packed(shape: tuple[int, ...], precision: Precision, part_rows: int = 0) -> PackedMatrix:
+    matrix = PackedParameter(shape, precision, part_rows).to(DEVICE).matrix
+    matrix.copy_(_randn(*shape, seed=3) * shape[-1] ** -0.5)
+    return matrix
+
+
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize(("shape", "part_rows"), [((150, 256), 128), ((140, 48), 24), ((2, 132, 128), 66)])
+@torch.inference_mode()
+def test_unpack_rows(precision: Precision, shape: tuple[int, ...], part_rows: int) -> None:
+    """Pieces that end within a block of rows, groups smaller than usual, stacks."""
+    from kodkod_engine.kernels.gpu.unpack_rows import reference, unpack_rows
+
+    matrix = _packed(shape, precision, part_rows)
+    for first, count in ((0, shape[-2]), (128, 3)):
+        got, wanted = unpack_rows(matrix, first, count), reference(matrix, first, count, torch.bfloat16)
+        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-6)
+    pieces = list(unpacked_pieces(matrix, torch.float32, num_bytes=1))
+    torch.testing.assert_close(torch.cat(pieces, dim=-2), matrix.unpacked())
+    assert len(pieces) == -(-shape[-2] // 128)
+
+
+@pytest.mark.parametrize("precision", PACKED)
+@torch.inference_mode()
+def test_grouped_packed_experts_are_the_plain_ones(tiny, precision: Precision) -> None:
+    experts = _experts(tiny, 5, 3, 4)
+    homes = _packed((5, 32, 48), precision, 16), _packed((5, 48, 16), precision, 48)
+    x = _randn(30, 48, seed=9, dtype=torch.bfloat16)
+    chosen, weights = experts.router(x)
+    got = grouped_experts(x, *homes, chosen, weights)
+    experts.float()
+    experts.gate_up.copy_(homes[0].unpacked())
+    experts.down.copy_(homes[1].unpacked())
+    assert relative_error(got, experts._by_expert(x.float(), chosen, weights)) < 2e-2
 
 
 @torch.inference_mode()
