@@ -38,8 +38,8 @@ LOST = 3
 """A worker's exit code where its process can measure no more."""
 
 
-def parts(bench: Bench, names: tuple[str, ...]) -> Iterator[Part]:
-    """By worth. Those that share a cache follow one another."""
+def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[Part]:
+    """By worth; those that share a cache follow one another. A smoke run has the ones first that no other resembles."""
     scale = bench.scale
     few = scale.batches[:2]
     every: list[Part] = [
@@ -50,17 +50,21 @@ def parts(bench: Bench, names: tuple[str, ...]) -> Iterator[Part]:
         ("kernels", bench.kernels_part, 5),
         ("decode profile", bench.decode_profile_part, 4),
         (f"decode {scale.short_context}", partial(bench.decode_part, scale.short_context, scale.batches), 5),
-        ("isolation", bench.isolation_part, 10),
         ("verify", bench.verify_part, 5),
         ("peer", bench.peer_part, 3),
         *((f"decode {context}", partial(bench.decode_part, context, few), 5) for context in scale.long_contexts),
-        ("prefill", bench.prefill_part, 15),
+        ("isolation", bench.isolation_part, 8),
+        ("prefill", bench.prefill_part, 12),
         ("prefill profile", bench.prefill_profile_part, 5),
+        ("attention", bench.attention_part, 10),
         *(
             (f"decode {scale.context} {one}", partial(bench.decode_part, scale.context, scale.batches, one), 10)
             for one in PRECISIONS
         ),
     ]
+    if is_smoke:
+        first = ("ceilings", "load", "equality", every[3][0], "prefill", "isolation", "attention")
+        every.sort(key=lambda part: first.index(part[0]) if part[0] in first else len(first))
     return (part for part in every if not names or part[0] in names)
 
 
@@ -79,10 +83,10 @@ def work(options: argparse.Namespace) -> int:
     record.write()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(config_of(Path(folder), values), device, scale, options.dry_run)
+        bench = Bench(config_of(Path(folder), values), device, scale, options.dry_run, record.values["parts"])
         try:
-            for name, rows, needs_s in parts(bench, tuple(options.part)):
-                record.measure(name, rows, 0 if options.dry_run else needs_s)
+            for name, rows, needs_s in parts(bench, tuple(options.part), is_smoke=options.smoke):
+                record.measure(name, rows, 0 if options.dry_run or options.smoke else needs_s)
         except DeviceLost as fault:
             print(f"the device is lost to this process: {fault}", flush=True)
             return LOST

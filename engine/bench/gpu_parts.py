@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from gpu_model import Device, Player, Scale, build, other_embedding, step_bytes
+from gpu_attention import attention_rows
+from gpu_model import BLOCK_SIZE, Device, Player, Scale, build, other_embedding, step_bytes
 from gpu_record import Rows
 from torch import nn
 
@@ -26,9 +27,13 @@ PROFILED_KERNELS = 25
 class Bench:
     """The model under test and what it is measured with; each method is one part and yields its rows."""
 
-    def __init__(self, config: ModelConfig, device: Device, scale: Scale, is_dry: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, device: Device, scale: Scale, is_dry: bool, measured: dict[str, Any]
+    ) -> None:
+        """`measured`: parts of an earlier process of the run."""
         self.config, self.device, self.scale, self.is_dry = config, device, scale, is_dry
-        self._ceilings: Ceilings | None = None
+        ceilings = measured.get("ceilings")
+        self._ceilings = Ceilings(**ceilings[0]) if ceilings else None
         self._loaded: LoadedModel | None = None
         self._player: Player | None = None
 
@@ -139,6 +144,8 @@ class Bench:
             return point | {"fault": "the cache does not hold so much beside the weights"}
         runs = player.runs(batch, context, new)
         is_fused = player.fused.admits(player.batch(runs))
+        if not is_fused and batch * new > 1:
+            return point | {"fault": "not a step for the fused kernels; the modules unpack weights and take seconds"}
         if not is_fused:
             scale = replace(scale, steps=3, warm_steps=1)
         distinct = self._distinct(player, batch, context, new)
@@ -220,6 +227,11 @@ class Bench:
     def _flop_rate(self) -> float:
         return large_matmul_rate(self.device) if self.device.is_cuda else self.ceilings.fp32_flop_per_s
 
+    def attention_part(self) -> Rows:
+        """Long attention alone, by every way there is."""
+        self._player = None
+        yield from attention_rows(self.config, self.device, self.scale)
+
     def prefill_profile_part(self) -> Rows:
         """Where the time of the shortest prompt goes, by kernel."""
         player = self.player(max(*self.scale.prompts, self.scale.cached + max(self.scale.new)) + 16)
@@ -237,31 +249,29 @@ class Bench:
 
     def isolation_part(self) -> Rows:
         """The N-gram branch: the same backbone with and without it, its tables on the device and in pinned memory."""
-        loaded, base = self.loaded(), self.player()
-        for batch in (1, min(16, max(self.scale.batches))):
-            yield {"branch": "resident tables", **self._branch(base, batch)}
-        with other_embedding(loaded, None):
-            plain = Player(loaded, base.num_tokens // 4, self.device)
-            for batch in (1, min(16, max(self.scale.batches))):
-                yield {"branch": "none", **self._branch(plain, batch)}
-            del plain
+        loaded = self.loaded()
+        yield from self._branch("resident tables", loaded.model.embedding)
+        yield from self._branch("none", None)
         embedding = self._pinned_embedding(loaded)
-        rows = embedding.resident
-        assert rows is not None
-        facts = {"pinned_gb": rows.weight.nbytes / 1e9, "note": "fewer rows than published, hit at random"}
-        with other_embedding(loaded, embedding):
-            pinned = Player(loaded, base.num_tokens // 4, self.device)
-            for batch in (1, min(16, max(self.scale.batches))):
-                yield {"branch": "pinned tables", **facts, **self._branch(pinned, batch)}
-            context = self.scale.short_context
-            length = min(self.scale.prompts[0], pinned.num_tokens - 16)
-            spent = min(pinned.prefill_s(0, length, self.scale.chunk_tokens) for _ in range(2))
-            yield {"branch": "pinned tables", "prompt": length, "seconds": spent, "context": context}
+        assert embedding.resident is not None
+        pinned_gb = embedding.resident.weight.nbytes / 1e9
+        for row in self._branch("pinned tables", embedding):
+            yield row | {"pinned_gb": pinned_gb, "note": "fewer rows than published, hit at random"}
 
-    def _branch(self, player: Player, batch: int) -> dict[str, Any]:
-        spent, replay_s = player.decode_s(batch, self.scale.short_context, 1, self.scale)
-        graph = {} if replay_s is None else {"graph_ms": replay_s * 1e3}
-        return {"batch": batch, "context": self.scale.short_context, "step_ms": spent * 1e3, **graph}
+    @torch.inference_mode()
+    def _branch(self, name: str, embedding: NgramEmbedding | None) -> Rows:
+        """Decoding and a prompt with one embedding; the last player makes room, so that only one is there."""
+        self._player, loaded, scale = None, self.loaded(), self.scale
+        batches = sorted({1, min(16, max(scale.batches))})
+        with other_embedding(loaded, embedding):
+            player = Player(loaded, max(batches) * (scale.short_context + 64), self.device)
+            for batch in batches:
+                spent, replay_s = player.decode_s(batch, scale.short_context, 1, scale)
+                graph = {} if replay_s is None else {"graph_ms": replay_s * 1e3}
+                yield {"branch": name, "batch": batch, "step_ms": spent * 1e3, **graph}
+            length = min(scale.prompts[0], player.num_tokens - BLOCK_SIZE)
+            spent = min(player.prefill_s(0, length, scale.chunk_tokens) for _ in range(3))
+            yield {"branch": name, "prompt": length, "seconds": spent}
 
     def _pinned_embedding(self, loaded: LoadedModel) -> NgramEmbedding:
         """As the model's own, sharing words and projection, with smaller tables in pinned memory."""

@@ -6,6 +6,7 @@ out of the cache itself: nothing is copied, joined or padded, and no score is ev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,20 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_ROWS = 128
-BLOCK_PLACES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a program goes through the context."""
+
+    places: int = 64
+    """Of a block of keys."""
+    stages: int = 3
+    """Blocks under way at a time."""
+    warps: int = 8
+
+
+TILING = Tiling()
 LOG2_E = 1.4426950408889634
 
 
@@ -106,7 +120,9 @@ def _kernel(
     tl.store(to + tl.arange(0, VALUE)[None, :], mixed / total[:, None], mask=inside[:, None])
 
 
-def prefill_attention(query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float) -> Tensor:
+def prefill_attention(
+    query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float, tiling: Tiling = TILING
+) -> Tensor:
     """See `reference`; query and per_head contiguous, rope keys may be a part of wider rows; every size of a head a
     power of two of at least 16."""
     (new, heads, _), context, rope = query.shape, len(rope_keys), rope_keys.shape[1]
@@ -128,8 +144,8 @@ def prefill_attention(query: Tensor, per_head: Tensor, rope_keys: Tensor, scale:
         ROPE=rope,
         VALUE=value,
         ROWS=BLOCK_ROWS,
-        PLACES=BLOCK_PLACES,
-        num_warps=8,
-        num_stages=3,
+        PLACES=tiling.places,
+        num_warps=tiling.warps,
+        num_stages=tiling.stages,
     )
     return out
