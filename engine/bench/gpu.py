@@ -57,10 +57,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("prefill", bench.prefill_part, 12),
         ("prefill profile", bench.prefill_profile_part, 5),
         ("attention", bench.attention_part, 10),
-        *(
-            (f"decode {scale.context} {one}", partial(bench.decode_part, scale.context, scale.batches, one), 10)
-            for one in PRECISIONS
-        ),
+        *((f"decode {scale.context} {one}", partial(bench.precision_part, one), 10) for one in PRECISIONS),
     ]
     if is_smoke:
         first = ("ceilings", "load", "equality", every[3][0], "prefill", "isolation", "attention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -55,6 +56,8 @@ class Bench:
                 assert embedding is not None
                 assert embedding.resident is not None
                 tables, self._loaded = embedding.resident.weight.detach(), None
+                del embedding
+                gc.collect()
                 torch.cuda.empty_cache()
             self._loaded = build(self.config, precision, self.device, tables)
         return self._loaded
@@ -92,20 +95,21 @@ class Bench:
         """The fused step against the modules on the very device, hidden states of one token, drafts, sequences."""
         player = self.player()
         for sequences, new in ((1, 1), (1, 3), (3, 1), (2, 4), (1, max(self.scale.drafts))):
-            batch = player.batch(player.runs(sequences, self.scale.short_context, new))
-            if not player.fused.admits(batch):
-                yield {"sequences": sequences, "new": new, "fused_step": False}
-                continue
-            fused = player.fused(batch).float().clone()
-            plain = player.plain(batch).float()
-            difference = (fused - plain).abs()
-            yield {
-                "sequences": sequences,
-                "new": new,
-                "largest_difference": float(difference.max()),
-                "relative_error": float((fused - plain).norm() / plain.norm()),
-                "spread": float(plain.std()),
-            }
+            yield self._equality(player, sequences, new)
+
+    @torch.inference_mode()
+    def _equality(self, player: Player, sequences: int, new: int) -> dict[str, Any]:
+        batch = player.batch(player.runs(sequences, self.scale.short_context, new))
+        row = {"sequences": sequences, "new": new, "precision": str(player.loaded.precisions.experts)}
+        if not player.fused.admits(batch):
+            return row | {"fused_step": False}
+        fused = player.fused(batch).float().clone()
+        plain = player.plain(batch).float()
+        return row | {
+            "largest_difference": float((fused - plain).abs().max()),
+            "relative_error": float((fused - plain).norm() / plain.norm()),
+            "spread": float(plain.std()),
+        }
 
     @torch.inference_mode()
     def kernels_part(self) -> Rows:
@@ -132,6 +136,14 @@ class Bench:
         for batch in batches:
             yield self._point(batch, context, 1, precision)
 
+    def precision_part(self, precision: str) -> Rows:
+        """The fused step against the modules, decoding at each batch, and the shortest prompt."""
+        yield self._equality(self.player(precision=precision), 3, 1)
+        yield from self.decode_part(self.scale.context, self.scale.batches, precision)
+        player, length = self.player(precision=precision), self.scale.prompts[0]
+        spent = min(player.prefill_s(0, length, self.scale.chunk_tokens) for _ in range(2))
+        yield {"precision": precision, "prompt": length, **self._prefill_figures(0, length, spent)}
+
     def verify_part(self) -> Rows:
         for draft in self.scale.drafts:
             yield self._point(1, self.scale.context, draft)
@@ -144,11 +156,9 @@ class Bench:
             return point | {"fault": "the cache does not hold so much beside the weights"}
         runs = player.runs(batch, context, new)
         is_fused = player.fused.admits(player.batch(runs))
-        if not is_fused and batch * new > 1:
-            return point | {"fault": "not a step for the fused kernels; the modules unpack weights and take seconds"}
         if not is_fused:
             scale = replace(scale, steps=3, warm_steps=1)
-        distinct = self._distinct(player, batch, context, new)
+        distinct = player.distinct_experts(player.batch(runs))
         spent, replay_s = player.decode_s(batch, context, new, scale)
         num_bytes = step_bytes(player, distinct, batch, context + new)
         limit_s = num_bytes / self.ceilings.read_bytes_per_s
@@ -168,13 +178,6 @@ class Bench:
                 "graph_fraction": limit_s / replay_s,
             }
         return point
-
-    def _distinct(self, player: Player, batch: int, context: int, new: int) -> float:
-        if not player.loaded.precisions.is_packed:
-            return player.distinct_experts(player.batch(player.runs(batch, context, new)))
-        # A module step of packed experts takes seconds; the choice does not depend on how they are stored.
-        real = part_sizes(self.config).active_experts
-        return self.config.num_experts * (1 - (1 - real / self.config.num_experts) ** (batch * new))
 
     @torch.inference_mode()
     def peer_part(self) -> Rows:

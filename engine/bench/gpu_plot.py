@@ -18,7 +18,7 @@ def curves(record: dict[str, Any]) -> dict[str, list[tuple[int, float, float]]]:
         if not name.startswith("decode") or name == "decode profile":
             continue
         for row in rows:
-            if "fraction" in row and row["new"] == 1:
+            if "fraction" in row and row.get("new") == 1:
                 label = f"{row['precision']}, {row['context']} tokens"
                 found.setdefault(label, []).append((row["batch"], row["fraction"], row["tokens_per_s"]))
     return {label: sorted(points) for label, points in sorted(found.items())}
