@@ -61,6 +61,9 @@ class RecordedRows:
         self.row_ids.append(hasher.row_ids(windows))
         return self._source.rows(windows, hasher)
 
+    def expect(self, windows: Tensor) -> None:
+        self._source.expect(windows)
+
 
 @dataclass
 class Served:

@@ -55,6 +55,9 @@ class ScriptedRunner:
         """What to say to a request."""
         self._answers[request_id] = (prompt_tokens, answer)
 
+    def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+        """See `StepRunner`; there is nothing to fetch."""
+
     def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`."""
         del copies  # there is no KV to copy

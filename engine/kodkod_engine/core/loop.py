@@ -21,7 +21,7 @@ from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
-from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, StepRunner, TokenRun
+from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.errors import DeviceLost, EngineClosed
 from kodkod_engine.speculation.costs import CostTable
@@ -204,6 +204,7 @@ class EngineLoop:
         jobs = self._jobs(plan.entries, proposals)
         for job in jobs:
             self._answers[job.entry.sequence.id].began(started)
+        self._announce(plan.entries)
         chosen = self._runner.run(plan.copies, [job.run for job in jobs])
         self._count_first([job.entry for job in jobs])
         emitted = self._take_all(jobs, chosen)
@@ -215,6 +216,16 @@ class EngineLoop:
         if jobs:
             num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
             self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds()))
+
+    def _announce(self, entries: tuple[StepEntry, ...]) -> None:
+        """Tell the runner what is to come of prompts that go on after this step, each token once."""
+        for entry in entries:
+            ids, end = entry.sequence.token_ids, entry.start + entry.num_tokens
+            is_first = entry.start <= entry.sequence.reused_tokens
+            first = end if is_first else entry.start + EXPECTED_TOKENS
+            coming = ids[first : end + EXPECTED_TOKENS]
+            if coming:
+                self._runner.expect(ids[max(0, first - self._runner.context_tokens) : first], coming)
 
     def _take_all(self, jobs: list[_Job], chosen: list[tuple[ChosenToken, ...]]) -> dict[str, int]:
         """What each stream got, where it got any."""

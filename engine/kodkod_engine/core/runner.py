@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.scheduler import BlockCopy
-from kodkod_engine.core.step import ChosenToken, TokenRun
+from kodkod_engine.core.step import NOBODY, ChosenToken, TokenRun
 from kodkod_engine.core.verifier import follow
 from kodkod_engine.errors import DeviceLost
 from kodkod_engine.kv.cache import KvCache
@@ -71,6 +71,13 @@ class ModelRunner:
         """See `StepRunner`."""
         spec = self.loaded.config.ngram
         return spec.context_tokens if spec else 0
+
+    def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+        """See `StepRunner`: table rows that lie on a disk are asked for."""
+        embedding = self.loaded.model.embedding
+        windows = _windows([TokenRun(NOBODY, token_ids, context_ids, len(context_ids), ())], self)
+        if embedding is not None and windows is not None:
+            embedding.row_source.expect(windows)
 
     def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`.

@@ -76,12 +76,25 @@ class ChosenToken:
     """When there was a constraint that left something out."""
 
 
+EXPECTED_TOKENS = 4096
+"""How far ahead of a prompt's steps a runner is told of its tokens: 200 MB of pages for LongCat-Flash-Lite's tables."""
+
+
 class StepRunner(Protocol):
     """Computes steps, one at a time, on the engine thread."""
 
     @property
     def context_tokens(self) -> int:
         """How many tokens before a run it needs to see."""
+        ...
+
+    def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
+        """Told of tokens that later steps will run, so that it may fetch what they need meanwhile. Returns at once.
+
+        Args:
+            context_ids: the tokens before them, as in `TokenRun`.
+            token_ids: at most `EXPECTED_TOKENS` more than a step has.
+        """
         ...
 
     def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:

@@ -7,7 +7,6 @@ all its splits. Natural text repeats its n-grams heavily (arXiv 2601.21204, sect
 from __future__ import annotations
 
 import os
-import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.layers.ngram_hash import NgramHasher
+from kodkod_engine.layers.read_ahead import ReadAhead, TablePlace
 from kodkod_engine.models.ngram_spec import NgramSpec
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class _LookUp:
 class MappedRows:
     """See `layers.ngram_embedding.RowSource`.
 
-    Before rows are read, the system is asked for all of them: so the disk works on a whole prompt at once, where
-    reading them one by one would wait for each.
+    Before rows are read, the system is asked for all of a step's: so the disk works on them at once, where reading one
+    by one would wait for each. Rows of steps to come may be asked for before.
     """
 
     def __init__(self, spec: NgramSpec, checkpoint: Checkpoint, cached_ngrams: int = DEFAULT_CACHED_NGRAMS) -> None:
@@ -96,9 +96,15 @@ class MappedRows:
             checkpoint.tensors[f"model.ngram_embeddings.embedders.{index}.weight"] for index in range(spec.num_tables)
         ]
         self._tables = [map_tensor(table) for table in stored]
-        self._offsets = [table.offset for table in stored]
-        self._files = [os.open(table.file, os.O_RDONLY) for table in stored]
-        weakref.finalize(self, _close_all, self._files)
+        places = [
+            TablePlace(os.open(table.file, os.O_RDONLY), table.offset, table.num_bytes // table.shape[0])
+            for table in stored
+        ]
+        self.read_ahead = ReadAhead(places, NgramHasher(spec))
+
+    def expect(self, windows: Tensor) -> None:
+        """See `RowSource`."""
+        self.read_ahead.expect(windows.cpu())
 
     def rows(self, windows: Tensor, hasher: NgramHasher) -> Tensor:
         """See `RowSource`. Row ids are hashed where the windows are; rows are read on the host."""
@@ -109,22 +115,14 @@ class MappedRows:
             for order, tables in groupby(range(self.spec.num_tables), key=lambda table: self.spec.orders[table])
         ]
         for one in looked_up:
-            self._ask_ahead(one, ids)
+            for table in one.tables:
+                self.read_ahead.places[table].ask(ids[one.absent, table].tolist())
         return torch.cat([self._rows_of(one, ids) for one in looked_up], dim=1).to(windows.device)
 
     def _look_up(self, order: int, tables: list[int], ngrams: list[list[int]]) -> _LookUp:
         keys = [(order, *ngram[:order]) for ngram in ngrams]
         found = [self.cache.get(key) for key in keys]
         return _LookUp(tables, keys, found, [token for token, rows in enumerate(found) if rows is None])
-
-    def _ask_ahead(self, one: _LookUp, ids: Tensor) -> None:
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for table in one.tables:
-            row_bytes = self._tables[table].stride(0) * self._tables[table].itemsize
-            for row in ids[one.absent, table].tolist():
-                place = self._offsets[table] + row * row_bytes
-                os.posix_fadvise(self._files[table], place, row_bytes, os.POSIX_FADV_WILLNEED)
 
     def _rows_of(self, one: _LookUp, ids: Tensor) -> Tensor:
         """[tokens, splits * width] for the tables of one order."""
@@ -135,8 +133,3 @@ class MappedRows:
                 found[token] = rows
                 self.cache.put(one.keys[token], rows.clone())
         return torch.stack([rows for rows in found if rows is not None])
-
-
-def _close_all(files: list[int]) -> None:
-    for file in files:
-        os.close(file)

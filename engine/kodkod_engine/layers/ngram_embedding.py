@@ -20,6 +20,10 @@ class RowSource(Protocol):
         """Rows of every table side by side: int64 [tokens, 1 + context] -> [tokens, tables * table_width]."""
         ...
 
+    def expect(self, windows: Tensor) -> None:
+        """Told what later steps will ask for: int64 [tokens, 1 + context]. Returns at once."""
+        ...
+
 
 class ResidentRows(nn.Module):
     """All tables in one matrix, one table after another: on the model's device, or in pinned memory it reads."""
@@ -45,6 +49,9 @@ class ResidentRows(nn.Module):
         from kodkod_engine.kernels.gpu.table_rows import table_rows
 
         return table_rows(self.weight, ids)
+
+    def expect(self, windows: Tensor) -> None:
+        """See `RowSource`; everything is here."""
 
 
 class NgramEmbedding(nn.Module):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodkod_engine.api import Completion, FinishReason, GenerationRequest, SamplingParams, collect
+from kodkod_engine.core import loop as loop_module
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.loop import EngineLoop
@@ -32,7 +33,11 @@ class CountingRunner:
 
     def __init__(self) -> None:
         self.steps: list[tuple[tuple, tuple[TokenRun, ...]]] = []
+        self.expected: list[tuple[list[int], list[int]]] = []
         self.before: Callable[[], object] = lambda: None
+
+    def expect(self, context_ids, token_ids):
+        self.expected.append((list(context_ids), list(token_ids)))
 
     def run(self, copies, runs):
         self.before()
@@ -118,6 +123,26 @@ def test_a_shared_partial_block_is_copied_before_it_is_written(shop):
     copies, (run,) = shop.runner.steps[0]
     assert [(copy.num_tokens, copy.target_block) for copy in copies] == [(1, run.block_ids[1])]
     assert (run.token_ids, run.start, run.context_ids) == ([7], 5, [3, 4, 5])
+
+
+def test_the_rest_of_a_prompt_is_told_of_before_it_is_run_and_once(shop, monkeypatch):
+    monkeypatch.setattr(loop_module, "EXPECTED_TOKENS", 12)
+    prompt = list(range(100, 150))
+    told: list[int] = []
+    shop.runner.before = lambda: told.append(8 + sum(len(ids) for _, ids in shop.runner.expected))
+    shop.ask("a", prompt, 3)
+    assert [token for _, ids in shop.runner.expected for token in ids] == prompt[8:]
+    assert told == [20, 28, 36, 44, 50, 50, 50, 50, 50]  # up to 12 tokens after a step, before the step
+    for context, ids in shop.runner.expected:
+        first = ids[0] - 100
+        assert context == prompt[first - 3 : first]
+
+
+def test_what_a_prefix_has_is_not_told_of(shop):
+    shop.ask("a", list(range(100, 120)), 1)
+    shop.runner.expected.clear()
+    shop.ask("b", [*range(100, 120), *range(200, 220)], 1)
+    assert [token for _, ids in shop.runner.expected for token in ids] == list(range(208, 220))
 
 
 def test_a_loop_without_work_takes_no_steps(shop):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -119,6 +121,44 @@ def test_the_disk_is_asked_for_exactly_the_rows_that_are_missing(stored, monkeyp
     assert sorted(asked) == sorted(wanted)
     mapped.rows(windows, hasher)
     assert len(asked) == len(wanted)
+
+
+def test_what_is_to_come_is_asked_for_in_advance(stored, monkeypatch):
+    spec, resident, checkpoint = stored
+    asked: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(
+        "kodkod_engine.layers.read_ahead.os.posix_fadvise",
+        lambda file, place, size, _advice: asked.append((threading.current_thread().name, os.pread(file, size, place))),
+    )
+    mapped, hasher = MappedRows(spec, checkpoint), NgramHasher(spec)
+    windows = windows_of([5, 6, 7, 8, 9] * 300, spec)  # several pieces
+    mapped.expect(windows)
+    mapped.read_ahead.settle()
+    assert all(thread.startswith("kodkod-rows") for thread, _ in asked)
+    rows = resident.rows(windows, hasher).unflatten(1, (spec.num_tables, -1)).contiguous()
+    wanted = {
+        rows[token, table].view(torch.uint8).numpy().tobytes()
+        for table in range(spec.num_tables)
+        for token in range(len(rows))
+    }
+    assert {data for _, data in asked} == wanted
+    assert len(asked) < len(windows)  # what comes twice in a piece is asked for once
+    assert (mapped.cache.hits, mapped.cache.misses) == (0, 0)
+    assert torch.equal(mapped.rows(windows, hasher), resident.rows(windows, hasher))
+
+
+def test_files_are_closed_behind_what_was_expected(stored):
+    spec, _, checkpoint = stored
+    mapped = MappedRows(spec, checkpoint)
+    files = {place.file for place in mapped.read_ahead.places}
+    thread = mapped.read_ahead._thread
+    mapped.expect(windows_of([5, 6, 7], spec))
+    del mapped
+    gc.collect()
+    thread.shutdown()
+    for file in files:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
 
 
 def test_an_n_gram_after_a_border_is_the_same_key_as_at_the_start(stored):
