@@ -6,10 +6,12 @@ small chunks. A file that was finished is not made again; one that was cut off i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kodkod_engine.errors import CheckpointCorrupt, DiskFull
+from kodkod_engine.errors import CheckpointCorrupt, DiskFull, EngineError
 from kodkod_engine.layers.packed import Precisions, Slot
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import load_config
@@ -35,6 +37,8 @@ from kodkod_engine.models.safetensors_writer import (
     file_bytes,
 )
 
+TEXTS_BYTES = 1 << 24
+"""Room for config, tokenizer and manifest."""
 COPIED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "kodkod.json")
 
 
@@ -78,6 +82,7 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     Raises:
         CheckpointError: the source cannot be used, or the target holds something else.
         DiskFull: not enough room, found out before or while writing; what is finished stays.
+        EngineError: the target cannot be written.
     """
     config = load_config(source)
     checkpoint = Checkpoint(source)
@@ -86,10 +91,32 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     model, mtp = build_model(config, with_mtp=has_mtp, dtype=dtype, activation_dtype=torch.float32, device="meta")
     pack_model(model, mtp, precisions)
     checkpoint.check(dict(chain(model.checkpoint_slots(), mtp.checkpoint_slots() if mtp else ())))
-    manifest = _begin(source, target, checkpoint, precisions, has_mtp)
     files: list[WeightFile | TableFile] = [*plan_weight_files(model, mtp), *_table_files(checkpoint)]
-    _require_room(target, files, manifest)
-    _copy_texts(source, target)
+    with _told_of(target):
+        manifest = _begin(source, target, checkpoint, precisions, has_mtp)
+        _require_room(target, files, manifest)
+        _copy_texts(source, target)
+        return _write_files(target, files, manifest, checkpoint, progress)
+
+
+@contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """Faults of the disk as one line."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(disk_full_message(target, TEXTS_BYTES)) from fault
+        raise EngineError(f"{fault.filename or target}: {fault.strerror}; give another folder") from fault
+
+
+def _write_files(
+    target: Path,
+    files: Sequence[WeightFile | TableFile],
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    progress: Progress | None,
+) -> Manifest:
     done, total = 0, sum(file_bytes(file.tensors()) for file in files)
     for file in files:
         if not _is_done(target, file.name, manifest):
@@ -186,7 +213,10 @@ def _copy_table(writer: SafetensorsWriter, table: StoredTensor) -> None:
     with table.file.open("rb", buffering=0) as handle:
         handle.seek(table.offset)
         while left:
-            chunk = handle.read(min(CHUNK_BYTES, left))
+            try:
+                chunk = handle.read(min(CHUNK_BYTES, left))
+            except OSError as fault:
+                raise CheckpointCorrupt(f"{table.file}: {fault.strerror} while reading; check the disk") from fault
             if not chunk:
                 raise CheckpointCorrupt(f"{table.file}: ended inside {table.name}; truncated, fetch it again")
             writer.write(chunk)
