@@ -23,6 +23,7 @@ from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.kernels.gpu.thin_linear import thin_linear
 from kodkod_engine.kv.cache import KvCache
+from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
@@ -34,8 +35,9 @@ MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
 
 SMALLEST_BUCKET = 256
-MIN_SIDE = 16
-"""Of the attention kernels' tiles, which are powers of two."""
+CAPABILITY = (8, 0)
+CAPABILITY_FOR_FP8 = (8, 9)
+"""Of a device: what it must be to compute with bf16, and with FP8 codes as they are."""
 
 WARM_UPS = 2
 """Runs before a capture, which may not compile or allocate."""
@@ -56,6 +58,15 @@ class ShapeKey:
 def bucket_of(context_len: int) -> int:
     """The next power of two: contexts share a graph within it."""
     return max(SMALLEST_BUCKET, 1 << (context_len - 1).bit_length())
+
+
+def _is_recent(model: LongcatFlash, device: torch.device) -> bool:
+    """Whether the device computes with the model's numbers."""
+    if device.type != "cuda":
+        return True
+    homes = (*model.dual_layers[0].experts.homes, model.dual_layers[0].first.dense.down.home)
+    is_fp8 = any(isinstance(home, PackedMatrix) and home.is_fp8 for home in homes)
+    return torch.cuda.get_device_capability(device) >= (CAPABILITY_FOR_FP8 if is_fp8 else CAPABILITY)
 
 
 def latent_shape(config: ModelConfig) -> LatentShape:
@@ -129,7 +140,7 @@ class GpuStep:
         self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=dtype, device=device)
         self.latent = latent_shape(config)
         sides = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.kv_lora_rank)
-        self._has_kernels = all(side >= MIN_SIDE and not side & (side - 1) for side in sides)
+        self._has_kernels = fits_tile(*sides) and _is_recent(self.model, device)
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
@@ -140,11 +151,9 @@ class GpuStep:
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
 
     def admits(self, batch: StepBatch) -> bool:
-        """Whether a step is one for it: few tokens, one group, weights as they are stored."""
-        is_packed = any(isinstance(home, PackedMatrix) for home in self.model.dual_layers[0].experts.homes)
-        is_plain = not isinstance(self.model.dual_layers[0].first.dense.down.home, PackedMatrix) and not is_packed
+        """Whether a step is one for it: few tokens, one group."""
         is_small = len(batch.groups) == 1 and len(batch.token_ids) <= MAX_TOKENS
-        return self._has_kernels and is_plain and is_small and batch.groups[0].blocks is not None
+        return self._has_kernels and is_small and batch.groups[0].blocks is not None
 
     @torch.inference_mode()
     def __call__(self, batch: StepBatch) -> Tensor:
@@ -211,9 +220,8 @@ class GpuStep:
         return shape.embedded
 
     def _ids(self, x: Tensor) -> Tensor:
-        norm, head = self.model.norm, self.model.head_weight
-        assert isinstance(head, Tensor)
-        return thin_linear(x, head, norm=norm.weight, eps=norm.eps).argmax(dim=-1)
+        norm = self.model.norm
+        return thin_linear(x, self.model.head_weight, norm=norm.weight, eps=norm.eps).argmax(dim=-1)
 
     def _layer(self, layer: DualLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
         first, second = layer.first, layer.second
@@ -221,12 +229,12 @@ class GpuStep:
         shared = self._attend(first, x, shape, key)
         with self._beside():
             shortcut = self._experts(layer, shared)
-        x = thin_linear(self._gated(first, shared), first.dense.down.weight, residual=shared)
+        x = thin_linear(self._gated(first, shared), first.dense.down.home, residual=shared)
         x = self._attend(second, x, shape, key)
         inner = self._gated(second, x)
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
-        return thin_linear(inner, second.dense.down.weight, residual=x, also=shortcut)
+        return thin_linear(inner, second.dense.down.home, residual=x, also=shortcut)
 
     def _beside(self) -> Any:
         """The second stream, which goes on from where the first is now."""
@@ -238,7 +246,7 @@ class GpuStep:
     def _gated(self, half: HalfLayer, x: Tensor) -> Tensor:
         """Norm, gate and up of a dense network: [tokens, hidden] -> [tokens, width]."""
         norm = half.post_norm
-        return thin_linear(x, half.dense.gate_up.weight, norm=norm.weight, eps=norm.eps, is_pair=True)
+        return thin_linear(x, half.dense.gate_up.home, norm=norm.weight, eps=norm.eps, is_pair=True)
 
     def _experts(self, layer: DualLayer, x: Tensor) -> Tensor:
         """[tokens, hidden], before the norm that the first dense network has as well -> [tokens, hidden]."""
@@ -249,8 +257,7 @@ class GpuStep:
         return expert_decode(
             to.normed[:tokens],
             self._nothing[:tokens],
-            experts.gate_up,
-            experts.down,
+            *experts.homes,
             to.chosen[:tokens],
             to.weights[:tokens],
             to.identity[:tokens],
@@ -262,8 +269,8 @@ class GpuStep:
         """Norm, attention and residual: [tokens, hidden] -> [tokens, hidden]."""
         attention, config, (sequences, new) = half.attention, self.model.config, (key.sequences, key.query_len)
         rank, heads, norm = config.q_lora_rank, config.num_heads, attention.q_norm
-        down = thin_linear(x, attention.qkv_a.weight, norm=half.input_norm.weight, eps=half.input_norm.eps)
-        query = thin_linear(down[:, :rank], attention.q_b.weight, norm=norm.weight, eps=norm.eps)
+        down = thin_linear(x, attention.qkv_a.home, norm=half.input_norm.weight, eps=half.input_norm.eps)
+        query = thin_linear(down[:, :rank], attention.q_b.home, norm=norm.weight, eps=norm.eps)
         cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
         wide = latent_inputs(
             query,
@@ -287,4 +294,4 @@ class GpuStep:
             self.cache.layout.block_size,
             splits=splits_of(key.context, sequences, new * heads),
         )
-        return thin_linear(values, attention.o.weight, residual=x)
+        return thin_linear(values, attention.o.home, residual=x)

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.tiles import inner_of, row_of, rows_for, tiles_of, times
+from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
+from kodkod_engine.layers.packed import Slot
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
@@ -51,28 +52,38 @@ def reference(
 @triton.jit
 def _gate_up(
     x,
-    gate_up,
+    codes,
+    scales,
     chosen,
     weights,
     inner,
     num_experts,
+    codes_stride,
+    scales_stride,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     K: tl.constexpr,
     ROWS: tl.constexpr,
+    LENGTH: tl.constexpr,
     INNER: tl.constexpr,
+    HALVES: tl.constexpr,
+    PER: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
 ):
     pair = tl.program_id(0)
     expert = tl.load(chosen + pair).to(tl.int64)
     if expert < num_experts:
         rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
         inside = rows < WIDTH
-        base = gate_up + expert * (2 * WIDTH * SIZE)
-        gates = tiles_of(base, rows, inside, SIZE, INNER)
-        ups = tiles_of(base + WIDTH * SIZE, rows, inside, SIZE, INNER)
-        values = row_of(x + pair // K * SIZE, SIZE, INNER)
-        gate = times(gates, values)
-        result = gate / (1.0 + tl.exp(-gate)) * times(ups, values) * tl.load(weights + pair)
+        own, factors = codes + expert * codes_stride, scales + expert * scales_stride
+        gates = tiles_of(own, rows, inside, LENGTH, INNER)
+        ups = tiles_of(own, rows + WIDTH, inside, LENGTH, INNER)
+        gate_scales = scales_of(factors, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
+        up_scales = scales_of(factors, rows + WIDTH, inside, LENGTH, INNER, PER, ROW_BLOCK)
+        values = row_of(x + pair // K * SIZE, LENGTH, INNER, HALVES, PER)
+        gate = times(gates, gate_scales, values, HALVES, PER)
+        up = times(ups, up_scales, values, HALVES, PER)
+        result = gate / (1.0 + tl.exp(-gate)) * up * tl.load(weights + pair)
         tl.store(inner + pair * WIDTH + rows, result, mask=inside)
 
 
@@ -80,35 +91,45 @@ def _gate_up(
 def _down(
     x,
     residual,
-    down,
+    codes,
+    scales,
     chosen,
     identity,
     inner,
     out,
     num_experts,
+    codes_stride,
+    scales_stride,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     K: tl.constexpr,
     ROWS: tl.constexpr,
+    LENGTH: tl.constexpr,
     INNER: tl.constexpr,
+    HALVES: tl.constexpr,
+    PER: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
 ):
     token = tl.program_id(0)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    whole = rows < SIZE
-    columns = tl.arange(0, INNER)
-    total = tl.zeros([ROWS, INNER], dtype=tl.float32)
+    columns: tl.constexpr = INNER // PER if PER > 0 else INNER
+    total = tl.zeros([ROWS, columns], dtype=tl.float32)
     for place in tl.static_range(K):
         # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
         pair = token * K + place
         expert = tl.load(chosen + pair).to(tl.int64)
-        is_real = expert < num_experts
-        for start in tl.static_range(0, WIDTH, INNER):
-            there = (start + columns < WIDTH) & is_real
-            values = tl.load(inner + pair * WIDTH + start + columns, mask=there, other=0.0).to(tl.float32)
-            at = down + (expert * SIZE + rows[:, None]) * WIDTH + (start + columns)[None, :]
-            tile = tl.load(at, mask=whole[:, None] & there[None, :], other=0.0)
-            total += tile.to(tl.float32) * values[None, :]
+        inside = (rows < SIZE) & (expert < num_experts)
+        tiles = tiles_of(codes + expert * codes_stride, rows, inside, LENGTH, INNER)
+        factors = scales_of(scales + expert * scales_stride, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
+        values = row_of(inner + pair * WIDTH, LENGTH, INNER, HALVES, PER)
+        for chunk in tl.static_range(len(tiles)):
+            low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]
+            scale = factors[chunk] if PER > 0 else tiles[chunk]
+            product = part(tiles[chunk], scale, low, high, HALVES, PER)
+            # What identity experts leave in `inner` is anything.
+            total += tl.where(expert < num_experts, product, 0.0)
     result = tl.sum(total, axis=1)
+    whole = rows < SIZE
     own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
     result += tl.load(residual + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
     result += tl.load(identity + token) * own
@@ -118,61 +139,64 @@ def _down(
 def expert_decode(
     x: Tensor,
     residual: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Slot,
+    down: Slot,
     chosen: Tensor,
     weights: Tensor,
     identity: Tensor,
     inner: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """See `reference`; everything contiguous, `inner` scratch [tokens * k, width], result in `out`."""
+    """See `reference`; experts plain or packed, all else contiguous, `inner` scratch [tokens * k, width], result in
+    `out`."""
     start_experts(x, gate_up, chosen, weights, inner)
     return finish_experts(x, residual, down, chosen, identity, inner, out)
 
 
-def start_experts(x: Tensor, gate_up: Tensor, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
+def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
     """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
-    tokens, hidden = x.shape
-    experts, width, k = len(gate_up), gate_up.shape[1] // 2, chosen.shape[1]
-    rows = max(1, rows_for(hidden) // 2)
-    grid: Any = (tokens * k, triton.cdiv(width, rows))
+    stored = Stored.of(gate_up)
+    width, rows = stored.outputs // 2, max(1, stored.tile_rows // 2)
+    grid: Any = (chosen.numel(), triton.cdiv(width, rows))
     _gate_up[grid](
         x,
-        gate_up,
+        stored.codes,
+        stored.scales,
         chosen,
         weights,
         inner,
-        experts,
-        SIZE=hidden,
+        len(stored.codes),
+        *stored.stack_strides,
+        SIZE=stored.size,
         WIDTH=width,
-        K=k,
+        K=chosen.shape[1],
         ROWS=rows,
-        INNER=inner_of(hidden),
+        **stored.meta(),
     )
 
 
 def finish_experts(
-    x: Tensor, residual: Tensor, down: Tensor, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
+    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
 ) -> Tensor:
     """The rest, into `out`, which may be the residual."""
-    tokens, hidden = x.shape
-    experts, _, width = down.shape
+    stored, (tokens, hidden) = Stored.of(down), x.shape
     grid: Any = (tokens, triton.cdiv(hidden, DOWN_ROWS))
     _down[grid](
         x,
         residual,
-        down,
+        stored.codes,
+        stored.scales,
         chosen,
         identity,
         inner,
         out,
-        experts,
+        len(stored.codes),
+        *stored.stack_strides,
         SIZE=hidden,
-        WIDTH=width,
+        WIDTH=stored.size,
         K=chosen.shape[1],
         ROWS=DOWN_ROWS,
-        INNER=inner_of(width),
+        **stored.meta(),
     )
     return out
 

@@ -95,10 +95,10 @@ def _kernel(
     rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < choices
     tiles = tiles_of(weight, rows, inside, SIZE, INNER)
-    factors = row_of(norm, SIZE, INNER)
+    factors = row_of(norm, SIZE, INNER, 1, 0)
     tl.debug_barrier()
-    values = normed_row(row_of(x + token * SIZE, SIZE, INNER), factors, eps, SIZE)
-    tl.store(logits + token * choices + rows, times(tiles, values), mask=inside)
+    values = normed_row(row_of(x + token * SIZE, SIZE, INNER, 1, 0), factors, eps, SIZE)
+    tl.store(logits + token * choices + rows, times(tiles, tiles, values, 1, 0), mask=inside)
     if tl.program_id(1) == 0:
         columns = tl.arange(0, INNER)
         for chunk in tl.static_range(len(values)):

@@ -15,8 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
 from kodkod_engine.kernels.gpu.residual_norm import normed
-from kodkod_engine.kernels.gpu.tiles import inner_of, normed_row, row_of, rows_for, tiles_of, times
+from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 THIN_ROWS = 4
 """Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
@@ -61,7 +63,8 @@ def reference(
 @triton.jit
 def _kernel(
     x,
-    weight,
+    codes,
+    scales,
     norm,
     residual,
     also,
@@ -72,37 +75,42 @@ def _kernel(
     TOKENS: tl.constexpr,
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
+    LENGTH: tl.constexpr,
     INNER: tl.constexpr,
+    HALVES: tl.constexpr,
+    PER: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_MORE: tl.constexpr,
     IS_PAIR: tl.constexpr,
 ):
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     inside = rows < outputs
-    tiles = tiles_of(weight, rows.to(tl.int64), inside, SIZE, INNER)
-    more = tiles
+    tiles = tiles_of(codes, rows, inside, LENGTH, INNER)
+    factors = scales_of(scales, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
+    more, more_factors = tiles, factors
     if IS_PAIR:
-        more = tiles_of(weight, rows.to(tl.int64) + outputs, inside, SIZE, INNER)
-    factors = tiles
+        more = tiles_of(codes, rows + outputs, inside, LENGTH, INNER)
+        more_factors = scales_of(scales, rows + outputs, inside, LENGTH, INNER, PER, ROW_BLOCK)
+    weights = tiles
     if HAS_NORM:
-        factors = row_of(norm, SIZE, INNER)
+        weights = row_of(norm, LENGTH, INNER, HALVES, PER)
         # Without it the compiler puts the loads above behind the norm's sum, which waits for the input.
         tl.debug_barrier()
     for token in tl.static_range(TOKENS):
-        values = row_of(x + token * stride, SIZE, INNER)
+        values = row_of(x + token * stride, LENGTH, INNER, HALVES, PER)
         added = tl.zeros([ROWS], dtype=tl.float32)
         if HAS_RESIDUAL:
             added += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
         if HAS_MORE:
             added += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
         if HAS_NORM:
-            values = normed_row(values, factors, eps, SIZE)
-        result = times(tiles, values)
+            values = normed_row(values, weights, eps, SIZE)
+        result = times(tiles, factors, values, HALVES, PER)
         if IS_PAIR:
-            result = result / (1.0 + tl.exp(-result)) * times(more, values)
-        result += added
-        tl.store(out + token * outputs + rows, result, mask=inside)
+            result = result / (1.0 + tl.exp(-result)) * times(more, more_factors, values, HALVES, PER)
+        tl.store(out + token * outputs + rows, result + added, mask=inside)
 
 
 @triton.jit
@@ -126,7 +134,7 @@ def swiglu(pair: Tensor) -> Tensor:
 
 def thin_linear(
     x: Tensor,
-    weight: Tensor,
+    weight: Slot,
     *,
     norm: Tensor | None = None,
     eps: float = 0.0,
@@ -134,22 +142,16 @@ def thin_linear(
     also: Tensor | None = None,
     is_pair: bool = False,
 ) -> Tensor:
-    """See `reference`; the weight contiguous, `also` beside a residual only. Up to `THIN_ROWS` tokens in one kernel."""
-    run = in_one_kernel if len(x) <= THIN_ROWS else _many
-    return run(x, weight, norm, eps, residual, also, is_pair)
+    """See `reference`; the weight contiguous or packed, `also` beside a residual only.
 
-
-def _many(
-    x: Tensor,
-    weight: Tensor,
-    norm: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    also: Tensor | None,
-    is_pair: bool,
-) -> Tensor:
+    Up to `THIN_ROWS` tokens in one kernel.
+    """
+    if len(x) <= THIN_ROWS or (isinstance(weight, PackedMatrix) and not fits_tiles(weight)):
+        return in_one_kernel(x, weight, norm, eps, residual, also, is_pair)
     if norm is not None:
         x = normed(x, norm, eps)
+    if isinstance(weight, PackedMatrix):
+        return packed_tiles(x, weight, residual, also, is_pair)
     if residual is not None:
         return torch.addmm(residual if also is None else residual + also, x, weight.t())
     out = F.linear(x, weight)
@@ -158,7 +160,7 @@ def _many(
 
 def in_one_kernel(
     x: Tensor,
-    weight: Tensor,
+    weight: Slot,
     norm: Tensor | None = None,
     eps: float = 0.0,
     residual: Tensor | None = None,
@@ -166,15 +168,16 @@ def in_one_kernel(
     is_pair: bool = False,
 ) -> Tensor:
     """`thin_linear` whatever the number of tokens."""
-    outputs, size = weight.shape
-    outputs //= 1 + is_pair
+    stored = Stored.of(weight)
+    outputs = stored.outputs // (1 + is_pair)
     out = x.new_empty(len(x), outputs)
-    rows = max(1, rows_for(size) >> is_pair)
+    rows = max(1, stored.tile_rows >> is_pair)
     grid: Any = (triton.cdiv(outputs, rows),)
     _kernel[grid](
         x,
-        weight,
-        weight if norm is None else norm,
+        stored.codes,
+        stored.scales,
+        out if norm is None else norm,
         out if residual is None else residual,
         out if also is None else also,
         out,
@@ -182,9 +185,9 @@ def in_one_kernel(
         x.stride(0),
         eps,
         TOKENS=len(x),
-        SIZE=size,
+        SIZE=stored.size,
         ROWS=rows,
-        INNER=inner_of(size),
+        **stored.meta(),
         HAS_NORM=norm is not None,
         HAS_RESIDUAL=residual is not None,
         HAS_MORE=also is not None,

@@ -1,56 +1,137 @@
 """Pieces that the output-centric kernels share: rows of a matrix and of an input as tuples of tiles in registers.
 
-All loads of a tuple are issued before the first tile is used, which is what keeps the memory busy.
+All loads of a tuple are issued before the first tile is used, which is what keeps the memory busy. A matrix is plain or
+packed (`kernels/packing.py`); the kernels read either as it lies, as `Stored` describes it. Its rows are cut into tiles
+of INNER codes; a code is a value, or two values of 4 bits, half a group apart.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 MAX_INNER = 1024
-"""Columns of a tile: 128 threads with eight values of two bytes each."""
+"""Codes of a tile: 128 threads with eight values of two bytes each."""
 
-TILE_VALUES = 16_384
-"""Weights a program holds at a time; 32 KiB in bf16, 64 registers a thread."""
+TILE_CODES = 16_384
+"""Codes a program holds at a time; in bf16 32 KiB, 64 registers a thread."""
 
 
-def inner_of(size: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A matrix [outputs, size], or a stack of them, as a kernel takes it."""
+
+    codes: Tensor
+    """[..., outputs, length]: values themselves, or what they are packed into."""
+    scales: Tensor
+    """[..., blocks, groups]; of a plain matrix not read."""
+    size: int
+    halves: int = 1
+    """Values of a code."""
+    per_group: int = 0
+    """Codes that share a scale; 0 for a plain matrix."""
+    row_block: int = 1
+    """Outputs that share a scale."""
+
+    @classmethod
+    def of(cls, home: Slot) -> Stored:
+        """A plain or packed matrix where it lies."""
+        if isinstance(home, PackedMatrix):
+            codes = home.codes.view(torch.int8) if home.codes.dtype == torch.uint8 else home.codes
+            halves = 8 // home.bits
+            return cls(codes, home.scales, home.shape[-1], halves, home.group_size // halves, home.row_block)
+        return cls(home, home, home.shape[-1])
+
+    @property
+    def outputs(self) -> int:
+        """Rows of a matrix."""
+        return self.codes.shape[-2]
+
+    @property
+    def tile_rows(self) -> int:
+        """Outputs of a program: the power of two whose codes are at most `TILE_CODES`, at most eight."""
+        return max(1, min(8, 1 << (max(1, TILE_CODES // self._length).bit_length() - 1)))
+
+    @property
+    def _length(self) -> int:
+        return self.codes.shape[-1]
+
+    def meta(self) -> dict[str, Any]:
+        """What a kernel is compiled for."""
+        return {
+            "LENGTH": self._length,
+            "INNER": inner_of(self._length),
+            "HALVES": self.halves,
+            "PER": self.per_group,
+            "ROW_BLOCK": self.row_block,
+        }
+
+    @property
+    def stack_strides(self) -> tuple[int, int]:
+        """Codes and scales of one matrix of a stack."""
+        return self.codes.stride(0), self.scales.stride(0)
+
+
+def inner_of(length: int) -> int:
     """Columns of a tile: a power of two that divides the row, or one that covers it with a masked end."""
-    divisor = min(MAX_INNER, size & -size)
-    return divisor if divisor >= 128 else min(MAX_INNER, int(triton.next_power_of_2(size)))
-
-
-def rows_for(size: int) -> int:
-    """Outputs of a program: the power of two whose weights are at most `TILE_VALUES`, at most eight."""
-    return max(1, min(8, 1 << (max(1, TILE_VALUES // size).bit_length() - 1)))
+    divisor = min(MAX_INNER, length & -length)
+    return divisor if divisor >= 128 else min(MAX_INNER, int(triton.next_power_of_2(length)))
 
 
 @triton.jit
-def tiles_of(weight, rows, inside, SIZE: tl.constexpr, INNER: tl.constexpr):
-    """Rows of a matrix [.., SIZE] as tiles [rows, INNER], in its own dtype; 0 where not inside."""
+def tiles_of(codes, rows, inside, LENGTH: tl.constexpr, INNER: tl.constexpr):
+    """Rows of a matrix [.., LENGTH] as tiles [rows, INNER], as they are stored; 0 where not inside."""
     columns = tl.arange(0, INNER)
     tiles = ()
-    for start in tl.static_range(0, SIZE, INNER):
-        at = weight + rows[:, None] * SIZE + (start + columns)[None, :]
+    for start in tl.static_range(0, LENGTH, INNER):
+        at = codes + rows[:, None] * LENGTH + (start + columns)[None, :]
         mask = inside[:, None]
-        if SIZE % INNER != 0:
-            mask = mask & (start + columns < SIZE)[None, :]
+        if LENGTH % INNER != 0:
+            mask = mask & (start + columns < LENGTH)[None, :]
         tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 
 @triton.jit
-def row_of(x, SIZE: tl.constexpr, INNER: tl.constexpr):
-    """One row [SIZE] as tiles [INNER], in its own dtype."""
+def scales_of(
+    scales, rows, inside, LENGTH: tl.constexpr, INNER: tl.constexpr, PER: tl.constexpr, ROW_BLOCK: tl.constexpr
+):
+    """The scales of `tiles_of`, [rows, groups of a tile] each; of a plain matrix something that nobody reads."""
+    tiles = ()
+    if PER > 0:
+        groups: tl.constexpr = LENGTH // PER
+        for start in tl.static_range(0, LENGTH, INNER):
+            group = start // PER + tl.arange(0, INNER // PER)
+            at = scales + (rows // ROW_BLOCK)[:, None] * groups + group[None, :]
+            mask = inside[:, None]
+            if LENGTH % INNER != 0:
+                mask = mask & (group < groups)[None, :]
+            tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def row_of(x, LENGTH: tl.constexpr, INNER: tl.constexpr, HALVES: tl.constexpr, PER: tl.constexpr):
+    """One row of an input as tiles [INNER], in its own dtype: the values that meet each code's first half, then its
+    second's."""
     columns = tl.arange(0, INNER)
     tiles = ()
-    for start in tl.static_range(0, SIZE, INNER):
-        if SIZE % INNER != 0:
-            tile = tl.load(x + start + columns, mask=start + columns < SIZE, other=0.0)
-        else:
-            tile = tl.load(x + start + columns)
-        tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005
+    for half in tl.static_range(HALVES):
+        for start in tl.static_range(0, LENGTH, INNER):
+            code = start + columns
+            place = code
+            if HALVES > 1:
+                place = code // PER * (HALVES * PER) + half * PER + code % PER
+            is_whole: tl.constexpr = LENGTH % INNER == 0
+            tile = tl.load(x + place) if is_whole else tl.load(x + place, mask=code < LENGTH, other=0.0)
+            tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 
@@ -61,6 +142,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     Args:
         values: tiles of `row_of`.
         norm: tiles of the factors.
+        SIZE: values in all.
     """
     squares = tl.zeros(values[0].shape, dtype=tl.float32)
     for chunk in tl.static_range(len(values)):
@@ -70,14 +152,36 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     tiles = ()
     for chunk in tl.static_range(len(values)):
         unit = (values[chunk].to(tl.float32) * factor).to(values[chunk].dtype).to(tl.float32)
-        tiles = tiles + ((unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype),)  # type: ignore[assignment]  # noqa: RUF005
+        unit = (unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype)
+        tiles = tiles + (unit,)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
 
 
 @triton.jit
-def times(tiles, values):
-    """Sum over columns of a tuple of tiles [rows, INNER] with one of tiles [INNER]: fp32 [rows]."""
-    total = tiles[0].to(tl.float32) * values[0].to(tl.float32)[None, :]
-    for chunk in tl.static_range(1, len(tiles)):
-        total += tiles[chunk].to(tl.float32) * values[chunk].to(tl.float32)[None, :]
+def part(tile, scale, low, high, HALVES: tl.constexpr, PER: tl.constexpr):
+    """Products of a tile [rows, INNER] with values [INNER] of its first and second halves, in fp32: each on its own of
+    a plain matrix, [rows, INNER], else summed within groups and scaled, [rows, groups]."""
+    if HALVES == 1:
+        product = tile.to(tl.float32) * low.to(tl.float32)[None, :]
+    else:
+        wide = tile.to(tl.int32)
+        first = ((wide << 28) >> 28).to(tl.float32) * low.to(tl.float32)[None, :]
+        product = first + (wide >> 4).to(tl.float32) * high.to(tl.float32)[None, :]
+    if PER > 0:
+        rows: tl.constexpr = product.shape[0]
+        groups: tl.constexpr = product.shape[1] // PER
+        product = tl.sum(tl.reshape(product, (rows, groups, PER)), axis=2) * scale.to(tl.float32)
+    return product
+
+
+@triton.jit
+def times(tiles, scales, values, HALVES: tl.constexpr, PER: tl.constexpr):
+    """Rows of a matrix, as tiles and their scales, times one row of an input: fp32 [rows]."""
+    chunks: tl.constexpr = len(tiles)
+    behind: tl.constexpr = chunks * (HALVES - 1)
+    scaled: tl.constexpr = PER > 0
+    total = part(tiles[0], scales[0] if scaled else tiles[0], values[0], values[behind], HALVES, PER)
+    for chunk in tl.static_range(1, chunks):
+        scale = scales[chunk] if scaled else tiles[chunk]
+        total += part(tiles[chunk], scale, values[chunk], values[behind + chunk], HALVES, PER)
     return tl.sum(total, axis=1)

@@ -9,6 +9,7 @@ import torch
 
 from kodkod_engine.core.runner import ModelRunner, build_batch
 from kodkod_engine.core.step import TokenRun
+from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.loading import TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
@@ -49,3 +50,23 @@ def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
         assert torch.equal(fused.greedy(batch), loaded.model.logits(wanted).argmax(dim=-1))
     assert len(fused._shapes) == 6
+
+
+@pytest.mark.parametrize("name", ["fp8", pytest.param("int4", marks=pytest.mark.slow)])
+@torch.inference_mode()
+def test_a_packed_model_takes_it_too(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same model computed from unpacked tiles, which rounds nothing between."""
+    from kodkod_engine.models.gpu_step import GpuStep
+    from kodkod_engine.models.longcat_flash import LongcatFlash
+
+    monkeypatch.setattr(LongcatFlash, "_fused_step", lambda *_args: None)
+    folder = write_random_checkpoint(tmp_path, CONFIG, seed=2)
+    loaded = load_model(folder, device=DEVICE, precisions=Precisions.of(name))
+    runner = ModelRunner(loaded, 64, 16)
+    runner.cache._latents.zero_()
+    runner.forward([_run(0, 0, [5, 9, 300, 9], [])])
+    fused = GpuStep(loaded.model, runner.cache)
+    batch = build_batch([_run(0, 4, [17, 18], [9, 300, 9])], runner)
+    assert fused.admits(batch)
+    got = fused(batch).clone()
+    torch.testing.assert_close(got, loaded.model(batch, runner.cache), rtol=1e-3, atol=1e-3)
