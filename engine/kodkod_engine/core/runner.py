@@ -16,7 +16,7 @@ from torch import Tensor
 from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import NOBODY, ChosenToken, TokenRun
-from kodkod_engine.core.verifier import follow
+from kodkod_engine.core.verifier import follow, follow_ids
 from kodkod_engine.errors import DeviceLost
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
@@ -63,6 +63,7 @@ class ModelRunner:
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
         self._kernel_rows = kernel_rows(a_matrix)
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
+        self._chooses_on_device = loaded.device.type == "cuda"
         self.watchers: list[Watcher] = []
         """Told of every step's hidden states, on the engine thread; they keep what they need."""
 
@@ -98,6 +99,23 @@ class ModelRunner:
             self.cache.copy_block(copy.source_block, copy.target_block, copy.num_tokens)
         if not runs:
             return []
+        chosen = None if self.watchers or not all(map(_is_greedy, runs)) else self._greedy(runs)
+        return self._chosen(runs) if chosen is None else chosen
+
+    def _greedy(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]] | None:
+        """What the device chooses by itself, so that ids alone come back; None where it does not."""
+        if not self._chooses_on_device:
+            return None
+        order = _by_length(runs)
+        batch = build_batch([runs[index] for index in order], self)
+        ids = self.loaded.model.greedy(batch, self.cache)
+        if ids is None:
+            return None
+        rows = iter(ids.tolist())
+        of_run = {index: [next(rows) for _ in runs[index].token_ids][-len(runs[index].choices) :] for index in order}
+        return [follow_ids(of_run[index], run) for index, run in enumerate(runs)]
+
+    def _chosen(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         hidden = self.forward(runs).hidden
         for watch in self.watchers:
             watch(runs, hidden)
@@ -135,7 +153,7 @@ class ModelRunner:
             torch.set_num_threads(threads)
 
     def _forward(self, runs: Sequence[TokenRun]) -> StepOutput:
-        order = sorted(range(len(runs)), key=lambda index: len(runs[index].token_ids))
+        order = _by_length(runs)
         batch = build_batch([runs[index] for index in order], self)
         hidden: Tensor = self.loaded.model(batch, self.cache)
         parts = hidden.split([len(runs[index].token_ids) for index in order])
@@ -146,6 +164,18 @@ class ModelRunner:
         """fp32 [run length, vocab] per run: for tests, scoring and verification of drafts."""
         with torch.inference_mode():
             return [self.loaded.model.logits(hidden) for hidden in self.forward(runs).hidden]
+
+
+def _by_length(runs: Sequence[TokenRun]) -> list[int]:
+    return sorted(range(len(runs)), key=lambda index: len(runs[index].token_ids))
+
+
+def _is_greedy(run: TokenRun) -> bool:
+    """Whether what follows a run is the most probable id and nothing else is asked."""
+    return bool(run.choices) and all(
+        choice.sampling.temperature == 0 and choice.allowed_ids is None and choice.sampling.logprobs is None
+        for choice in run.choices
+    )
 
 
 def kernel_threads(loaded: LoadedModel) -> int:

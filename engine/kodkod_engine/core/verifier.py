@@ -39,6 +39,16 @@ def follow(logits: Tensor, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, 
     return [chosen[index] for index in range(len(runs))]
 
 
+def follow_ids(ids: Sequence[int], run: TokenRun) -> tuple[ChosenToken, ...]:
+    """As `follow` for one run of greedy choices that nothing restricts; `ids`: the most probable ones, per choice."""
+    accepted = 0
+    for token_id, draft in zip(ids, run.draft_ids, strict=False):
+        if token_id != draft:
+            break
+        accepted += 1
+    return tuple(ChosenToken(token_id) for token_id in ids[: accepted + 1])
+
+
 def _follow_drafts(logits: Tensor, run: TokenRun) -> Iterator[ChosenToken]:
     drafts = iter(run.draft_ids)
     for token in _chosen(logits, run):

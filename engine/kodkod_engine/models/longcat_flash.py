@@ -158,18 +158,28 @@ class LongcatFlash(nn.Module):
 
         The batch may lie on the host, wherever the model is.
         """
-        device = self.norm.weight.device
-        if device.type == "cuda" and not torch.is_grad_enabled():
-            fused = self._fused_step(cache)
-            if fused is not None and fused.admits(batch):
-                return fused(batch).clone()
-        batch = batch.to(device)
+        fused = self._fused_for(batch, cache)
+        if fused is not None:
+            return fused(batch).clone()
+        batch = batch.to(self.norm.weight.device)
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
         step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
         for layer in self.dual_layers:
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
+
+    def greedy(self, batch: StepBatch, cache: KvCache) -> Tensor | None:
+        """As `forward`, on to the most probable id after each token, int64 [tokens]; None, and nothing done, where the
+        fused step does not take the batch."""
+        fused = self._fused_for(batch, cache)
+        return None if fused is None else fused.greedy(batch)
+
+    def _fused_for(self, batch: StepBatch, cache: KvCache) -> GpuStep | None:
+        if self.norm.weight.device.type != "cuda" or torch.is_grad_enabled():
+            return None
+        fused = self._fused_step(cache)
+        return fused if fused is not None and fused.admits(batch) else None
 
     def _fused_step(self, cache: KvCache) -> GpuStep | None:
         """The step of fused kernels for this cache; None where triton is not installed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.runner import ModelRunner, build_batch
-from kodkod_engine.core.step import TokenRun
+from kodkod_engine.core.step import Choice, TokenRun
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.loading import TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -50,6 +52,32 @@ def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
         assert torch.equal(fused.greedy(batch), loaded.model.logits(wanted).argmax(dim=-1))
     assert len(fused._shapes) == 6
+
+
+@torch.inference_mode()
+def test_greedy_ids_come_from_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens as through logits: drafts accepted as far as they agree; other choices take the other road."""
+    from kodkod_engine.models.gpu_step import GpuStep
+    from kodkod_engine.models.longcat_flash import LongcatFlash
+
+    loaded = load_model(write_random_checkpoint(tmp_path, CONFIG, seed=2), device=DEVICE)
+    runner = ModelRunner(loaded, 64, 16)
+    runner.forward([_run(0, 0, [5, 9, 300, 9], [])])
+    monkeypatch.setattr(LongcatFlash, "_fused_for", lambda *_args: None)
+
+    def drafted(drafts: list[int], sampling: SamplingParams) -> list[TokenRun]:
+        choices = [Choice(sampling, 5 + place, None) for place in range(len(drafts) + 1)]
+        return [replace(_run(0, 4, [17, *drafts], [9, 300, 9]), choices=choices)]
+
+    greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0)
+    first = runner.run([], drafted([0], greedy))[0][0].token_id
+    runs = [drafted(drafts, sampling) for drafts in ([first, 1], [first + 1]) for sampling in (greedy, drawn)]
+    wanted = [runner.run([], one) for one in runs]
+    fused = GpuStep(loaded.model, runner.cache)
+    monkeypatch.setattr(LongcatFlash, "_fused_for", lambda *_args: fused)
+    runner._chooses_on_device = True
+    assert [runner.run([], one) for one in runs] == wanted
+    assert {key.is_greedy for key in fused._shapes} == {True, False}
 
 
 @pytest.mark.parametrize("name", ["fp8", pytest.param("int4", marks=pytest.mark.slow)])
