@@ -8,10 +8,10 @@ TORCH ?= torch==2.13.0
 # Test files run side by side, but for those of the boxes, which try what a machine can bear; 0 runs them one by one.
 WORKERS ?= 2
 
-# Where `make nano` works, how long its first stage trains, on what (cpu or cuda), and from which checkpoint (none: anew).
+# Where `make nano` works, on what (cpu or cuda), how long its first stage trains, and from which checkpoint (none: anew).
 NANO ?= .nano
-MINUTES ?= 60
 DEVICE ?= cpu
+MINUTES ?= $(if $(filter cuda,$(DEVICE)),5,60)
 INIT ?=
 PARTS ?= $(if $(filter cuda,$(DEVICE)),1 2 3 4 5 6 7 8 9 10 11 12,1 2 3)
 BATCH_TOKENS ?= $(if $(filter cuda,$(DEVICE)),65536,8192)
@@ -45,21 +45,29 @@ SIMULATED := $(foreach part,$(PARTS),$(NANO)/simulated-$(part).safetensors)
 
 nano: $(BUNDLED)/$(WEIGHTS) ## make the model that comes along from nothing; MINUTES=60 DEVICE=cpu, work in NANO=.nano
 
-# What a machine without a network needs: `make nano-data` here, carry $(NANO) there, `make nano-train` there.
-nano-data: $(NANO)/abridged.safetensors $(NANO)/selected.safetensors $(NANO)/transcripts.safetensors
+# A processor learns what teaches most for its tokens, in two stages; a GPU learns whole documents, in one.
+ON_GPU := $(filter cuda,$(DEVICE))
+LAST_STAGE := $(NANO)/$(if $(ON_GPU),whole,stage-2)
+LEARNT := $(if $(ON_GPU),joined held-out,abridged selected) transcripts
 
-nano-train: $(NANO)/stage-2/checkpoint/$(WEIGHTS)
+# What a machine without a network needs: `make nano-data` here, carry $(NANO) there, `make nano-train` there.
+nano-data: $(LEARNT:%=$(NANO)/%.safetensors)
+
+nano-train: $(LAST_STAGE)/checkpoint/$(WEIGHTS)
 
 $(NANO)/tokenizer/tokenizer.json: | $(READY)
 	@$(DATA) tokenizer --output $(@D)
 
 $(SIMULATED): $(NANO)/simulated-%.safetensors: $(NANO)/tokenizer/tokenizer.json
-	@$(DATA) simulated --tokenizer $(<D) --output $@ --part $*/12 --seed 1
+	@$(DATA) simulated --tokenizer $(<D) --output $@ --part $*/12 --seed 3
+
+$(NANO)/held-out.safetensors: $(NANO)/tokenizer/tokenizer.json
+	@$(DATA) simulated --tokenizer $(<D) --output $@ --validation --per-package 150 --seed 9
 
 $(NANO)/transcripts.safetensors: $(NANO)/tokenizer/tokenizer.json
 	@$(DATA) transcripts --tokenizer $(<D) --output $@ --seed 1
 
-$(NANO)/abridged.safetensors $(NANO)/selected.safetensors: $(NANO)/%.safetensors: $(SIMULATED)
+$(NANO)/abridged.safetensors $(NANO)/selected.safetensors $(NANO)/joined.safetensors: $(NANO)/%.safetensors: $(SIMULATED)
 	@$(DATA) $* --tokenizer $(NANO)/tokenizer --output $@ $^
 
 $(NANO)/stage-1/trained: $(NANO)/abridged.safetensors
@@ -79,11 +87,18 @@ $(NANO)/stage-2/trained: $(NANO)/stage-1/checkpoint/$(WEIGHTS) \
 		--learning-rate 2e-3 --table-learning-rate 1e-2 --warmup-steps 10
 	@touch $@
 
-$(NANO)/stage-2/checkpoint/$(WEIGHTS): $(NANO)/stage-2/trained
+$(NANO)/whole/trained: $(LEARNT:%=$(NANO)/%.safetensors)
+	@$(TRAINING) train --output $(@D) --minutes $(MINUTES) --device $(DEVICE) --batch-tokens $(BATCH_TOKENS) \
+		--data $(NANO)/joined.safetensors:5 --data $(NANO)/transcripts.safetensors:0.02@0.4-1 \
+		--validation $(NANO)/held-out.safetensors --table-learning-rate 1e-2 --weight-decay 0.05 \
+		$(if $(INIT),--init $(INIT))
+	@touch $@
+
+$(LAST_STAGE)/checkpoint/$(WEIGHTS): $(LAST_STAGE)/trained
 	@$(TRAINING) export $(<D) $(@D)
 	@cp $(NANO)/tokenizer/tokenizer.json $(BUNDLED)/kodkod.json $(@D)/
 
-$(BUNDLED)/$(WEIGHTS): $(NANO)/stage-2/trained
+$(BUNDLED)/$(WEIGHTS): $(LAST_STAGE)/trained
 	@cp $(NANO)/tokenizer/tokenizer.json $(@D)/
 	@$(TRAINING) export $(<D) $(@D)
 

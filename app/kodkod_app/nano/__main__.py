@@ -140,6 +140,18 @@ def select(tokenizer: Path, output: Path, shards: tuple[Path, ...], **limits: in
     _derive(selected, tokenizer, output, shards, limits)
 
 
+@main.command(name="joined")
+@click.option("-t", "--tokenizer", type=_folder, required=True, help="Folder with tokenizer.json.")
+@click.option("-o", "--output", type=_file, required=True, help="The shard to write.")
+@click.option("--max-tokens", type=_count, help="Of a document. [default: 1536]")
+@click.argument("shards", metavar="SHARD...", type=_file, nargs=-1, required=True)
+def join(tokenizer: Path, output: Path, shards: tuple[Path, ...], **limits: int | None) -> None:
+    """Put the documents of SHARDs into one as they are."""
+    from kodkod_app.nano.abridged import joined
+
+    _derive(joined, tokenizer, output, shards, limits)
+
+
 def _derive(
     cut: Callable[..., Iterator[Document]],
     tokenizer: Path,

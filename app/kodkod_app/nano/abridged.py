@@ -2,6 +2,7 @@
 
 `abridged` keeps of each dialogue what its edit is decided by: the suspects, the view of the faulty function, the edit.
 `selected` keeps short dialogues whole. Both leave out documents with so much to decide that they would outweigh others.
+`joined` keeps all, for those who need not count tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from kodkod_app.nano.dialogue import Weight
+from kodkod_app.nano.shards import MAX_TOKENS
 from kodkod_engine.chat.special_tokens import Tag
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.training.shards import Shard, read_shard, write_shard
@@ -139,6 +141,21 @@ def selected(
                 _weigh_at_most(weights[value], _LONG_VALUE_WEIGHT)
         if _is_within((ids, weights), max_tokens, max_decisions):
             yield ids, weights
+
+
+def joined(shard: Shard, tokenizer: Tokenizer, max_tokens: int = MAX_TOKENS) -> Iterator[Document]:
+    """Whole documents within the limit, as they are.
+
+    Args:
+        shard: of whole dialogues.
+        tokenizer: the one it was made with.
+        max_tokens: of a document.
+
+    Yields:
+        Ids [tokens] and weights [tokens].
+    """
+    del tokenizer
+    return (document for document in _documents(shard) if document[0].size <= max_tokens)
 
 
 def read_whole(path: Path, tokenizer: Tokenizer) -> Shard:

@@ -61,13 +61,11 @@ def dialogues(module: Module, seed: int, desk: ToolDesk) -> Iterator[Dialogue]:
         if not _is_wanted(function, rng):
             continue
         source = _alone(module, function)
-        if not _stands_alone(source):
-            continue
         candidates = Candidates(source)
         repairs: set[Edit] = set()
         for _ in range(_FAULTS_PER_FUNCTION):
             fault = draw_weighted(candidates, rng)
-            if fault is not None and fault.repair not in repairs:
+            if fault is not None and fault.repair not in repairs and _compiles(applied(source, fault.edit)):
                 repairs.add(fault.repair)
                 yield _dialogue(_broken(module, function, source, fault), rng, desk)
 
@@ -94,8 +92,8 @@ def _broken(module: Module, function: Function, source: str, fault: Fault) -> _B
 
 
 @functools.lru_cache(maxsize=4096)
-def _stands_alone(source: str) -> bool:
-    """Whether a function compiles outside of its surroundings; one with names that are `nonlocal` does not."""
+def _compiles(source: str) -> bool:
+    """What parses may not: without its assignment a `nonlocal` name is none."""
     try:
         _compiled(source)
     except SyntaxError:
@@ -181,7 +179,6 @@ def _suspects(broken: _Broken, path: str, covered: Sequence[int], rng: Random) -
     shift = broken.last_line - function.last_line
     candidates = [other for other in broken.module.functions if other != function]
     others = rng.sample(candidates, min(rng.choice(_NUM_OTHERS), len(candidates)))
-    others = [other for other in others if _stands_alone(_alone(broken.module, other))]
     found = [_other(broken.module, other, path, shift if other.first_line > function.last_line else 0, rng)
              for other in others]  # fmt: skip
     at = 0 if rng.random() < _FIRST_OF_SUSPECTS else rng.randrange(len(found) + 1)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from kodkod_app.nano.__main__ import main
-from kodkod_app.nano.abridged import abridged, read_whole, selected
+from kodkod_app.nano.abridged import abridged, joined, read_whole, selected
 from kodkod_app.nano.corpus import Module
 from kodkod_app.nano.dialogue import (
     Dialogue,
@@ -194,3 +194,16 @@ def test_faults_are_told_in_a_line(
         assert cause in result.output
         assert result.output.count("\n") == 1
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_joined_shards_keep_every_token_and_weight(
+    make_shard: MakeShard, tokenizer: Tokenizer, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    whole, output = make_shard(list(FORMS.values())), tmp_path / "joined.safetensors"
+    asked = ["joined", "-t", str(tokenizer_folder), "-o", str(output), str(whole.path), str(whole.path)]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    both = read_whole(output, tokenizer)
+    assert both.tokens.tolist() == whole.tokens.tolist() * 2
+    assert both.weights.tolist() == whole.weights.tolist() * 2
+    assert list(joined(whole, tokenizer, max_tokens=1)) == []

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from kodkod_app.nano.corpus import Module
+from kodkod_app.nano.corpus import Module, read_module
 from kodkod_app.nano.dialogue import Dialogue, Encoder, Turn
 from kodkod_app.nano.faults import Candidates, FaultKind
 from kodkod_app.nano.simulated import dialogues
@@ -114,3 +114,24 @@ def test_faults_of_a_function_are_drawn_once_each() -> None:
 def test_the_desk_runs_no_commands(desk: ToolDesk) -> None:
     with pytest.raises(ValueError, match="view answered: error: "):
         desk.call("view", {"path": "not_there.py"})
+
+
+NESTED = """\
+def counter(step):
+    total = 0
+
+    def add(by):
+        nonlocal total
+        total = total + by * step
+        return total
+    return add
+"""
+
+
+def test_faults_that_do_not_compile_are_passed_over(desk: ToolDesk) -> None:
+    """Without `total = 0` there is nothing that `nonlocal` could mean."""
+    nested = read_module("shapes", "shapes/counter.py", NESTED.encode(), set())
+    assert nested is not None
+    repairs = [as_edit(last_edit(found)) for seed in range(60) for found in dialogues(nested, seed, desk)]
+    assert len(set(repairs)) > 8
+    assert not any("total = 0" in edit.new for edit in repairs)

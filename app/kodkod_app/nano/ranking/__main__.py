@@ -1,5 +1,4 @@
-"""Learn and measure the ranking of edits: `python -m kodkod_app.nano.ranking simulated | real | fit | measure |
-scenes | judge | share`."""
+"""Learn and measure the ranking of edits, and what a model adds to it: `python -m kodkod_app.nano.ranking COMMAND`."""
 
 from __future__ import annotations
 
