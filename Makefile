@@ -13,6 +13,8 @@ NANO ?= .nano
 DEVICE ?= cpu
 MINUTES ?= $(if $(filter cuda,$(DEVICE)),5,60)
 INIT ?=
+# Of running the tests of each package that nano learns real faults from.
+TEST_SECONDS ?= 300
 PARTS ?= $(if $(filter cuda,$(DEVICE)),1 2 3 4 5 6 7 8 9 10 11 12,1 2 3)
 BATCH_TOKENS ?= $(if $(filter cuda,$(DEVICE)),65536,8192)
 
@@ -65,7 +67,7 @@ $(NANO)/held-out.safetensors: $(NANO)/tokenizer/tokenizer.json
 	@$(DATA) simulated --tokenizer $(<D) --output $@ --validation --per-package 150 --seed 9
 
 $(NANO)/transcripts.safetensors: $(NANO)/tokenizer/tokenizer.json
-	@$(DATA) transcripts --tokenizer $(<D) --output $@ --seed 1
+	@$(DATA) transcripts --tokenizer $(<D) --output $@ --seed 1 --seconds $(TEST_SECONDS)
 
 $(NANO)/abridged.safetensors $(NANO)/selected.safetensors $(NANO)/joined.safetensors: $(NANO)/%.safetensors: $(SIMULATED)
 	@$(DATA) $* --tokenizer $(NANO)/tokenizer --output $@ $^
