@@ -32,15 +32,19 @@ def test_each_limit_ends_the_run_with_a_cause_and_a_way_out(turns, tokens, secon
     assert require_more(config, state_after(9, 99), 59.0).turns == 1
 
 
-def test_a_stopwatch_stands_still_when_stopped_and_goes_on_from_before():
+def test_a_stopwatch_stands_still_when_stopped_and_goes_on_from_before(monkeypatch):
+    now_s = 5.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
     watch = Stopwatch()
     watch.start(100.0)
-    time.sleep(0.02)
+    now_s += 2.0
+    assert watch.seconds == 102.0
     counted = watch.stop()
-    time.sleep(0.05)
-    assert 100.02 <= counted == watch.seconds < 100.05
+    now_s += 7.0
+    assert counted == watch.seconds == 102.0
     watch.start(counted)
-    assert watch.seconds >= counted
+    now_s += 1.0
+    assert watch.seconds == 103.0
 
 
 def test_exit_codes_are_those_of_the_command():

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 
 import pytest
 
@@ -207,12 +208,16 @@ async def test_plan_mode_changes_nothing_and_says_so(setup_of, project, root):
 
 async def test_waiting_for_a_person_does_not_count_as_time(setup_of, root):
     async with await Session.create(root, setup_of([says("", MEND), says("", FINISH)], **ASKING)) as session:
+        began_s = time.monotonic()
         async for event in session.send("go"):
             if isinstance(event, events.ApprovalAsked):
-                await asyncio.sleep(3)
+                asked_s = time.monotonic()
+                await asyncio.sleep(1)
+                waited_s = time.monotonic() - asked_s
                 session.answer(Approval(call_id="call_0", allowed=True))
+        whole_s = time.monotonic() - began_s
     assert isinstance(event, events.RunEnded)
-    assert event.report.seconds < 3
+    assert 0 < event.report.seconds <= whole_s - waited_s
 
 
 # What a model does wrong
@@ -290,7 +295,7 @@ async def test_tokens_are_limited_inside_a_turn_too(setup_of, root):
 async def test_time_is_limited_wherever_it_is_spent(setup_of, root, script, engine):
     config = AgentConfig(baseline_tests=False, timeout_s=1.5)
     async with await Session.create(root, setup_of(script, config=config, engine=engine)) as session:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             found = await all_events(session, "go")
         assert found[-1].report.status is Status.LIMIT
         assert not session.ledger.turn_open
@@ -321,7 +326,7 @@ async def test_cancel_kills_the_command_and_answers_its_call(setup_of, root):
     async with await Session.create(
         root, setup_of([says("", call("shell", command="echo on; sleep 60"), MEND)])
     ) as session:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for event in session.send("go"):
                 if isinstance(event, events.CallOutput):
                     session.cancel()
@@ -377,7 +382,7 @@ async def test_leaving_the_events_early_cancels_the_run(setup_of, root):
     async with await Session.create(
         root, setup_of([says("", call("shell", command="sleep 60")), says("", FINISH)])
     ) as session:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             stream = session.send("go")
             async for event in stream:
                 if isinstance(event, events.SnapshotTaken) and event.step == 1:

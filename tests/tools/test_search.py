@@ -262,9 +262,7 @@ async def test_bad_patterns_paths_and_globs_are_results(sample: Path, call) -> N
 class TestLimits:
     @pytest.fixture(params=ENGINES)
     def config(self, request: pytest.FixtureRequest) -> ToolsConfig:
-        return ToolsConfig(
-            use_ripgrep=request.param == "ripgrep", max_matches=5, search_timeout_s=1.0, max_search_file_bytes=100_000
-        )
+        return ToolsConfig(use_ripgrep=request.param == "ripgrep", max_matches=5, max_search_file_bytes=100_000)
 
     async def test_many_matches_are_cut(self, tree: Path, call) -> None:
         for name in ("a.txt", "b.txt"):
@@ -277,6 +275,12 @@ class TestLimits:
         (tree / "big.txt").write_text("needle\n" * 20_000)
         assert (await call("search", pattern="needle")).facts["matches"] == 0
         assert (await call("search", pattern="needle", path="big.txt")).error is ErrorCode.TOO_LARGE
+
+
+class TestTimeLimit:
+    @pytest.fixture(params=ENGINES)
+    def config(self, request: pytest.FixtureRequest) -> ToolsConfig:
+        return ToolsConfig(use_ripgrep=request.param == "ripgrep", search_timeout_s=1.0)
 
     async def test_a_pattern_that_explodes_is_ended(self, tree: Path, call) -> None:
         (tree / "a.txt").write_text("a" * 60 + "\n")

@@ -209,7 +209,7 @@ def alive(pid_file: Path) -> bool:
 
 
 async def until(condition) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if condition():
             return True

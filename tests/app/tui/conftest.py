@@ -16,7 +16,7 @@ from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.store import Call, CallState
 from kodkod_app.tui.wish import Wish
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class Driver:
@@ -46,7 +46,9 @@ class Driver:
     async def idle(self) -> None:
         """Nothing runs."""
         await self.until(lambda: self.app.is_open and not self.app.is_busy and not self.app.queue.messages, "the end")
-        await self.pilot.pause(0.05)
+        transcript = self.app.transcript
+        await self.until(lambda: not transcript.is_moving and not transcript.is_incomplete, "the last entries")
+        await self.pilot.pause()
 
     async def say(self, text: str) -> None:
         """Write and submit."""

@@ -32,7 +32,7 @@ from kodkod_engine.messages import ToolCall
 from kodkod_tools.files import file_diff
 
 from .screens.examples import PROJECT, Shelf, shelved
-from .screens.host import Host
+from .screens.host import Host, settled, until
 
 TEXTS = {
     "escapes": "\x1b[2J\x1b[13;37H\x1b[31mred\x1b]52;c;aG9zdGlsZQ==\x07\x1b]0;owned\x07\x1bP+q\x1b\\ \x1b[6n end",
@@ -122,7 +122,7 @@ async def test_every_screen_shows_it_inert(name: str) -> None:
     async with app.run_test(size=(120, 40)) as pilot:
         for kind, text in TEXTS.items():
             app.push_screen(make(text))
-            await pilot.pause(0.02)
+            await settled(pilot)
             check(app, kind)
             await app.pop_screen()
 
@@ -148,16 +148,14 @@ async def test_markup_is_shown_with_its_brackets(name: str) -> None:
     make, _ = SCREENS[name]
     app = Host(lambda: make("[bold]x[/] [/y]"))
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause(0.05)
-        assert "[bold]x[" in shown(app)
+        await until(pilot, lambda: "[bold]x[" in shown(app), "the text")
 
 
 async def test_the_name_of_a_tool_is_no_markup_either() -> None:
     call = ToolCall(id="1", name="[bold]x[/] [/y]")
     app = Host(lambda: ApprovalScreen([ApprovalRequest(call, "unknown")], [CallFacts("no box")]))
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
-        assert "May it call [bold]x[/] [/y]?" in shown(app)
+        await until(pilot, lambda: "May it call [bold]x[/] [/y]?" in shown(app), "the question")
 
 
 async def test_what_is_pasted_is_inert() -> None:
@@ -167,7 +165,6 @@ async def test_what_is_pasted_is_inert() -> None:
             await pilot.press(key)
             assert app.focused is not None
             app.focused.post_message(Paste(TEXTS["escapes"]))
-            await pilot.pause(0.05)
+            await until(pilot, lambda: "aG9zdGlsZQ==" in shown(app), f"what was pasted after {key}")
             check(app, f"pasted after {key}")
-            assert "aG9zdGlsZQ==" in shown(app)
             await pilot.press("escape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from textual.app import App, ComposeResult
@@ -41,14 +42,16 @@ class Reader(App[None]):
 
     async def shown(self) -> None:
         """Wait until all that belongs around the view is mounted."""
-        async with asyncio.timeout(30):
-            while self.transcript.is_moving or self.transcript.is_incomplete:
-                await asyncio.sleep(0)
+        await self.until(lambda: not self.transcript.is_moving and not self.transcript.is_incomplete)
 
     async def left_the_end(self) -> None:
         """Wait until a key that scrolls away from the end has done so: scrolling comes after a frame."""
-        async with asyncio.timeout(30):
-            while self.transcript.follows:
+        await self.until(lambda: not self.transcript.follows)
+
+    async def until(self, is_so: Callable[[], object]) -> None:
+        """Wait for something to be so."""
+        async with asyncio.timeout(60):
+            while not is_so():
                 await asyncio.sleep(0)
 
     def lines(self) -> list[str]:
@@ -155,8 +158,7 @@ async def test_entries_that_change_are_shown_so_and_a_reset_begins_anew(reader):
         answer.is_open = False
         reader.store.touch(answer)
         await reader.settle()
-        await pilot.pause(0.1)
-        assert "Beginning bold [red]not markup[/red]" in reader.lines()
+        await reader.until(lambda: "Beginning bold [red]not markup[/red]" in reader.lines())
         reader.store.reset([s.Said("only this")])
         await reader.settle()
         await pilot.pause()
@@ -186,8 +188,7 @@ async def test_an_answer_that_is_scrolled_away_while_it_is_written_is_whole_when
         await reader.settle()
         await pilot.press("end")
         await reader.shown()
-        await pilot.pause(0.1)
-        assert "It word0 word1 word2" in "\n".join(reader.lines())
+        await reader.until(lambda: "It word0 word1 word2" in "\n".join(reader.lines()))
         assert "word11" in "\n".join(reader.lines())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence as Ids
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodkod_engine.api import Completion, FinishReason, GenerationRequest, SamplingParams, TokenLogprob, collect
+from kodkod_engine.core import answer
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import ChosenToken
@@ -102,27 +102,41 @@ async def test_the_last_chunk_says_why_and_what_it_cost(tokenizer):
     assert (usage.prompt_tokens, usage.reused_tokens, usage.generated_tokens, usage.preemptions) == (3, 1, 2, 2)
 
 
-async def test_seconds_are_told_apart(tokenizer):
+class Clock:
+    """Goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 5.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The answer's own."""
+    clock = Clock()
+    monkeypatch.setattr(answer, "time", clock)
+    return clock
+
+
+async def test_seconds_are_told_apart(tokenizer, clock):
     speaker = Speaker(tokenizer)
-    time.sleep(0.02)
-    speaker.answer.began(time.monotonic())
-    time.sleep(0.04)
-    speaker.answer.began(time.monotonic())  # a later step, after a preemption perhaps: queueing is over
+    clock.now_s += 2.0
+    speaker.answer.began(clock.now_s)
+    clock.now_s += 4.0
+    speaker.answer.began(clock.now_s)  # a later step, after a preemption perhaps: queueing is over
     speaker.say([50])
-    time.sleep(0.06)
+    clock.now_s += 8.0
     usage = (await speaker.end(FinishReason.LENGTH)).usage
-    assert usage.queue_s >= 0.02
-    assert usage.prefill_s >= 0.04
-    assert usage.decode_s >= 0.06
-    assert usage.queue_s < usage.prefill_s + usage.decode_s
+    assert (usage.queue_s, usage.prefill_s, usage.decode_s) == (2.0, 4.0, 8.0)
 
 
-async def test_a_request_that_never_ran_only_queued(tokenizer):
+async def test_a_request_that_never_ran_only_queued(tokenizer, clock):
     speaker = Speaker(tokenizer)
-    time.sleep(0.01)
+    clock.now_s += 2.0
     usage = (await speaker.end(FinishReason.CANCELLED)).usage
-    assert usage.queue_s >= 0.01
-    assert (usage.prefill_s, usage.decode_s) == (0, 0)
+    assert (usage.queue_s, usage.prefill_s, usage.decode_s) == (2.0, 0, 0)
 
 
 def test_the_first_step_is_first_once(tokenizer):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from textual.app import App, ComposeResult
+from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
+from kodkod_app.tui.screens.parts import ConfirmScreen
+from kodkod_app.tui.screens.settings import ValueScreen
 from kodkod_app.tui.themes import THEMES, full_name
 
 CHAT = "\n".join(
@@ -22,6 +26,34 @@ CHAT = "\n".join(
         "● test  tests/test_spans.py  1 failed, 11 passed",
     )
 )
+
+
+TIMEOUT_S = 60.0
+_QUIET_ROUNDS = 2
+"""A result that is shown may move the cursor, and what is under the cursor is looked up again."""
+
+
+async def until(pilot: Pilot[Any], is_so: Callable[[], object], what: str) -> None:
+    """Wait for something to be so."""
+    end_s = time.monotonic() + TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < end_s, f"{what} never came"
+        await pilot.pause(0.01)
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    """What is looked up behind the screen is there, and shown."""
+    num_quiet = 0
+    while num_quiet < _QUIET_ROUNDS:
+        await until(pilot, lambda: not _is_working(pilot.app), "the end of the work behind the screen")
+        await pilot.pause()
+        num_quiet = 0 if _is_working(pilot.app) else num_quiet + 1
+
+
+def _is_working(app: App[Any]) -> bool:
+    if isinstance(app.screen, ConfirmScreen | ValueScreen):
+        return False  # what opened it waits for its answer
+    return any(worker.is_running for worker in app.workers)
 
 
 class Host(App[None]):

@@ -10,7 +10,7 @@ from kodkod_app.tui.screens.branches import BranchesScreen, Jump, JumpKind
 from kodkod_app.tui.screens.rewind import RewindScreen
 
 from .examples import CHANGED, TREE
-from .host import Host
+from .host import Host, settled
 
 
 def tree_app(current: str = "two") -> Host:
@@ -20,9 +20,9 @@ def tree_app(current: str = "two") -> Host:
 async def jump(*keys: str, current: str = "two") -> Jump | str | None:
     app = tree_app(current)
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause(0.1)
+        await settled(pilot)
         await pilot.press(*keys)
-        await pilot.pause()
+        await settled(pilot)
         return app.result  # type: ignore[no-any-return]
 
 
@@ -50,7 +50,7 @@ async def test_the_cursor_begins_where_the_session_stands() -> None:
     for current, line in (("two", "6  shell pytest -x  refused"), ("three", "Try it with a property"), ("one", "7")):
         app = tree_app(current)
         async with app.run_test(size=(120, 40)) as pilot:
-            await pilot.pause(0.1)
+            await settled(pilot)
             node = app.screen.query_one(Tree).cursor_node
             assert node is not None
             assert str(node.label).startswith("●")
@@ -60,9 +60,9 @@ async def test_the_cursor_begins_where_the_session_stands() -> None:
 async def test_a_step_is_told_with_the_files_that_would_change() -> None:
     app = tree_app()
     async with app.run_test(size=(120, 40)) as pilot:
-        await pilot.pause(0.1)
+        await settled(pilot)
         await pilot.press("home", "down", "down", "down", "down")
-        await pilot.pause(0.1)
+        await settled(pilot)
         told = str(app.screen.query_one("#detail", Static).render())
         assert "begins a new session at step 3" in told
         assert "The end of a span is part of it." in told
@@ -76,7 +76,7 @@ async def test_a_tree_that_cannot_be_read_says_so() -> None:
 
     app = Host(lambda: BranchesScreen(load, "two"))  # type: ignore[arg-type,return-value]
     async with app.run_test() as pilot:
-        await pilot.pause(0.1)
+        await settled(pilot)
         assert "cannot be read" in str(app.screen.query_one("#heading", Static).render())
         await pilot.press("enter", "f", "r", "escape")
         assert app.result is None
@@ -89,7 +89,7 @@ async def test_a_tree_that_cannot_be_read_says_so() -> None:
 async def test_rewind(keys: tuple[str, ...], expected: int | None) -> None:
     app = Host(lambda: RewindScreen(TREE.steps, changed_files=lambda step: CHANGED[: 7 - step]))
     async with app.run_test() as pilot:
-        await pilot.pause(0.1)
+        await settled(pilot)
         cost = str(app.screen.query_one("#cost", Static).render())
         assert "step 7 is dropped" in cost
         assert "1 file changes" in cost
@@ -100,7 +100,7 @@ async def test_rewind(keys: tuple[str, ...], expected: int | None) -> None:
 async def test_a_session_without_steps_can_go_to_its_beginning() -> None:
     app = Host(lambda: RewindScreen((), changed_files=lambda _step: ()))
     async with app.run_test() as pilot:
-        await pilot.pause(0.1)
+        await settled(pilot)
         assert app.screen.query_one(OptionList).option_count == 1
         await pilot.press("enter")
         assert app.result == 0

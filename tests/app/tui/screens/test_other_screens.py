@@ -21,7 +21,7 @@ from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection, key_
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.settings import SettingsScreen, ValueScreen
 
-from .host import Host
+from .host import Host, settled, until
 
 
 def text_of(app: Host, selector: str) -> str:
@@ -48,7 +48,7 @@ async def test_a_setting_is_found_changed_checked_and_taken_back(settings_file: 
         assert "greater than or equal to 1" in text_of(app, "#fault")
         app.screen.query_one(Input).value = "12"
         await pilot.press("enter")
-        await pilot.pause()
+        await settled(pilot)
         assert settings_file.read_text() == "[agent]\nmax_turns = 12\n"
         assert "yours" in str(app.screen.query_one(OptionList).get_option_at_index(0).prompt)
         await pilot.press("ctrl+d")
@@ -61,7 +61,7 @@ async def test_a_choice_is_chosen(settings_file: Path) -> None:
     app = settings_app(settings_file)
     async with app.run_test() as pilot:
         await pilot.press("down", "enter", "down", "enter")
-        await pilot.pause()
+        await settled(pilot)
         assert settings_file.read_text() == 'sandbox = "docker"\n'
         await pilot.press("enter", "escape", "escape")
         assert app.result == ("sandbox",)
@@ -71,7 +71,7 @@ async def test_text_that_looks_like_a_number_stays_text(settings_file: Path) -> 
     app = settings_app(settings_file)
     async with app.run_test() as pilot:
         await pilot.press("enter", *"42", "enter")
-        await pilot.pause()
+        await settled(pilot)
         assert settings_file.read_text() == 'model = "42"\n'
 
 
@@ -90,20 +90,19 @@ async def test_export_writes_where_it_is_told_and_never_over_a_file_unasked(tmp_
     async with app.run_test() as pilot:
         assert app.screen.query_one(Input).value == str(tmp_path / "s1.md")
         await pilot.press("down", "enter")
-        await pilot.pause()
+        await settled(pilot)
         assert "once more" in text_of(app, "#note")
         assert wrote == []
         app.screen.query_one(Input).value = "empty.json"
         await pilot.press("enter")
-        await pilot.pause(0.1)
-        assert "nobody ever spoke" in text_of(app, "#note")
+        await until(pilot, lambda: "nobody ever spoke" in text_of(app, "#note"), "the reason")
         app.screen.query_one(Input).value = str(tmp_path)
         await pilot.press("enter")
-        await pilot.pause()
+        await settled(pilot)
         assert "is a folder" in text_of(app, "#note")
         app.screen.query_one(Input).value = "s1.json"
         await pilot.press("enter", "enter")
-        await pilot.pause(0.1)
+        await until(pilot, lambda: app.result != "open", "the end")
         assert app.result == (tmp_path / "s1.json",)
         assert wrote[-1] == ("atif", tmp_path / "s1.json")
 
@@ -116,8 +115,7 @@ async def test_export_says_why_a_file_cannot_be_written(tmp_path: Path) -> None:
     app = Host(lambda: ExportScreen("s1", tmp_path / "missing", write))
     async with app.run_test() as pilot:
         await pilot.press("enter")
-        await pilot.pause(0.1)
-        assert "No such file" in text_of(app, "#note")
+        await until(pilot, lambda: "No such file" in text_of(app, "#note"), "the reason")
         await pilot.press("escape")
         assert app.result == ()
 
@@ -137,10 +135,9 @@ async def test_doctor(facts: list[Fact], told: str) -> None:
 
     app = Host(lambda: DoctorScreen(look, welcome="Welcome."))
     async with app.run_test() as pilot:
-        await pilot.pause(0.1)
-        assert f"Welcome.  {told}" in text_of(app, "#heading")
+        await until(pilot, lambda: f"Welcome.  {told}" in text_of(app, "#heading"), "the heading")
         await pilot.press("r")
-        await pilot.pause(0.1)
+        await settled(pilot)
         assert len(app.screen.query(".detail")) == len(facts)
         await pilot.press("escape")
         assert app.result is None

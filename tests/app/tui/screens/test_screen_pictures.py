@@ -24,10 +24,10 @@ from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.rewind import RewindScreen
 from kodkod_app.tui.screens.sessions import SessionsScreen
-from kodkod_app.tui.screens.settings import SettingsScreen, ValueScreen
+from kodkod_app.tui.screens.settings import SettingsScreen
 
 from .examples import CHANGED, EDIT, PROJECT, REMOVE, SESSIONS, SHELL, TREE, WRITE, Question, Shelf
-from .host import CHAT, Host
+from .host import CHAT, Host, settled
 
 WIDE, NARROW = (120, 40), (80, 24)
 LAYERS = Layers(
@@ -151,20 +151,10 @@ def picture_app(picture: Picture) -> Host:
 
 
 async def arrive(pilot: Pilot[Any], picture: Picture) -> None:
-    """Press the keys once what is read behind the screen is there."""
-    await read(pilot)
+    """Press the keys once what is read behind the screen is there; no cursor blinks."""
+    await settled(pilot)
     await pilot.press(*picture.keys)
-    await read(pilot)
-
-
-async def read(pilot: Pilot[Any]) -> None:
-    """What is read behind the screen is there; a screen over it keeps what opened it waiting."""
-    await pilot.pause()
-    while any(worker.is_running for worker in pilot.app.workers):
-        if isinstance(pilot.app.screen, ConfirmScreen | ValueScreen):
-            break
-        await pilot.pause(0.01)
-    await pilot.pause()
+    await settled(pilot)
     for widget in pilot.app.screen.query("Input, TextArea").results(Input | TextArea):
         widget._pause_blink(visible=True)
     await pilot.pause()

@@ -9,7 +9,7 @@ from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.sessions import SessionChoice, SessionsScreen
 
 from .examples import FIRST, PROJECT, SESSIONS, Shelf
-from .host import Host
+from .host import Host, settled, until
 
 CURRENT = SESSIONS[0].info.id
 
@@ -25,7 +25,7 @@ def rows(app: Host) -> list[str]:
 async def test_those_of_this_folder_come_and_typing_finds() -> None:
     app = app_of()
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
+        await settled(pilot)
         assert len(rows(app)) == 5
         await pilot.press(*"DONE overlap")
         assert len(rows(app)) == 1
@@ -38,7 +38,7 @@ async def test_resume_and_fork_the_one_under_the_cursor() -> None:
     for key, fork in (("enter", False), ("ctrl+f", True)):
         app = app_of()
         async with app.run_test() as pilot:
-            await pilot.pause(0.05)
+            await settled(pilot)
             await pilot.press("down", "down", key)
             assert app.result == SessionChoice(FIRST.info.id, PROJECT, fork=fork)
 
@@ -46,7 +46,7 @@ async def test_resume_and_fork_the_one_under_the_cursor() -> None:
 async def test_other_folders_are_shown_when_asked_for() -> None:
     app = app_of()
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
+        await settled(pilot)
         await pilot.press("ctrl+t", "pagedown", "ctrl+b")
         assert app.result.branches
         assert str(app.result.work_tree) == "/home/mia/website"
@@ -56,13 +56,13 @@ async def test_delete_asks_first() -> None:
     shelf = Shelf()
     app = app_of(shelf)
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
+        await settled(pilot)
         await pilot.press("down", "ctrl+x")
         assert isinstance(app.screen, ConfirmScreen)
         await pilot.press("enter")
         assert len(shelf.all) == len(SESSIONS)
         await pilot.press("ctrl+x", "y")
-        await pilot.pause(0.05)
+        await until(pilot, lambda: len(rows(app)) == 4, "the list without it")
         assert SESSIONS[1] not in shelf.all
         assert len(rows(app)) == 4
         assert app.screen.query_one(Input).has_focus
@@ -75,17 +75,18 @@ async def test_what_cannot_be_deleted_stays() -> None:
 
     app = app_of(Busy())
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
+        await settled(pilot)
         await pilot.press("ctrl+x")
         assert not isinstance(app.screen, ConfirmScreen), "the open one"
         await pilot.press("down", "ctrl+x", "y")
-        await pilot.pause(0.05)
+        await settled(pilot)
+        assert not isinstance(app.screen, ConfirmScreen)
         assert len(rows(app)) == 5
 
 
 async def test_escape_chooses_nothing() -> None:
     app = app_of(Shelf([]))
     async with app.run_test() as pilot:
-        await pilot.pause(0.05)
+        await settled(pilot)
         await pilot.press("enter", "ctrl+f", "ctrl+x", "up", "escape")
         assert app.result is None
