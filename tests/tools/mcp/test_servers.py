@@ -179,6 +179,58 @@ async def test_one_that_is_killed_is_named_at_once(tmp_path):
         assert servers.notes() == ["MCP server say has ended"]
 
 
+async def test_one_that_has_ended_is_started_again_when_asked_to_and_forgets_what_it_held(tmp_path, context_of):
+    servers = McpServers(
+        {"notes": program("notes_server")}, tmp_path, tmp_path / "logs", os.environ, "try {name} again"
+    )
+    async with servers:
+        await servers.settled()
+        context = context_of(servers)
+        await called(context, "mcp__notes__learn")
+        await until(lambda found: "mcp__notes__forget" in found, servers)
+        for _ in range(2):
+            await called(context, "mcp__notes__leave")
+            assert servers.notes() == ["MCP server notes has ended (out of paper); try notes again"]
+            assert (await called(context, "mcp__notes__add", a=1, b=2)).error is ErrorCode.UNAVAILABLE
+            await servers.restart("notes")
+            assert servers.connections["notes"].is_ready
+            assert "mcp__notes__forget" not in servers
+            assert (await called(context, "mcp__notes__add", a=1, b=2)).for_model == "3"
+        assert servers.notes() == []
+        with pytest.raises(LookupError, match="no MCP server 'other'"):
+            await servers.restart("other")
+
+
+async def test_one_that_cannot_be_started_again_says_why_and_one_that_runs_begins_anew(tmp_path, context_of):
+    pids = tmp_path / "pids"
+    script = tmp_path / "server.py"
+    program = (PROGRAMS / "notes_server.py").read_text()
+    script.write_text(f"import os\nprint(os.getpid(), file=open({str(pids)!r}, 'a'))\n{program}")
+    async with serving(tmp_path, notes=McpServer(command=sys.executable, args=(str(script),))) as servers:
+        await servers.settled()
+        await servers.restart("notes")
+        assert (await called(context_of(servers), "mcp__notes__add", a=1, b=2)).for_model == "3"
+        first, second = map(int, pids.read_text().split())
+        assert first != second
+        os.kill(second, 9)
+        await until(lambda found: found.connections["notes"].fault, servers)
+        script.write_text("import sys; sys.exit('no licence')")
+        await servers.restart("notes")
+        assert servers.connections["notes"].fault == "has ended (no licence)"
+        assert servers.notes() == ["MCP server notes has ended", "MCP server notes has ended (no licence)"]
+
+
+async def test_a_call_that_is_under_way_does_not_end_what_is_started_again(tmp_path, context_of):
+    async with serving(tmp_path, deaf=program("evil_server", "deaf")) as servers:
+        await servers.settled()
+        calling = asyncio.create_task(called(context_of(servers), "mcp__deaf__say"))
+        await asyncio.sleep(0.05)
+        await servers.restart("deaf")
+        assert (await calling).error is ErrorCode.UNAVAILABLE
+        assert servers.connections["deaf"].is_ready
+        assert servers.notes() == []
+
+
 # A malicious one
 
 

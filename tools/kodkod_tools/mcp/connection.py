@@ -1,10 +1,11 @@
 """One MCP server: started, asked what it offers, called, and watched, in a task of its own.
 
     starting ──► ready ──► ended (its fault says why)
-        └──────────────────►
+        ▲  └───────────────►  │
+        └──── restart ◄───────┘
 
-A server that has ended stays so: whether a call that was under way was carried out is not known, and starting it again
-behind the person's back would forget what it held.
+A server that has ended stays so until a person starts it again: whether a call that was under way was carried out is
+not known, and behind the person's back what it held would be forgotten.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Connection:
         self._server, self._work_tree, self._log, self._on_change = server, work_tree, log, on_change
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
+        self._restarting = asyncio.Lock()
         self._settled = asyncio.Event()
         self._stale = asyncio.Event()
         self._closing = asyncio.Event()
@@ -103,22 +105,33 @@ class Connection:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def restart(self) -> None:
+        """End it where it goes on, begin anew, and wait until it is ready or has ended; its fault says which."""
+        async with self._restarting:
+            await self.close()
+            self.fault = ""
+            for event in (self._settled, self._stale, self._closing):
+                event.clear()
+            self.start()
+            await self.settled()
+
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> CallToolResult:
         """Call a tool by the server's own name for it.
 
         Raises:
             ToolError: the server has ended, refused, answered nonsense, or took too long.
         """
-        if self._client is None:
+        client = self._client
+        if client is None:
             raise ToolError(ErrorCode.UNAVAILABLE, self._told_end())
         # Not the client's own `call_tool`: that one obeys the schema a server gives for its answers, costly or not.
         request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=dict(arguments)))
         try:
-            answer = await self._client.session.send_request(
+            answer = await client.session.send_request(
                 request, _ANSWER, request_read_timeout_seconds=self._server.call_timeout_s
             )
         except MCPError as fault:
-            raise self._call_fault(fault) from fault
+            raise self._call_fault(fault, client) from fault
         except _FAULTS as fault:
             raise ToolError(ErrorCode.FAILED, f"the MCP server {self.name}: {_told(fault)}") from fault
         if isinstance(answer, InputRequiredResult):
@@ -127,9 +140,11 @@ class Connection:
             )
         return answer
 
-    def _call_fault(self, fault: MCPError) -> ToolError:
+    def _call_fault(self, fault: MCPError, client: Client) -> ToolError:
         if fault.code == _CONNECTION_CLOSED:
-            self._end(self._cause(fault))
+            # Where it is started again, this one was ended on purpose, or another has taken its place already.
+            if self._client is client and not self._closing.is_set():
+                self._end(self._cause(fault))
             return ToolError(ErrorCode.UNAVAILABLE, f"{self._told_end()}; whether it did the call is not known")
         if fault.code in _TIMED_OUT:
             told = f"the MCP server {self.name} did not answer within {self._server.call_timeout_s:g} s"
@@ -240,7 +255,7 @@ class Connection:
                 return
             assert server.command is not None
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            told = stack.enter_context(self._log.open("a", encoding="utf-8"))
+            told = stack.enter_context(self._log.open("w", encoding="utf-8"))
             started = StdioServerParameters(
                 command=server.command,
                 args=list(server.args),

@@ -29,7 +29,12 @@ class McpServers(Mapping[str, ForeignTool]):
     """See the module. A mapping of the tools by full name; those of a server that has ended stay, and say so."""
 
     def __init__(
-        self, servers: Mapping[str, McpServer], work_tree: Path, logs: Path, environment: Mapping[str, str]
+        self,
+        servers: Mapping[str, McpServer],
+        work_tree: Path,
+        logs: Path,
+        environment: Mapping[str, str],
+        way_back: str = "",
     ) -> None:
         """Nothing is started yet.
 
@@ -38,7 +43,9 @@ class McpServers(Mapping[str, ForeignTool]):
             work_tree: where programs are started.
             logs: folder for what they say on standard error.
             environment: the variables.
+            way_back: what a person may do where a server has ended, for the note that says so; `{name}` is its name.
         """
+        self._way_back = way_back
         self._tools: dict[str, McpTool] = {}
         self._notes: list[str] = []
         self._told: set[str] = set()
@@ -69,6 +76,17 @@ class McpServers(Mapping[str, ForeignTool]):
         """End them all. Idempotent."""
         await asyncio.gather(*(connection.close() for connection in self._connections.values()))
 
+    async def restart(self, name: str) -> None:
+        """Start one again, ended or not, and wait until it is ready or has ended: its connection's fault says which.
+
+        Raises:
+            LookupError: no server of this name was started.
+        """
+        if name not in self._connections:
+            raise LookupError(f"no MCP server {one_line(name)!r} was started")
+        self._told.discard(self._end_of(name))
+        await self._connections[name].restart()
+
     @property
     def connections(self) -> Mapping[str, Connection]:
         """Those that were started, by name."""
@@ -88,11 +106,15 @@ class McpServers(Mapping[str, ForeignTool]):
             self._told.add(text)
             self._notes.append(text)
 
+    def _end_of(self, name: str) -> str:
+        way_back = self._way_back and f"; {self._way_back.format(name=name)}"
+        return f"MCP server {name} {self._connections[name].fault}{way_back}"
+
     def _look(self, name: str) -> None:
         """Take over what a server offers now; a name that is taken belongs to whoever had it first."""
         connection = self._connections[name]
         if connection.fault:
-            self._note(f"MCP server {name} {connection.fault}")
+            self._note(self._end_of(name))
             return
         found = take(name, connection.offered)
         self._definitions[name] = found
