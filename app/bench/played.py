@@ -21,7 +21,7 @@ from kodkod_app.tui import store as s
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.feed import Feed
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 from kodkod_engine.api import EngineStats, Usage
 from kodkod_engine.messages import ToolCall
 

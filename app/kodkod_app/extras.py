@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from kodkod_agent.hooks import CommandHooks, Hook, Hooks, NoHooks
 from kodkod_agent.skills import Skill, Skills, read_skills
@@ -24,6 +25,9 @@ from kodkod_app.settings import Settings, project_hooks
 from kodkod_app.trust import Standing, standing
 from kodkod_tools.base import ForeignTool
 from kodkod_tools.mcp.config import McpServer, NamedServers, read_project_file
+
+if TYPE_CHECKING:
+    from kodkod_tools.mcp.servers import McpServers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class Extras:
     skills: tuple[Skill, ...] = ()
     hooks: Hooks = field(default_factory=NoHooks)
     spans: Spans = field(default_factory=NoSpans)
+    found: Found | None = None
+    """What it was made of."""
+    servers: McpServers | None = None
+    """Those that were started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +128,31 @@ def _untrusted(work_tree: Path, brought: Brought, stands: Standing) -> tuple[str
 
 
 @asynccontextmanager
-async def open_extras(found: Found, work_tree: Path, *, guided: bool = False) -> AsyncIterator[Extras]:
+async def open_extras(
+    found: Found, work_tree: Path, *, guided: bool = False, way_back: str = ""
+) -> AsyncIterator[Extras]:
     """Start what was found, wait until it stands, and end it afterwards.
 
     Args:
         found: by `find_extras`.
         work_tree: where programs are started.
         guided: the model is offered its own calls alone; nothing is started for it.
+        way_back: what a person may do where a server has ended; `{name}` is its name.
     """
     notes = list(found.notes)
     hooks = CommandHooks(found.hooks) if found.hooks else NoHooks()
     if not found.servers or guided:
         if found.servers and guided:
             notes.append("this model calls its own few tools alone: no MCP server is started for it")
-        yield Extras(news=lambda: _taken(notes), skills=found.skills, hooks=hooks)
+        yield Extras(news=lambda: _taken(notes), skills=found.skills, hooks=hooks, found=found)
         return
     from kodkod_tools.mcp.servers import McpServers  # loads the library: a third of a second
 
     with TemporaryDirectory(prefix="kodkod-mcp-") as logs:
-        async with McpServers(found.servers, work_tree, Path(logs), os.environ) as servers:
+        async with McpServers(found.servers, work_tree, Path(logs), os.environ, way_back) as servers:
             await servers.settled()
-            yield Extras(servers, lambda: [*_taken(notes), *servers.notes()], found.skills, hooks)
+            news = lambda: [*_taken(notes), *servers.notes()]  # noqa: E731
+            yield Extras(servers, news, found.skills, hooks, found=found, servers=servers)
 
 
 def _taken(notes: list[str]) -> list[str]:

@@ -76,7 +76,9 @@ class RunOptions:
     session_id: str | None = None
     """The session to open again; None begins one."""
     fork: bool = False
-    """Leave that session as it is, and go on from its last step in a new one."""
+    """Leave that session as it is, and go on in a new one."""
+    fork_step: int | None = None
+    """From this step; None takes its last."""
     allow_build_network: bool = False
     """A Docker image that is missing may be built over the network."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -178,14 +180,15 @@ async def run_with(
 
 
 @asynccontextmanager
-async def extras_of(options: RunOptions, model: Model) -> AsyncIterator[Extras]:
-    """What the person and the project add to the session, open."""
+async def extras_of(options: RunOptions, model: Model, way_back: str = "") -> AsyncIterator[Extras]:
+    """What the person and the project add to the session, open; see `open_extras`."""
     with open_spans(options.settings.telemetry, Path(model.name).name) as spans:
         if options.extras is Extension.NONE:
             yield Extras(spans=spans)
             return
         found = find_extras(options.work_tree, options.settings, trusted=options.extras is Extension.TRUSTED)
-        async with open_extras(found, options.work_tree, guided=model.profile.guided) as extras:
+        guided = model.profile.guided
+        async with open_extras(found, options.work_tree, guided=guided, way_back=way_back) as extras:
             yield replace(extras, spans=spans)
 
 
@@ -276,7 +279,8 @@ async def open_session(options: RunOptions, setup: SessionSetup) -> Session:
     if options.session_id is None:
         session = await Session.create(root, setup)
     elif options.fork:
-        session = await Session.fork(root, options.session_id, _last_step(root, options.session_id), setup)
+        step = _last_step(root, options.session_id) if options.fork_step is None else options.fork_step
+        session = await Session.fork(root, options.session_id, step, setup)
     else:
         session = await Session.resume(root, options.session_id, setup)
     (root / session.id / _ASKED).write_text(json.dumps(options.asked) + "\n", encoding="utf-8")

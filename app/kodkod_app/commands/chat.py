@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kodkod_app.commands.fix import MODEL_HELP, PERMISSION_MODES, find_place
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 from kodkod_sandbox.base import SandboxKind
 
 

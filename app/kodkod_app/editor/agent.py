@@ -47,13 +47,14 @@ from kodkod_agent.state import Status
 from kodkod_app import paths
 from kodkod_app.editor.asking import approval_of, options_for, told_question
 from kodkod_app.editor.call_content import diff_content, text_content
-from kodkod_app.editor.desk import Desk, Models, Wish, open_desk
+from kodkod_app.editor.desk import Desk, Models, open_desk
 from kodkod_app.editor.mcp_servers import servers_of
 from kodkod_app.editor.prompt_text import prompt_text
 from kodkod_app.headless import candidates_for
 from kodkod_app.session_story import unanswered, whole_steps
 from kodkod_app.tui.preview import told_box, would_change
 from kodkod_app.tui.screens.judging import judge_of
+from kodkod_app.wish import Wish
 
 _MODES = {
     PermissionMode.DEFAULT: ("Ask", "Looking is free; changing and running is asked."),
@@ -204,8 +205,8 @@ class KodkodAgent:
         named = servers_of(mcp_servers or ())
         for fault in named.faults:
             self._note(fault)
-        wish = Wish(work_tree, session_id, named.servers)
-        desk = await open_desk(self._models, wish, self._said, trusts=self._trusts)
+        wish = Wish(work_tree, self._said, session_id, trusts=self._trusts, servers=named.servers)
+        desk = await open_desk(self._models, wish)
         self._desks[desk.session.id] = desk
         return desk
 

@@ -34,8 +34,8 @@ from kodkod_app.tui.widgets.prompt import Prompt
 from kodkod_app.tui.widgets.queue import Queue
 from kodkod_app.tui.widgets.status import StatusLine
 from kodkod_app.tui.widgets.transcript import Transcript
-from kodkod_app.tui.wish import Wish
 from kodkod_app.tui.workbench import Workbench
+from kodkod_app.wish import Wish
 
 FRAME_S = 1 / 25
 """What happened is brought to the screen this often at most."""

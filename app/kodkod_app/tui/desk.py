@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,30 +12,29 @@ from typing import TYPE_CHECKING
 
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.feed import Feed
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 
 if TYPE_CHECKING:
     from kodkod_agent.session import Session, SessionSetup
+    from kodkod_app.attended import Attended
     from kodkod_app.bootstrap import Model
-    from kodkod_app.boxes import BoxPlan
     from kodkod_app.settings import Settings
-    from kodkod_sandbox.base import Sandbox
 
 _PROGRESS_S = 0.05
+_WAY_BACK = "/mcp restart {name} starts it again"
 
 
 class Desk:
-    """What is open: settings, box, model, session."""
+    """What is open: settings, box, model, extras, session."""
 
-    def __init__(
-        self, wish: Wish, settings: Settings, plan: BoxPlan, box: Sandbox, model: Model, session: Session
-    ) -> None:
+    def __init__(self, wish: Wish, opened: Attended) -> None:
         self.wish = wish
-        self.settings = settings
-        self.plan = plan
-        self.box = box
-        self.model = model
-        self.session = session
+        self.settings = opened.settings
+        self.plan = opened.plan
+        self.box = opened.box
+        self.model = opened.model
+        self.extras = opened.extras
+        self.session = opened.session
 
     async def reopen(self, session_id: str | None, step: int | None) -> None:
         """Close the session and open, fork or begin another; where that fails the old one is open again."""
@@ -94,59 +92,23 @@ async def _open_session(root: Path, setup: SessionSetup, session_id: str | None,
 
 
 async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
-    """Open everything, telling how far it is; box and engine are closed with the stack.
+    """Open everything, telling how far it is; all but the session is closed with the stack.
 
     Raises:
         SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
     """
-    from kodkod_agent.policy import PermissionMode
-    from kodkod_app import paths
-    from kodkod_app.bootstrap import open_model, require_model
-    from kodkod_app.boxes import open_box
-    from kodkod_app.headless import (
-        Extension,
-        RunOptions,
-        box_plan,
-        extras_of,
-        open_session,
-        session_setup,
-        what_was_asked,
-    )
-    from kodkod_app.settings import load_settings, merge_layers
-    from kodkod_app.telemetry import require_telemetry
+    from kodkod_app.attended import open_attended
+    from kodkod_app.bootstrap import open_model
 
-    before = what_was_asked(wish.session_id) if wish.session_id is not None else {}
-    asked = merge_layers(merge_layers(before, dict(wish.said)), {"agent": {"attended": True}})
-    settings = load_settings(wish.work_tree, trusted=True, environment=os.environ, flags=asked)
-    mode = settings.permission_mode or PermissionMode.DEFAULT
-    settings = settings.model_copy(update={"permission_mode": mode})
-    require_model(settings.model)
-    require_telemetry(settings.telemetry)
-    options = RunOptions(
-        wish.work_tree,
-        settings,
-        None,
-        wish.session_id,
-        wish.fork,
-        wish.allow_build_network,
-        extras=Extension.TRUSTED if wish.trusts else Extension.KNOWN,
-        asked=asked,
-    )
-    plan = box_plan(options)
+    async def load(settings: Settings) -> Model:
+        feed.put(u.Loading("loading the engine"))
+        model = open_model(settings.model, settings.engine, lambda what: _progress(what, feed))
+        stack.callback(model.engine.close)
+        return model
+
     feed.put(u.Loading("preparing the box"))
-    box = await stack.enter_async_context(open_box(plan, lambda note: feed.put(u.Told(note))))
-    feed.put(u.Loading("loading the engine"))
-    model = open_model(settings.model, settings.engine, lambda what: _progress(what, feed))
-    stack.callback(model.engine.close)
-    extras = await stack.enter_async_context(extras_of(options, model))
-    for note in extras.news():
-        feed.put(u.Told(note))
-    setup = session_setup(settings, model, box, extras)
-    if wish.session_id is not None and wish.fork_step is not None:
-        session = await _open_session(paths.sessions_folder(), setup, wish.session_id, wish.fork_step)
-    else:
-        session = await open_session(options, setup)
-    return Desk(wish, settings, plan, box, model, session)
+    opened = await open_attended(wish, load, stack, tell=lambda note: feed.put(u.Told(note)), way_back=_WAY_BACK)
+    return Desk(wish, opened)
 
 
 @contextmanager

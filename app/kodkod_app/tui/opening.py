@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kodkod_app.tui.screens.approval import ApprovalScreen
     from kodkod_app.tui.screens.branches import Jump
     from kodkod_app.tui.screens.sessions import SessionChoice
-    from kodkod_app.tui.wish import Wish
+    from kodkod_app.wish import Wish
 
 
 _SIGNS = {

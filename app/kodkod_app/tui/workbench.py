@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.desk import Desk, branch_of, open_desk
 from kodkod_app.tui.feed import Feed
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 
 if TYPE_CHECKING:
     from kodkod_agent import events

@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 
 from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.store import Call, CallState
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 
 TIMEOUT_S = 60.0
 

@@ -10,7 +10,7 @@ from kodkod_app.tui import updates as u
 from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.meter import Prefill
 from kodkod_app.tui.themes import full_name
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 
 MARKDOWN = """\
 The filter compares **dates** with *datetimes*, so the last day is cut at midnight. Three places matter:

@@ -109,7 +109,7 @@ KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from kodkod_app.tui.app import KodkodApp
-from kodkod_app.tui.wish import Wish
+from kodkod_app.wish import Wish
 
 async def main():
     said = {"model": sys.argv[2], "sandbox": "none", "permission_mode": "bypassPermissions"}

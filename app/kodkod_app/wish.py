@@ -1,11 +1,14 @@
-"""What a person opened the app with. Light: read before the first frame."""
+"""What a person opened the app, or a session in an editor, with. Light: read before the app's first frame."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kodkod_tools.mcp.config import McpServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +29,5 @@ class Wish:
     """A missing Docker image may be built over the network."""
     trusts: bool = False
     """The project may start the programs it names, for this once."""
+    servers: Mapping[str, McpServer] = field(default_factory=dict)
+    """MCP servers that an editor names; its settings are the person's."""
