@@ -18,6 +18,7 @@ from kodkod_agent.session_folder import list_sessions
 from kodkod_agent.state import Status
 from kodkod_agent.trajectory import Decided, read
 from kodkod_engine.chat.ledger_state import Origin
+from kodkod_engine.errors import DeviceLost, EngineError
 from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
 from kodkod_sandbox.errors import SandboxLost
 from kodkod_tools.base import ErrorCode, FileDiff
@@ -422,6 +423,33 @@ async def test_a_fault_between_nodes_leaves_a_run_that_goes_on(setup_of, sandbox
         assert again[-1].report.status is Status.DONE
         assert again[-1].report.turns == 3
     assert (project / "notes").read_text() == "hi\n"
+
+
+async def test_a_gpu_lost_in_a_turn_leaves_a_session_that_another_process_goes_on_with(setup_of, project, root):
+    lost = DeviceLost("the GPU is lost (CUDA error: unspecified launch failure); start again and resume the session")
+    setup = setup_of([LOOK, says("", MEND), says("", FINISH)])
+    run, found, chosen = setup.engine._runner.run, [], []
+
+    def until_it_is_lost(copies, runs):
+        if of(found, events.CallFinished):
+            chosen.extend(one for one in runs if one.choices)
+            if len(chosen) > 5:
+                raise lost
+        return run(copies, runs)
+
+    setup.engine._runner.run = until_it_is_lost
+    async with await Session.create(root, setup) as session:
+        with pytest.raises(EngineError, match=r"^the GPU is lost"):
+            await collect(session.send("go"), found)
+        assert (found[-1].report.status, found[-1].report.reason) == (Status.FAULT, str(lost))
+        assert [event.name for event in of(found, events.CallFinished)] == ["view"]
+        session_id = session.id
+    assert (project / "calc.py").read_text() == FAULTY
+    async with await Session.resume(root, session_id, setup_of([says("", MEND), says("", FINISH)])) as again:
+        assert await again.is_unfinished()
+        found = [event async for event in again.proceed()]
+    assert found[-1].report.status is Status.DONE
+    assert (project / "calc.py").read_text() == MENDED
 
 
 # Fork and rewind
