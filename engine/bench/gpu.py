@@ -44,6 +44,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
     few = scale.batches[:2]
     every: list[Part] = [
         ("ceilings", bench.ceilings_part, 2),
+        ("equality with fp32", bench.reference_part, 10),
         ("load", bench.load_part, 5),
         ("equality", bench.equality_part, 5),
         (f"decode {scale.context}", partial(bench.decode_part, scale.context, scale.batches), 5),
@@ -60,7 +61,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         *((f"decode {scale.context} {one}", partial(bench.precision_part, one), 10) for one in PRECISIONS),
     ]
     if is_smoke:
-        first = ("ceilings", "load", "equality", every[3][0], "prefill", "isolation", "attention")
+        first = ("ceilings", "equality with fp32", "load", "equality", every[4][0], "prefill", "isolation", "attention")
         every.sort(key=lambda part: first.index(part[0]) if part[0] in first else len(first))
     return (part for part in every if not names or part[0] in names)
 
@@ -74,13 +75,20 @@ def work(options: argparse.Namespace) -> int:
 
     device = Device("cpu" if options.dry_run else "cuda")
     scale = DRY_SCALE if options.dry_run else SMOKE_SCALE if options.smoke else Scale()
-    values = values_for(options.layers, options.smoke, options.dry_run)
+    values = values_for(options.layers, is_smoke=options.smoke, is_dry=options.dry_run)
     what = f"{values['num_layers']} layers, hidden {values['hidden_size']}, random weights made on the device"
     record = Record(options.output, options.seconds, {"what": what, "device": device.facts()})
     record.write()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(config_of(Path(folder), values), device, scale, options.dry_run, record.values["parts"])
+        bench = Bench(
+            config_of(Path(folder), values),
+            device,
+            scale,
+            is_dry=options.dry_run,
+            measured=record.values["parts"],
+            small=values_for(None, is_smoke=True, is_dry=options.dry_run),
+        )
         try:
             for name, rows, needs_s in parts(bench, tuple(options.part), is_smoke=options.smoke):
                 record.measure(name, rows, 0 if options.dry_run or options.smoke else needs_s)

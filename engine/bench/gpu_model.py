@@ -114,7 +114,7 @@ class Device:
         }
 
 
-def values_for(layers: int | None, is_smoke: bool, is_dry: bool) -> dict[str, Any]:
+def values_for(layers: int | None, *, is_smoke: bool, is_dry: bool) -> dict[str, Any]:
     """The keys of config.json."""
     values = {**CONFIG, **(SMOKE if is_smoke else {}), **(DRY if is_dry else {})}
     return values | ({"num_layers": layers} if layers else {})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_attention import attention_rows
-from gpu_model import BLOCK_SIZE, Device, Player, Scale, build, other_embedding, step_bytes
+from gpu_equality import equality_row, reference_row, widened
+from gpu_model import BLOCK_SIZE, Device, Player, Scale, build, config_of, other_embedding, step_bytes
 from gpu_record import Rows
 from torch import nn
 
@@ -29,9 +32,17 @@ class Bench:
     """The model under test and what it is measured with; each method is one part and yields its rows."""
 
     def __init__(
-        self, config: ModelConfig, device: Device, scale: Scale, is_dry: bool, measured: dict[str, Any]
+        self,
+        config: ModelConfig,
+        device: Device,
+        scale: Scale,
+        *,
+        is_dry: bool,
+        measured: dict[str, Any],
+        small: dict[str, Any],
     ) -> None:
-        """`measured`: parts of an earlier process of the run."""
+        """`measured`: parts of an earlier process of the run; `small`: the keys of a model of few layers."""
+        self.small = small
         self.config, self.device, self.scale, self.is_dry = config, device, scale, is_dry
         ceilings = measured.get("ceilings")
         self._ceilings = Ceilings(**ceilings[0]) if ceilings else None
@@ -90,26 +101,19 @@ class Bench:
         free, total = torch.cuda.mem_get_info()
         return {"device_used_gb": (total - free) / 1e9, "device_free_gb": free / 1e9}
 
-    @torch.inference_mode()
     def equality_part(self) -> Rows:
-        """The fused step against the modules on the very device, hidden states of one token, drafts, sequences."""
-        player = self.player()
+        """One token, drafts, sequences, and the longest draft."""
         for sequences, new in ((1, 1), (1, 3), (3, 1), (2, 4), (1, max(self.scale.drafts))):
-            yield self._equality(player, sequences, new)
+            yield equality_row(self.player(), sequences, self.scale.short_context, new)
 
-    @torch.inference_mode()
-    def _equality(self, player: Player, sequences: int, new: int) -> dict[str, Any]:
-        batch = player.batch(player.runs(sequences, self.scale.short_context, new))
-        row = {"sequences": sequences, "new": new, "precision": str(player.loaded.precisions.experts)}
-        if not player.fused.admits(batch):
-            return row | {"fused_step": False}
-        fused = player.fused(batch).float().clone()
-        plain = player.plain(batch).float()
-        return row | {
-            "largest_difference": float((fused - plain).abs().max()),
-            "relative_error": float((fused - plain).norm() / plain.norm()),
-            "spread": float(plain.std()),
-        }
+    def reference_part(self) -> Rows:
+        """Two layers against themselves in fp32; before the model is there, which leaves no room for them."""
+        with tempfile.TemporaryDirectory() as folder:
+            config = config_of(Path(folder), self.small)
+        player = Player(build(config, "bf16", self.device), self.scale.short_context * 4, self.device)
+        wide = widened(player)
+        for sequences, new in ((1, 1), (3, 1), (1, 8)):
+            yield reference_row(player, wide, sequences, self.scale.short_context, new)
 
     @torch.inference_mode()
     def kernels_part(self) -> Rows:
@@ -138,7 +142,7 @@ class Bench:
 
     def precision_part(self, precision: str) -> Rows:
         """The fused step against the modules, decoding at each batch, and the shortest prompt."""
-        yield self._equality(self.player(precision=precision), 3, 1)
+        yield equality_row(self.player(precision=precision), 3, self.scale.short_context, 1)
         yield from self.decode_part(self.scale.context, self.scale.batches, precision)
         player, length = self.player(precision=precision), self.scale.prompts[0]
         spent = min(player.prefill_s(0, length, self.scale.chunk_tokens) for _ in range(2))

@@ -203,14 +203,22 @@ CONFIG = {**TINY, "hidden_size": 48, "num_attention_heads": 2, "qk_nope_head_dim
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
 @pytest.mark.parametrize("tables", [TableHome.RESIDENT, TableHome.PINNED, TableHome.MAPPED])
-def test_a_model_on_a_device_says_what_it_says_on_the_processor(tmp_path, tables: TableHome) -> None:
-    """A long prompt, a step of some tokens behind it, then single ones: modules, kernels and graphs in turn."""
-    folder = write_random_checkpoint(tmp_path, CONFIG, seed=2, dtype=torch.bfloat16, with_mtp=False)
-    wanted, got = (
-        _said(load_model(folder)),
-        _said(load_model(folder, device="cuda", ngram_tables=tables)),
-    )
-    assert relative_error(got.cpu(), wanted) < 0.05
+@pytest.mark.parametrize(("choices", "worst", "usual"), [(12, 0.04, 0.01), (3, 0.5, 0.015)])
+def test_a_model_on_a_device_says_what_it_says_on_the_processor(
+    tmp_path, tables: TableHome, choices: int, worst: float, usual: float
+) -> None:
+    """A long prompt, a step of some tokens behind it, then single ones: modules, kernels and graphs in turn.
+
+    Where every expert is chosen nothing but rounding is left: a processor that rounds activations to bf16 as well is
+    off by 0.013 at worst. Where three are, near ties fall the other way at some tokens, there as here, and the usual
+    token tells.
+    """
+    config = {**CONFIG, "moe_topk": choices}
+    folder = write_random_checkpoint(tmp_path, config, seed=2, dtype=torch.bfloat16, with_mtp=False)
+    wanted, got = _said(load_model(folder)), _said(load_model(folder, device="cuda", ngram_tables=tables))
+    errors = (got - wanted).abs().amax(dim=1) / (wanted.max() - wanted.min())
+    assert errors.median() < usual
+    assert errors.max() < worst
 
 
 def _said(loaded: LoadedModel) -> torch.Tensor:
