@@ -76,7 +76,7 @@ class ModelRunner:
     def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
         """See `StepRunner`: table rows that lie on a disk are asked for."""
         embedding = self.loaded.model.embedding
-        windows = _windows([TokenRun(NOBODY, token_ids, context_ids, len(context_ids), ())], self)
+        windows = _windows([TokenRun(NOBODY, token_ids, context_ids, len(context_ids), ())], self.context_tokens)
         if embedding is not None and windows is not None:
             embedding.row_source.expect(windows)
 

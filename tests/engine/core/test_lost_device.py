@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import torch
 
-from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams, collect
+from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams, Speculation, collect
 from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.lost_device import is_lost
@@ -32,7 +32,7 @@ def test_what_ends_a_device(fault: RuntimeError, lost: bool) -> None:
 
 
 async def test_a_device_lost_in_an_answer_ends_all_answers_and_the_engine(tiny, monkeypatch, caplog) -> None:
-    engine = NativeEngine(tiny, None, EngineConfig(max_cached_tokens=512, max_running=1))
+    engine = NativeEngine(tiny, None, EngineConfig(max_cached_tokens=512, max_running=1, speculation=Speculation.NONE))
     forward, steps = engine.runner.forward, []
 
     def until_it_is_lost(runs):
