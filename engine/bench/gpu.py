@@ -54,6 +54,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("verify", bench.verify_part, 5),
         ("peer", bench.peer_part, 3),
         *((f"decode {context}", partial(bench.decode_part, context, few), 5) for context in scale.long_contexts),
+        ("engine", bench.engine_part, 5),
         ("isolation", bench.isolation_part, 8),
         ("prefill", bench.prefill_part, 12),
         ("prefill profile", bench.prefill_profile_part, 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tempfile
 from dataclasses import asdict, replace
@@ -15,8 +16,11 @@ from gpu_model import BLOCK_SIZE, Device, Player, Scale, build, config_of, other
 from gpu_record import Rows
 from torch import nn
 
+from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, Speculation, collect
+from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
 from kodkod_engine.benchmark.gpu_kernels import graphed, kernel_cases
+from kodkod_engine.config import EngineConfig
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.config import ModelConfig
@@ -26,6 +30,7 @@ from kodkod_engine.placement.sizes import part_sizes
 
 PROFILED_STEPS = 3
 PROFILED_KERNELS = 25
+ENGINE_TOKENS = 48
 
 
 class Bench:
@@ -197,6 +202,33 @@ class Bench:
         spent = self.device.seconds(step, repeats=3 if self.is_dry else 10)
         yield {"batch": 1, "context": self.scale.context, "modules_step_ms": spent * 1e3, "tokens_per_s": 1 / spent}
 
+    def engine_part(self) -> Rows:
+        """The engine as users have it, loop, scheduler and streams in it, without drafts."""
+        self._player, loaded, scale = None, self.loaded(), self.scale
+        many = min(4, max(scale.batches))
+        room = many * (scale.short_context + ENGINE_TOKENS + 2 * BLOCK_SIZE) + scale.prompts[0]
+        config = EngineConfig(device=self.device.torch.type, max_cached_tokens=room, speculation=Speculation.NONE)
+        engine = NativeEngine(loaded, None, config)
+        try:
+            for batch in (1, many):
+                for _ in range(2):  # the first captures
+                    done = _complete(engine, self._prompts(batch), 4 if self.is_dry else ENGINE_TOKENS)
+                step_s = max(one.usage.decode_s / (one.usage.generated_tokens - 1) for one in done)
+                first_s = max(one.usage.prefill_s for one in done)
+                yield {
+                    "batch": batch,
+                    "step_ms": step_s * 1e3,
+                    "tokens_per_s": batch / step_s,
+                    "first_token_s": first_s,
+                }
+        finally:
+            engine.close()
+            loaded.model._gpu_step = None
+
+    def _prompts(self, batch: int) -> list[tuple[int, ...]]:
+        ids = torch.randint(3, self.config.vocab_size, (batch, self.scale.short_context))
+        return [tuple(row) for row in ids.tolist()]
+
     def prefill_part(self) -> Rows:
         """A cold prompt of each length, then a turn of new tokens behind a cached context."""
         scale = self.scale
@@ -312,6 +344,16 @@ class Bench:
             piece = memory[start : start + (1 << 21)]
             piece.copy_(torch.randn(piece.shape, dtype=dtype, device=self.device.torch))
         return memory
+
+
+def _complete(engine: NativeEngine, prompts: list[tuple[int, ...]], max_tokens: int) -> list[Completion]:
+    sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+
+    async def together() -> list[Completion]:
+        streams = [engine.generate(GenerationRequest(prompt, sampling)) for prompt in prompts]
+        return list(await asyncio.gather(*map(collect, streams)))
+
+    return asyncio.run(together())
 
 
 def large_matmul_rate(device: Device, size: int = 8192) -> float:
