@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from gpu_parts import Bench
+    from gpu_bench import Bench
     from gpu_record import Rows
 
 Part: TypeAlias = "tuple[str, Callable[[], Rows], float]"
@@ -40,26 +40,30 @@ LOST = 3
 
 def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[Part]:
     """By worth; those that share a cache follow one another. A smoke run has the ones first that no other resembles."""
+    import gpu_decode
+    import gpu_prefill
+    import gpu_tables
+
     scale = bench.scale
     few = scale.batches[:2]
     every: list[Part] = [
-        ("ceilings", bench.ceilings_part, 2),
-        ("equality with fp32", bench.reference_part, 10),
-        ("load", bench.load_part, 5),
-        ("equality", bench.equality_part, 5),
-        (f"decode {scale.context}", partial(bench.decode_part, scale.context, scale.batches), 5),
-        ("kernels", bench.kernels_part, 5),
-        ("decode profile", bench.decode_profile_part, 4),
-        (f"decode {scale.short_context}", partial(bench.decode_part, scale.short_context, scale.batches), 5),
-        ("verify", bench.verify_part, 5),
-        ("peer", bench.peer_part, 3),
-        *((f"decode {context}", partial(bench.decode_part, context, few), 5) for context in scale.long_contexts),
-        ("engine", bench.engine_part, 5),
-        ("isolation", bench.isolation_part, 8),
-        ("prefill", bench.prefill_part, 12),
-        ("prefill profile", bench.prefill_profile_part, 5),
-        ("attention", bench.attention_part, 10),
-        *((f"decode {scale.context} {one}", partial(bench.precision_part, one), 10) for one in PRECISIONS),
+        ("ceilings", partial(gpu_decode.ceilings, bench), 2),
+        ("equality with fp32", partial(gpu_decode.equality_with_fp32, bench), 10),
+        ("load", partial(gpu_decode.load, bench), 5),
+        ("equality", partial(gpu_decode.equality, bench), 5),
+        (f"decode {scale.context}", partial(gpu_decode.decode, bench, scale.context, scale.batches), 5),
+        ("kernels", partial(gpu_decode.kernels, bench), 5),
+        ("decode profile", partial(gpu_decode.decode_profile, bench), 4),
+        (f"decode {scale.short_context}", partial(gpu_decode.decode, bench, scale.short_context, scale.batches), 5),
+        ("verify", partial(gpu_decode.verify, bench), 5),
+        ("peer", partial(gpu_decode.modules, bench), 3),
+        *((f"decode {context}", partial(gpu_decode.decode, bench, context, few), 5) for context in scale.long_contexts),
+        ("engine", partial(gpu_decode.engine, bench), 5),
+        ("isolation", partial(gpu_tables.isolation, bench), 8),
+        ("prefill", partial(gpu_prefill.prefill, bench), 12),
+        ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
+        ("attention", partial(gpu_prefill.attention, bench), 10),
+        *((f"decode {scale.context} {one}", partial(gpu_decode.precision, bench, one), 10) for one in PRECISIONS),
     ]
     if is_smoke:
         first = ("ceilings", "equality with fp32", "load", "equality", every[4][0], "prefill", "isolation", "attention")
@@ -70,8 +74,8 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
 def work(options: argparse.Namespace) -> int:
     """Measure what the record does not have yet."""
     import torch
+    from gpu_bench import Bench
     from gpu_model import DRY_SCALE, SMOKE_SCALE, Device, Scale, config_of, values_for
-    from gpu_parts import Bench
     from gpu_record import DeviceLost, Record
 
     device = Device("cpu" if options.dry_run else "cuda")

@@ -1,0 +1,83 @@
+"""Prompts and cached turns on the device, with the floor that its arithmetic sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_attention import attention_rows
+from gpu_bench import Bench
+from gpu_model import Device
+from gpu_record import Rows
+
+from kodkod_engine.placement.sizes import part_sizes
+
+PROFILED_KERNELS = 25
+
+
+def prefill(bench: Bench) -> Rows:
+    """A cold prompt of each length, then a turn of new tokens behind a cached context."""
+    scale = bench.scale
+    longest = max(*scale.prompts, scale.cached + max(scale.new)) + 16
+    player = bench.player(longest)
+    player.prefill_s(0, min(scale.prompts[0], scale.chunk_tokens), scale.chunk_tokens)  # compiles
+    chunks = [
+        (scale.prompts[0], scale.chunk_tokens // 2),
+        *((length, scale.chunk_tokens) for length in scale.prompts),
+    ]
+    for length, chunk in chunks:
+        spent = min(player.prefill_s(0, length, chunk) for _ in range(2))
+        yield {"prompt": length, "chunk": chunk, **prefill_figures(bench, 0, length, spent)}
+    for new in scale.new:
+        spent = min(player.prefill_s(scale.cached, new, scale.chunk_tokens) for _ in range(3))
+        yield {"cached": scale.cached, "new": new, **prefill_figures(bench, scale.cached, new, spent)}
+
+
+def prefill_figures(bench: Bench, cached: int, new: int, spent: float) -> dict[str, float]:
+    config, sizes = bench.config, part_sizes(bench.config)
+    active = sizes.attention + sizes.latent_maps + sizes.dense + sizes.projection + sizes.router
+    linear = 2 * (active + sizes.num_layers * sizes.active_experts * sizes.expert) * new
+    per_pair = 2 * config.num_attention_blocks * config.num_heads
+    per_pair *= config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+    flop = linear + per_pair * new * (cached + new / 2)
+    floor_s = flop / bench.flop_rate
+    return {
+        "seconds": spent,
+        "tokens_per_s": new / spent,
+        "flop": flop,
+        "floor_s": floor_s,
+        "fraction": floor_s / spent,
+    }
+
+
+def attention(bench: Bench) -> Rows:
+    """Long attention alone, by every way there is."""
+    bench.drop_player()
+    yield from attention_rows(bench.config, bench.device, bench.scale)
+
+
+def prefill_profile(bench: Bench) -> Rows:
+    """Where the time of the shortest prompt goes, by kernel."""
+    player = bench.player(max(*bench.scale.prompts, bench.scale.cached + max(bench.scale.new)) + 16)
+    length = bench.scale.prompts[0]
+    yield from profiled(lambda: player.prefill_s(0, length, bench.scale.chunk_tokens), 1, bench.device)
+
+
+def profiled(work: Any, steps: int, device: Device) -> Rows:
+    """Device time by kernel of some steps, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    activities = [ProfilerActivity.CUDA] if device.is_cuda else [ProfilerActivity.CPU]
+    with profile(activities=activities) as seen:
+        work()
+        device.wait()
+    kernels = sorted(seen.key_averages(), key=lambda one: -one.self_device_time_total)
+    total = sum(one.self_device_time_total for one in kernels)
+    yield {"kernel": "all", "us_per_step": total / steps}
+    for one in kernels[:PROFILED_KERNELS]:
+        yield {
+            "kernel": one.key[:90],
+            "calls_per_step": one.count / steps,
+            "us_per_step": one.self_device_time_total / steps,
+            "share": one.self_device_time_total / total if total else 0.0,
+        }
