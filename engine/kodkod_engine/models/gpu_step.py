@@ -234,7 +234,7 @@ class GpuStep:
         inner = self._gated(second, x)
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
-        return thin_linear(inner, second.dense.down.home, residual=x, also=shortcut)
+        return thin_linear(inner, second.dense.down.home, residual=x, also=shortcut, follows=False)
 
     def _beside(self) -> Any:
         """The second stream, which goes on from where the first is now."""

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
 from kodkod_engine.layers.packed import Slot
 
@@ -69,7 +70,9 @@ def _gate_up(
     HALVES: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    inputs_are_there(EARLY)
     pair = tl.program_id(0)
     expert = tl.load(chosen + pair).to(tl.int64)
     if expert < num_experts:
@@ -109,7 +112,9 @@ def _down(
     HALVES: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    inputs_are_there(EARLY)
     token = tl.program_id(0)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns: tl.constexpr = INNER // PER if PER > 0 else INNER
@@ -172,6 +177,7 @@ def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inn
         K=chosen.shape[1],
         ROWS=rows,
         **stored.meta(),
+        **early(),
     )
 
 
@@ -197,6 +203,7 @@ def finish_experts(
         K=chosen.shape[1],
         ROWS=DOWN_ROWS,
         **stored.meta(),
+        **early(),
     )
     return out
 

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
+
 BLOCK_ROWS = 32
 BLOCK_PLACES = 32
 PLACES_PER_SPLIT = 64
@@ -123,7 +125,9 @@ def _split(
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
     LONGEST: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    inputs_are_there(EARLY)
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
@@ -186,6 +190,7 @@ def _values(
     NOPE: tl.constexpr,
     VALUE: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     token, head = tl.program_id(2), tl.program_id(0)
     own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -193,6 +198,7 @@ def _values(
     inside = own < VALUE
     at = kv_b + (head * (NOPE + VALUE) + NOPE + own[:, None]) * RANK + columns[None, :]
     weights = tl.load(at, mask=inside[:, None], other=0.0)
+    inputs_are_there(EARLY)
     # Rows of the partial results: [sequence, split, new token, head].
     row = (token // new * SPLITS * new + token % new) * heads + head
     every = tl.arange(0, SPLITS)
@@ -267,6 +273,7 @@ def latent_decode(
         SIZE=block_size,
         LONGEST=_longest(blocks.shape[1] * block_size, splits),
         num_warps=8,
+        **early(),
     )
     block = min(BLOCK_VALUES, triton.next_power_of_2(value))
     join: Any = (heads, triton.cdiv(value, block), sequences * new)
@@ -284,5 +291,6 @@ def latent_decode(
         NOPE=len(kv_b) // heads - value,
         VALUE=value,
         BLOCK=block,
+        **early(),
     )
     return out

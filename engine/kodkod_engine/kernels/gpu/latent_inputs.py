@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
+
 BLOCK_TOKENS = 16
 """Tensor cores take no smaller side; fewer tokens are padded."""
 
@@ -128,6 +130,7 @@ def _kernel(
     VALUE: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     head, block = tl.program_id(0), tl.program_id(1)
     first = tl.program_id(2) * TOKENS
@@ -137,6 +140,7 @@ def _kernel(
         inside = (own < tokens)[:, None]
         low, high = tl.arange(0, NOPE), block * BLOCK + tl.arange(0, BLOCK)
         keys = tl.load(kv_b + (head * (NOPE + VALUE) + low[:, None]) * RANK + high[None, :])
+        inputs_are_there(EARLY)
         at = query + own[:, None] * (HEADS * (NOPE + ROPE)) + head * (NOPE + ROPE)
         nope = tl.load(at + low[None, :], mask=inside, other=0.0)
         nope = (nope.to(tl.float32) * q_scale).to(dtype)
@@ -146,6 +150,7 @@ def _kernel(
             place = tl.load(positions + own, mask=own < tokens, other=0)
             _turn(at + NOPE, to + RANK, turns + place[:, None] * ROPE, inside, q_scale, dtype, ROPE)
     else:
+        inputs_are_there(EARLY)
         token = first + head - HEADS
         if (block == 0) & (token < tokens):
             row = cache + tl.load(slots + token) * (RANK + ROPE)
@@ -193,5 +198,6 @@ def latent_inputs(
         VALUE=shape.value,
         TOKENS=BLOCK_TOKENS,
         BLOCK=block,
+        **early(),
     )
     return wide

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
 from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
@@ -22,6 +23,9 @@ from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 THIN_ROWS = 4
 """Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
+
+CROWDED_TOKENS = 2
+"""Above, a program of a packed weight owns half as many outputs."""
 
 
 def reference(
@@ -84,6 +88,7 @@ def _kernel(
     HAS_RESIDUAL: tl.constexpr,
     HAS_MORE: tl.constexpr,
     IS_PAIR: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     inside = rows < outputs
@@ -98,6 +103,7 @@ def _kernel(
         weights = row_of(norm, LENGTH, INNER, HALVES, PER)
         # Without it the compiler puts the loads above behind the norm's sum, which waits for the input.
         tl.debug_barrier()
+    inputs_are_there(EARLY)
     for token in tl.static_range(TOKENS):
         values = row_of(x + token * stride, LENGTH, INNER, HALVES, PER)
         added = tl.zeros([ROWS], dtype=tl.float32)
@@ -141,13 +147,14 @@ def thin_linear(
     residual: Tensor | None = None,
     also: Tensor | None = None,
     is_pair: bool = False,
+    follows: bool = True,
 ) -> Tensor:
     """See `reference`; the weight contiguous or packed, `also` beside a residual only.
 
-    Up to `THIN_ROWS` tokens in one kernel.
+    Up to `THIN_ROWS` tokens in one kernel; `follows` as `overlap.early` has it.
     """
     if len(x) <= THIN_ROWS or (isinstance(weight, PackedMatrix) and not fits_tiles(weight)):
-        return in_one_kernel(x, weight, norm, eps, residual, also, is_pair)
+        return in_one_kernel(x, weight, norm, eps, residual, also, is_pair, follows)
     if norm is not None:
         x = normed(x, norm, eps)
     if isinstance(weight, PackedMatrix):
@@ -166,12 +173,15 @@ def in_one_kernel(
     residual: Tensor | None = None,
     also: Tensor | None = None,
     is_pair: bool = False,
+    follows: bool = True,
 ) -> Tensor:
     """`thin_linear` whatever the number of tokens."""
     stored = Stored.of(weight)
     outputs = stored.outputs // (1 + is_pair)
     out = x.new_empty(len(x), outputs)
-    rows = max(1, stored.tile_rows >> is_pair)
+    # Of unpacked values and of several tokens' sums registers run short.
+    is_crowded = stored.per_group > 0 and len(x) > CROWDED_TOKENS
+    rows = max(1, stored.tile_rows >> (is_pair + is_crowded))
     grid: Any = (triton.cdiv(outputs, rows),)
     _kernel[grid](
         x,
@@ -192,5 +202,6 @@ def in_one_kernel(
         HAS_RESIDUAL=residual is not None,
         HAS_MORE=also is not None,
         IS_PAIR=is_pair,
+        **early(follows),
     )
     return out

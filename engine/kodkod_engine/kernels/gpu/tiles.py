@@ -122,6 +122,7 @@ def row_of(x, LENGTH: tl.constexpr, INNER: tl.constexpr, HALVES: tl.constexpr, P
     """One row of an input as tiles [INNER], in its own dtype: the values that meet each code's first half, then its
     second's."""
     columns = tl.arange(0, INNER)
+    is_whole: tl.constexpr = LENGTH % INNER == 0
     tiles = ()
     for half in tl.static_range(HALVES):
         for start in tl.static_range(0, LENGTH, INNER):
@@ -129,7 +130,6 @@ def row_of(x, LENGTH: tl.constexpr, INNER: tl.constexpr, HALVES: tl.constexpr, P
             place = code
             if HALVES > 1:
                 place = code // PER * (HALVES * PER) + half * PER + code % PER
-            is_whole: tl.constexpr = LENGTH % INNER == 0
             tile = tl.load(x + place) if is_whole else tl.load(x + place, mask=code < LENGTH, other=0.0)
             tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005
     return tiles
