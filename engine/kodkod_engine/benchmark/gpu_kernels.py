@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
 from kodkod_engine.kernels.gpu.expert_decode import finish_experts, start_experts
-from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
+from kodkod_engine.kernels.gpu.latent_decode import Plan, latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.route import route
-from kodkod_engine.models.gpu_step import GpuStep, bucket_of
+from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.models.gpu_step import GpuStep, ShapeKey, bucket_of
 
 WARM_UPS = 2
 
@@ -121,7 +123,7 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
     slots = torch.arange(tokens, device=one.device)
     places = torch.full((tokens,), context - 1, device=one.device)
     table = torch.arange(context, device=one.device).expand(tokens, -1).contiguous()
-    splits = splits_of(bucket_of(context), tokens, config.num_heads)
+    key = ShapeKey(tokens, 1, bucket_of(context), is_greedy=False)
     projections = len(blocks) * one.nbytes / 2
 
     def inputs() -> None:
@@ -129,15 +131,25 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
             own, rest = cache.layer(block.cache_layer), (block.kv_norm.weight, step.turns, places, slots)
             latent_inputs(query, down, block.kv_b.weight, *rest, own, step.latent)
 
+    def attend(block: LatentAttention, plan: Plan) -> Tensor:
+        own, sizes = cache.layer(block.cache_layer), (config.v_head_dim, config.score_scale)
+        return latent_decode(wide, own, table, places[:, None], block.kv_b.weight, *sizes, plan=plan)
+
+    plan = step.plan(key, partial(attend, blocks[0]))
+
     def attention() -> None:
         for block in blocks:
-            own, sizes = cache.layer(block.cache_layer), (config.v_head_dim, config.score_scale)
-            latent_decode(wide, own, table, places[:, None], block.kv_b.weight, *sizes, splits=splits)
+            attend(block, plan)
 
     yield KernelCase("latent inputs", len(blocks), projections, inputs)
     # All sequences read the same places, so only the first reads them from memory.
     cached = len(blocks) * context * config.latent_dim * one.itemsize
-    yield KernelCase(f"latent attention, {context}", 2 * len(blocks), projections + cached, attention)
+    yield KernelCase(
+        f"latent attention, {context}, {plan.tile.rows} x {plan.tile.places}, {plan.splits} splits",
+        2 * len(blocks),
+        projections + cached,
+        attention,
+    )
 
 
 def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:

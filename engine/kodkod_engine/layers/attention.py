@@ -119,7 +119,7 @@ class LatentAttention(nn.Module):
         return (self._absorbed_on_device if few else self._expanded_on_device)(query, group, cache)
 
     def _absorbed_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
-        from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
+        from kodkod_engine.kernels.gpu.latent_decode import latent_decode, plans_for
 
         config, slots = self.config, group.context_slots
         if isinstance(slots, slice):
@@ -135,7 +135,7 @@ class LatentAttention(nn.Module):
             self.kv_b.weight,
             config.v_head_dim,
             config.score_scale,
-            splits=splits_of(group.context_len, group.num_sequences, group.query_len * config.num_heads),
+            plan=plans_for(group.context_len, group.num_sequences, group.query_len * config.num_heads)[0],
         )
         return attended
 

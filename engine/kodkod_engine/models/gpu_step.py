@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
-from kodkod_engine.kernels.gpu.latent_decode import latent_decode, splits_of
+from kodkod_engine.kernels.gpu.latent_decode import Plan, latent_decode, plans_for
 from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.kernels.gpu.thin_linear import thin_linear
+from kodkod_engine.kernels.gpu.tuning import Tuner
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
@@ -146,6 +147,7 @@ class GpuStep:
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool: Any = None
+        self._tuner = Tuner(device)
         embedding = self.model.embedding
         resident = embedding.resident if embedding is not None else None
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
@@ -185,6 +187,11 @@ class GpuStep:
         spec = self.model.config.ngram
         embedded = self._nothing.new_empty(key.sequences * key.query_len, self.model.config.hidden_size)
         return StepBuffers(key, 1 + (spec.context_tokens if spec else 0), block_size, embedded)
+
+    def plan(self, key: ShapeKey, attend: Callable[[Plan], Tensor]) -> Plan:
+        """The quickest way to attend in a shape; `attend` does it in one."""
+        shape = (key.context, key.sequences, key.query_len * self.model.config.num_heads)
+        return self._tuner.quickest(shape, plans_for(*shape), attend)
 
     def _prepare(self, shape: StepBuffers, key: ShapeKey) -> None:
         def run() -> None:
@@ -283,15 +290,12 @@ class GpuStep:
             cache,
             self.latent,
         )
-        values = latent_decode(
-            wide.view(sequences, new, heads, -1),
-            cache,
-            shape.blocks,
-            shape.positions.view(sequences, new),
-            kv_b,
-            config.v_head_dim,
-            config.score_scale,
-            self.cache.layout.block_size,
-            splits=splits_of(key.context, sequences, new * heads),
-        )
+        places = shape.positions.view(sequences, new)
+
+        def attend(plan: Plan) -> Tensor:
+            sizes = (config.v_head_dim, config.score_scale, self.cache.layout.block_size)
+            query = wide.view(sequences, new, heads, -1)
+            return latent_decode(query, cache, shape.blocks, places, kv_b, *sizes, plan=plan)
+
+        values = attend(self.plan(key, attend))
         return thin_linear(values, attention.o.home, residual=x)

@@ -7,6 +7,7 @@ them through its value projection.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +17,34 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
-BLOCK_ROWS = 32
-BLOCK_PLACES = 32
-PLACES_PER_SPLIT = 64
-"""A split is no shorter: what it leaves costs about as much to read as 32 places."""
-
-MAX_SPLITS = 64
-MAX_SPLITS_OF_LONG = 128
-LONG_CONTEXT = 32_768
-PROGRAMS = 256
-"""About two for each of a large GPU's processors: more sequences make fewer splits."""
-
 BLOCK_VALUES = 32
-JOINED_AT_ONCE = 16
+JOINED_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What a program of the first kernel holds, and how it is run."""
+
+    rows: int
+    places: int
+    num_warps: int
+    num_stages: int
+
+
+TILES = (Tile(32, 32, 8, 3), Tile(64, 32, 8, 2), Tile(64, 64, 8, 2), Tile(16, 64, 8, 1))
+"""The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles."""
+
+PROCESSORS = 132
+MAX_SPLITS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How an attention is cut."""
+
+    tile: Tile
+    splits: int
+    """A power of two."""
 
 
 def reference(
@@ -170,6 +186,8 @@ def _split(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     place = (sequence * tl.num_programs(2) + split) * rows + own
+    # Each split's own result, and what it weighs beside the others; of an empty one 0.
+    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
     tl.store(highest + place, best, mask=inside)
     tl.store(sums + place, total, mask=inside)
@@ -201,38 +219,50 @@ def _values(
     inputs_are_there(EARLY)
     # Rows of the partial results: [sequence, split, new token, head].
     row = (token // new * SPLITS * new + token % new) * heads + head
-    every = tl.arange(0, SPLITS)
-    best = tl.load(highest + row + every * new * heads)
+    every = row + tl.arange(0, SPLITS) * new * heads
+    best, total = tl.load(highest + every), tl.load(sums + every)
     top = tl.max(best, axis=0)
-    total = tl.sum(tl.load(sums + row + every * new * heads) * tl.exp(best - top), axis=0)
+    whole = tl.sum(total * tl.exp(best - top), axis=0)
     mixed = tl.zeros([RANK], dtype=tl.float32)
     for first in tl.static_range(0, SPLITS, PART):
         place = row + (first + tl.arange(0, PART)) * new * heads
-        share = tl.exp(tl.load(highest + place) - top)
-        values = tl.load(partial + place[:, None] * RANK + columns[None, :])
+        share = tl.load(sums + place) * tl.exp(tl.load(highest + place) - top) / whole
+        values = tl.load(partial + place[:, None] * RANK + columns[None, :]).to(tl.float32)
         mixed += tl.sum(values * share[:, None], axis=0)
-    result = tl.sum(weights.to(tl.float32) * (mixed / total)[None, :], axis=1)
+    result = tl.sum(weights.to(tl.float32) * mixed[None, :], axis=1)
     tl.store(out + (token * heads + head) * VALUE + own, result, mask=inside)
 
 
-def splits_of(context: int, sequences: int, rows: int) -> int:
-    """Programs that share a context: a power of two.
+def splits_of(context: int, sequences: int, rows: int, tile: Tile = TILES[0]) -> int:
+    """Programs that share a context so that each processor has one: a power of two.
 
     Args:
         context: places, an upper bound.
         sequences: of the step.
         rows: heads times new tokens of a sequence.
+        tile: of a program.
     """
-    most = MAX_SPLITS if context < LONG_CONTEXT else MAX_SPLITS_OF_LONG
-    room = PROGRAMS // (sequences * triton.cdiv(rows, BLOCK_ROWS))
-    wanted = int(max(1, min(most, context // PLACES_PER_SPLIT, room)))
+    room = PROCESSORS // (sequences * triton.cdiv(rows, tile.rows))
+    wanted = int(max(1, min(MAX_SPLITS, context // tile.places, room)))
     return 1 << (wanted.bit_length() - 1)
 
 
-def _longest(context: int, splits: int) -> int:
+def plans_for(context: int, sequences: int, rows: int) -> list[Plan]:
+    """What is worth timing; the first is taken where nothing is."""
+    plans = []
+    for tile in TILES:
+        splits = splits_of(context, sequences, rows, tile)
+        longest = max(1, context // tile.places)
+        plans += [
+            Plan(tile, many) for many in (splits, splits // 2, splits * 2) if 1 <= many <= min(longest, MAX_SPLITS)
+        ]
+    return plans
+
+
+def _longest(context: int, plan: Plan) -> int:
     """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
-    tiles = int(triton.cdiv(triton.cdiv(context, splits), BLOCK_PLACES))
-    return tiles * BLOCK_PLACES if triton.knobs.runtime.interpret else 0
+    tiles = int(triton.cdiv(triton.cdiv(context, plan.splits), plan.tile.places))
+    return tiles * plan.tile.places if triton.knobs.runtime.interpret else 0
 
 
 def latent_decode(
@@ -245,15 +275,15 @@ def latent_decode(
     scale: float,
     block_size: int = 1,
     *,
-    splits: int,
+    plan: Plan,
 ) -> Tensor:
-    """See `reference`; all contiguous, rank and rope powers of two of at least 16, `splits` a power of two."""
+    """See `reference`; all contiguous, rank and rope powers of two of at least 16."""
     sequences, new, heads, width = query.shape
-    rows, rank = new * heads, kv_b.shape[1]
-    partial = query.new_empty(sequences, splits, rows, rank, dtype=torch.float32)
+    rows, rank, tile, splits = new * heads, kv_b.shape[1], plan.tile, plan.splits
+    partial = query.new_empty(sequences, splits, rows, rank)
     highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
     out = query.new_empty(sequences * new, heads * value)
-    grid: Any = (sequences, triton.cdiv(rows, BLOCK_ROWS), splits)
+    grid: Any = (sequences, triton.cdiv(rows, tile.rows), splits)
     _split[grid](
         query,
         latents,
@@ -268,11 +298,12 @@ def latent_decode(
         scale,
         RANK=rank,
         ROPE=width - rank,
-        ROWS=BLOCK_ROWS,
-        PLACES=BLOCK_PLACES,
+        ROWS=tile.rows,
+        PLACES=tile.places,
         SIZE=block_size,
-        LONGEST=_longest(blocks.shape[1] * block_size, splits),
-        num_warps=8,
+        LONGEST=_longest(blocks.shape[1] * block_size, plan),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
         **early(),
     )
     block = min(BLOCK_VALUES, triton.next_power_of_2(value))
@@ -291,6 +322,7 @@ def latent_decode(
         NOPE=len(kv_b) // heads - value,
         VALUE=value,
         BLOCK=block,
+        num_warps=8,
         **early(),
     )
     return out

@@ -21,7 +21,7 @@ from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
-THIN_ROWS = 4
+THIN_ROWS = 2
 """Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
 
 CROWDED_TOKENS = 2

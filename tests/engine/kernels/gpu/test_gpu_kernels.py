@@ -146,7 +146,7 @@ def test_tokens_with_identity_experts_alone_read_no_expert() -> None:
     [(1, 1, 4, 1, 1, 1), (2, 3, 5, 70, 4, 1), (1, 9, 4, 48, 4, 16), (3, 1, 32, 64, 2, 16)],
 )
 def test_latent_decode(sequences: int, new: int, heads: int, context: int, splits: int, block_size: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
+    from kodkod_engine.kernels.gpu.latent_decode import TILES, Plan, latent_decode, reference
 
     query, latents, kv_b = _randn(sequences, new, heads, 48, seed=1), _randn(400, 48, seed=2), _randn(heads * 40, 32)
     blocks = torch.randperm(400 // block_size, generator=torch.Generator().manual_seed(3))
@@ -154,18 +154,53 @@ def test_latent_decode(sequences: int, new: int, heads: int, context: int, split
     positions = torch.arange(context - new, context).expand(sequences, -1).clone()
     positions[0] -= min(3, context - new)  # a shorter sequence: its last slots are padding
     arguments: Any = (query, latents, blocks, positions.to(DEVICE), kv_b, 24, 0.2, block_size)
-    got = latent_decode(*arguments, splits=splits)
-    torch.testing.assert_close(got, reference(*arguments), rtol=1e-3, atol=1e-4)
+    wanted = reference(*arguments)
+    for tile in TILES if splits == 4 else TILES[:1]:
+        got = latent_decode(*arguments, plan=Plan(tile, splits))
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("context", "sequences", "rows", "splits"),
-    [(256, 1, 32, 4), (8192, 1, 32, 64), (131_072, 1, 32, 128), (8192, 32, 32, 8), (8192, 5, 96, 16), (1, 1, 4, 1)],
+    [(256, 1, 32, 8), (8192, 1, 32, 128), (131_072, 1, 32, 128), (8192, 32, 32, 4), (8192, 5, 96, 8), (1, 1, 4, 1)],
 )
 def test_splits_fill_the_device_and_are_powers_of_two(context: int, sequences: int, rows: int, splits: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import splits_of
+    from kodkod_engine.kernels.gpu.latent_decode import MAX_SPLITS, plans_for, splits_of
 
     assert splits_of(context, sequences, rows) == splits
+    plans = plans_for(context, sequences, rows)
+    assert plans[0].splits == splits
+    assert all(plan.splits & (plan.splits - 1) == 0 and 1 <= plan.splits <= MAX_SPLITS for plan in plans)
+
+
+def test_without_a_device_the_first_way_is_taken() -> None:
+    from kodkod_engine.kernels.gpu.tuning import Tuner
+
+    tuner, runs = Tuner(torch.device("cpu")), []
+    assert tuner.quickest("shape", ["first", "second"], runs.append) == "first"  # type: ignore[arg-type,func-returns-value]
+    assert not runs
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="times kernels")
+def test_the_quickest_way_that_says_the_same_is_taken() -> None:
+    from kodkod_engine.kernels.gpu.tuning import Tuner
+
+    x, calls = torch.randn(2048, 2048, device=DEVICE), []
+
+    def run(way: int) -> torch.Tensor:
+        calls.append(way)
+        if way == 0:
+            raise RuntimeError("does not start")
+        out = x
+        for _ in range(abs(way)):
+            out = x @ x
+        return -out if way < 0 else out
+
+    tuner = Tuner(DEVICE)
+    assert tuner.quickest("shape", [9, 0, 1, -1], run) == 1
+    count = len(calls)
+    assert tuner.quickest("shape", [9, 0, 1, -1], run) == 1
+    assert len(calls) == count
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 19])
