@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from engine.backends.fake_vllm_server import VOCAB_SIZE, FakeServer, serving
+from kodkod_app.cli import main
 from kodkod_app.commands.bench import command as bench
 from kodkod_app.commands.convert import command as convert
 from kodkod_app.machine_facts import placement_facts
+from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 
@@ -44,17 +49,63 @@ def test_bench_keeps_a_record_and_a_plot(folder: Path, tmp_path: Path) -> None:
     points = {point["name"]: point for point in record["points"]}
     assert list(points) == [
         "load",
+        "cold start, to the first token",
         "decode, batch 1",
         "decode, batch 2",
         "prefill, 70 tokens",
         "cached turn, 64 new on 70",
+        "speculation, a text from an open file",
     ]
+    assert points["cold start, to the first token"]["seconds"] > points["load"]["seconds"]
+    assert points["cached turn, 64 new on 70"]["fraction"] > 0
+    speculation = points["speculation, a text from an open file"]
+    told = re.search(r"([\d.]+) times as fast as without, (\d+) of (\d+) drafts right", speculation["note"])
+    assert told is not None
+    assert float(told[1]) > 0
+    assert int(told[2]) == int(told[3])  # a model so small may find no draft worth a longer step, but none is wrong
     decode = points["decode, batch 1"]
     assert decode["fraction"] == pytest.approx(decode["tokens_per_s"] / decode["limit_tokens_per_s"])
     assert decode["peer_s"] > 0
     assert points["load"]["peer_s"] is None
     assert record["ceilings"]["read_bytes_per_s"] > 1e8
     assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+def test_a_running_vllm_server_is_a_peer(folder: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    write_byte_tokenizer(served)
+    (served / "config.json").write_text(f'{{"vocab_size": {VOCAB_SIZE}}}')
+    with serving(FakeServer(served)) as server:
+        options = [
+            "-m",
+            str(folder),
+            "--batch",
+            "2",
+            "--prompt",
+            "70",
+            "--repeats",
+            "1",
+            "--peer",
+            f"vllm:{server.url}",
+        ]
+        result = CliRunner().invoke(bench, [*options, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
+    assert result.exit_code == 0
+    points = {point["name"]: point for point in json.loads((tmp_path / "r.json").read_text())["points"]}
+    assert points["decode, batch 2"]["peer_s"] > 0
+    assert points["prefill, 70 tokens"]["peer_s"] > 0
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_peer_that_is_not_here_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "-m", str(folder), "--peer", "vllm"])
+    assert ended.value.code == 4
+    assert capsys.readouterr().err.strip().startswith("kodkod: vLLM is not installed")
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "-m", str(folder), "--peer", "llama"])
+    assert ended.value.code == 2
+    assert "there are transformers, vllm and vllm:http://" in capsys.readouterr().err
 
 
 def test_convert_says_what_it_made(folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from kodkod_engine.benchmark.points import Point
 
 
+def _known_peer(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    if name is None:
+        return None
+    from kodkod_engine.benchmark.peers import is_peer
+
+    if not is_peer(name):
+        raise click.BadParameter(f"{name} is none; there are transformers, vllm and vllm:http://host:8000/v1")
+    return name
+
+
 @click.command(name="bench")
 @click.option("-m", "--model", type=click.Path(path_type=Path), help="Folder of a checkpoint; else the bundled model.")
 @click.option("--precision", type=click.Choice(["bf16", "fp8", "int8", "int4"]), help="Pack the weights on the way in.")
@@ -29,7 +39,12 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt", "prompts", type=click.IntRange(1), multiple=True, default=(512, 2048), show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--peer", type=click.Choice(["transformers"]), help="Measure this beside it, on the same weights.")
+@click.option(
+    "--peer",
+    metavar="NAME",
+    callback=_known_peer,
+    help="Measure it beside, on the same weights: transformers, vllm, or a server as vllm:http://host:8000/v1.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record here.")
 @click.option(
     "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw achieved against limit here (PNG, SVG)."
@@ -47,16 +62,19 @@ def command(
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Measure this machine's ceilings, then decoding, prefill, a cached turn, loading and memory against them."""
+    """Measure this machine's ceilings, then loading, decoding, prefill, a cached turn, speculation and memory.
+
+    Each figure stands beside what the ceilings of the same run allow, and beside a peer where one is named.
+    """
     from kodkod_app.bootstrap import require_folder
+    from kodkod_engine.benchmark.peers import open_peer
     from kodkod_engine.benchmark.points import Bench, Plan, timed_load
-    from kodkod_engine.benchmark.transformers_peer import TransformersPeer
 
     folder = require_folder(str(model) if model else None, "kodkod bench")
     options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
     engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
     try:
-        other = TransformersPeer(engine.runner.loaded, folder) if peer else None
+        other = open_peer(peer, engine.runner.loaded, folder) if peer else None
         bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s, other)
         console = Console(stderr=True)
         points = []
@@ -64,6 +82,8 @@ def command(
             console.print(f"[dim]{point.name}[/dim]")
             points.append(point)
         memory = bench.memory()
+        if other is not None:
+            other.close()
     finally:
         engine.close()
     Console().print(_ceilings_table(bench.ceilings), _points_table(points), _memory_line(memory))
@@ -110,7 +130,7 @@ def _scaled(value: float | None, unit: float, name: str) -> str:
 
 def _points_table(points: Sequence[Point]) -> Table:
     table = Table(
-        "measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", "peer", box=None, pad_edge=False
+        "measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", "beside it", box=None, pad_edge=False
     )
     for point in points:
         table.add_row(
@@ -120,7 +140,7 @@ def _points_table(points: Sequence[Point]) -> Table:
             "" if point.tokens_per_s is None else f"{point.tokens_per_s:,.1f}",
             "" if point.limit_tokens_per_s is None else f"{point.limit_tokens_per_s:,.1f}",
             "" if point.fraction is None else f"{point.fraction:.0%}",
-            "" if point.peer_s is None else f"{point.peer_s / point.seconds:.2f} times as long",
+            point.note if point.peer_s is None else f"peer {point.peer_s / point.seconds:.2f} times as long",
         )
     return table
 

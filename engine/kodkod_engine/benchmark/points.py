@@ -1,29 +1,30 @@
-"""Decode, prefill, a cached turn and the start of an engine, each with the limit the machine's rates set it."""
+"""Decode, prefill, a cached turn, speculation and the start of an engine, beside what the machine's rates allow."""
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
+from kodkod_engine.api import Completion, Speculation, Usage
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
+from kodkod_engine.benchmark.completions import complete_together, decode_step_s, random_prompts
 from kodkod_engine.placement.sizes import BYTES_PER_WEIGHT, PartSizes, part_sizes
 
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine
-    from kodkod_engine.benchmark.transformers_peer import TransformersPeer
+    from kodkod_engine.benchmark.peers import Peer
 
-LOWEST_ID = 3
 CACHED_TURN_TOKENS = 64
 PEER_STEPS = 4
+COPIED_AFTER, COPIED_TOKENS = 64, 128
+"""Tokens of a prompt, and of the answer that a file has too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Point:
     """What the rates of this run allow."""
     peer_s: float | None = None
     """The same by the peer, in turn with ours."""
+    note: str = ""
+    """What else is to be known of it."""
 
     @property
     def fraction(self) -> float | None:
@@ -64,7 +67,7 @@ class Bench:
     """Measures one engine; prompts are random and never the same twice, so that no prefix is found by chance."""
 
     def __init__(
-        self, engine: NativeEngine, plan: Plan, checkpoint: Path, load_s: float, peer: TransformersPeer | None = None
+        self, engine: NativeEngine, plan: Plan, checkpoint: Path, load_s: float, peer: Peer | None = None
     ) -> None:
         self.engine, self.plan, self.load_s, self.peer = engine, plan, load_s, peer
         loaded = engine.runner.loaded
@@ -75,14 +78,19 @@ class Bench:
         self._generator = torch.Generator().manual_seed(7)
 
     def points(self) -> Iterator[Point]:
-        """One after another; the first steps compile and capture and are not counted."""
-        self._complete(self._prompts(1, 8), 4)
+        """One after another; the first steps compile and capture, and count for the cold start alone."""
         yield Point("load", self.load_s, self.load_s, self.load_s, None, None)
+        started = time.perf_counter()
+        self._complete(self._prompts(1, 8), 1)
+        cold_s = self.load_s + time.perf_counter() - started
+        yield Point("cold start, to the first token", cold_s, cold_s, cold_s, None, None)
+        self._complete(self._prompts(1, 8), 4)
         for batch in self.plan.batches:
             yield self._decode(batch)
         for length in self.plan.prompts:
             yield self._prefill(length)
         yield self._cached_turn(max(self.plan.prompts))
+        yield self._speculation()
 
     def memory(self) -> dict[str, float]:
         """The most this process had, in bytes."""
@@ -95,9 +103,7 @@ class Bench:
         steps, others = [], []
         for _ in range(self.plan.repeats):
             prompts = self._prompts(batch, self.plan.context_tokens)
-            self._complete(prompts, 1)  # found in the cache afterwards, so that all begin to decode in one step
-            done = self._complete(prompts, self.plan.decode_tokens)
-            steps.append(max(one.usage.decode_s for one in done) / (self.plan.decode_tokens - 1))
+            steps.append(decode_step_s(self.engine, prompts, self.plan.decode_tokens - 1))
             if self.peer is not None:
                 others.append(self.peer.decode(batch, self.plan.context_tokens, PEER_STEPS))
         limit = batch * self.ceilings.read_bytes_per_s / self._step_bytes(batch)
@@ -113,19 +119,22 @@ class Bench:
         more = (distinct - sizes.active_experts) * sizes.num_layers * sizes.expert * weight
         return one + more + batch * self.plan.context_tokens * layout.bytes_per_token
 
+    def _flop_per_token(self) -> float:
+        sizes = self.sizes
+        active = sizes.attention + sizes.latent_maps + sizes.dense + sizes.projection
+        return 2 * (active + sizes.num_layers * sizes.active_experts * sizes.expert)
+
+    def _flop_per_s(self) -> float:
+        narrow = self.engine.runner.loaded.activation_dtype != torch.float32
+        return self.ceilings.bf16_flop_per_s if narrow else self.ceilings.fp32_flop_per_s
+
     def _prefill(self, length: int) -> Point:
         times, others = [], []
         for _ in range(self.plan.repeats):
             times.append(self._complete(self._prompts(1, length), 1)[0].usage.prefill_s)
             if self.peer is not None:
                 others.append(self.peer.prefill(self._prompts(1, length)[0]))
-        sizes = self.sizes
-        active = sizes.attention + sizes.latent_maps + sizes.dense + sizes.projection
-        flop = 2 * (active + sizes.num_layers * sizes.active_experts * sizes.expert)
-        loaded = self.engine.runner.loaded
-        narrow = loaded.activation_dtype != torch.float32
-        rate = self.ceilings.bf16_flop_per_s if narrow else self.ceilings.fp32_flop_per_s
-        return _point(f"prefill, {length} tokens", times, length, rate / flop, others)
+        return _point(f"prefill, {length} tokens", times, length, self._flop_per_s() / self._flop_per_token(), others)
 
     def _cached_turn(self, length: int) -> Point:
         times = []
@@ -134,20 +143,45 @@ class Bench:
             self._complete([prompt], 1)
             (more,) = self._prompts(1, CACHED_TURN_TOKENS)
             times.append(self._complete([prompt + more], 1)[0].usage.prefill_s)
-        return _point(f"cached turn, {CACHED_TURN_TOKENS} new on {length}", times, CACHED_TURN_TOKENS, None)
+        # Whichever takes longer: its products, or reading each weight that one of them needs.
+        read_s = self._step_bytes(CACHED_TURN_TOKENS) / self.ceilings.read_bytes_per_s
+        floor_s = max(CACHED_TURN_TOKENS * self._flop_per_token() / self._flop_per_s(), read_s)
+        name = f"cached turn, {CACHED_TURN_TOKENS} new on {length}"
+        return _point(name, times, CACHED_TURN_TOKENS, CACHED_TURN_TOKENS / floor_s)
+
+    def _speculation(self) -> Point:
+        """The best case: an answer that stands in an open file, so that all drafts are right; and without drafts."""
+        drafted: list[float] = []
+        plain: list[float] = []
+        usages: list[Usage] = []
+        for _ in range(self.plan.repeats):
+            (prompt,) = self._prompts(1, COPIED_AFTER)
+            (done,) = self._complete([prompt], COPIED_TOKENS, Speculation.NONE)
+            plain.append(_decode_token_s(done.usage))
+            source = prompt + done.token_ids
+            (done,) = complete_together(self.engine, [prompt], COPIED_TOKENS, Speculation.AUTO, (source,))
+            drafted.append(_decode_token_s(done.usage))
+            usages.append(done.usage)
+        point = _point("speculation, a text from an open file", drafted, 1, None)
+        gain = statistics.median(plain) / point.seconds
+        return replace(point, note=f"{gain:.2f} times as fast as without, {_accepted(usages)} right")
 
     def _prompts(self, count: int, length: int) -> list[tuple[int, ...]]:
-        ids = torch.randint(LOWEST_ID, self.engine.vocab_size, (count, length), generator=self._generator)
-        return [tuple(row) for row in ids.tolist()]
+        return random_prompts(self.engine.vocab_size, count, length, self._generator)
 
-    def _complete(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[Completion]:
-        sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+    def _complete(
+        self, prompts: Sequence[tuple[int, ...]], max_tokens: int, speculation: Speculation | None = None
+    ) -> list[Completion]:
+        return complete_together(self.engine, prompts, max_tokens, speculation)
 
-        async def together() -> list[Completion]:
-            streams = [self.engine.generate(GenerationRequest(prompt, sampling)) for prompt in prompts]
-            return list(await asyncio.gather(*map(collect, streams)))
 
-        return asyncio.run(together())
+def _decode_token_s(usage: Usage) -> float:
+    return usage.decode_s / (usage.generated_tokens - 1)
+
+
+def _accepted(usages: Sequence[Usage]) -> str:
+    accepted, drafted = (sum(getattr(one, f"{what}_tokens") for one in usages) for what in ("accepted", "drafted"))
+    return f"{accepted} of {drafted} drafts"
 
 
 def _point(name: str, samples: list[float], tokens: int, limit: float | None, others: Sequence[float] = ()) -> Point:

@@ -87,6 +87,9 @@ class TransformersPeer:
             ids = self.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1:].argmax(-1)
         return (time.perf_counter() - started) / steps
 
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
     @torch.inference_mode()
     def prefill(self, prompt: tuple[int, ...]) -> float:
         """Seconds to the first token."""
