@@ -7,6 +7,7 @@ import gc
 import weakref
 
 import pytest
+import torch
 
 from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
@@ -39,6 +40,19 @@ async def test_mapped_tables_and_a_missing_draft_block_change_nothing(load):
     wanted = await answer_to(load(), PROMPT, 20)
     assert (await answer_to(load(ngram_tables="mapped"), PROMPT, 20)).token_ids == wanted.token_ids
     assert (await answer_to(load(mtp=False), PROMPT, 20)).token_ids == wanted.token_ids
+
+
+async def test_rows_of_a_long_prompt_are_asked_for_in_advance_and_change_nothing(load, monkeypatch):
+    prompt = tuple(range(30, 230))
+    wanted = await answer_to(load(max_step_tokens=16, max_running=4), prompt, 8)
+    mapped = load(max_step_tokens=16, max_running=4, ngram_tables="mapped")
+    rows, expected = mapped.runner.loaded.model.embedding.row_source, []
+    expect = rows.expect
+    monkeypatch.setattr(rows, "expect", lambda windows: (expected.append(windows), expect(windows)))
+    assert (await answer_to(mapped, prompt, 8)).token_ids == wanted.token_ids
+    told = torch.cat(expected)
+    assert told[:, 0].tolist() == list(prompt[16:])
+    assert told[:, 1:].tolist() == [[token - 1, token - 2, token - 3] for token in prompt[16:]]
 
 
 async def test_draws_differ_by_seed_and_by_position(load):
