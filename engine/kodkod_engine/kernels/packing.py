@@ -100,6 +100,18 @@ def widen_fp8(codes: Tensor) -> Tensor:
     return halves.view(torch.float16).float() * 256
 
 
+def scaled_rows(codes: Tensor, scales: Tensor, numbers: Tensor) -> Tensor:
+    """Some rows of a published FP8 matrix as fp32.
+
+    Args:
+        codes: float8 [rows, in].
+        scales: fp32 [out / 128, in / 128], rounded up.
+        numbers: int64 [rows], which rows of the matrix they are.
+    """
+    of_row = scales[numbers // GROUP_SIZE].repeat_interleave(GROUP_SIZE, dim=1)
+    return widen_fp8(codes) * of_row[:, : codes.shape[1]]
+
+
 def spread_rows(scales: Tensor, row_block: int, rows: int) -> Tensor:
     """Scales of blocks of rows [..., blocks, groups] as scales of rows [..., rows, groups]."""
     return scales.repeat_interleave(row_block, dim=-2)[..., :rows, :]

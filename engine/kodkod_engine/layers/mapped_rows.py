@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kodkod_engine.kernels.packing import scaled_rows
 from kodkod_engine.layers.ngram_hash import NgramHasher
 from kodkod_engine.layers.read_ahead import ReadAhead, TablePlace
 from kodkod_engine.models.ngram_spec import NgramSpec
@@ -96,6 +97,7 @@ class MappedRows:
             checkpoint.tensors[f"model.ngram_embeddings.embedders.{index}.weight"] for index in range(spec.num_tables)
         ]
         self._tables = [map_tensor(table) for table in stored]
+        self._scales = [None if table.scales is None else map_tensor(table.scales).float() for table in stored]
         places = [
             TablePlace(os.open(table.file, os.O_RDONLY), table.offset, table.num_bytes // table.shape[0])
             for table in stored
@@ -124,11 +126,16 @@ class MappedRows:
         found = [self.cache.get(key) for key in keys]
         return _LookUp(tables, keys, found, [token for token, rows in enumerate(found) if rows is None])
 
+    def _gather(self, table: int, ids: Tensor) -> Tensor:
+        """Rows of one table, [ids, width]; fp32 where it is in FP8."""
+        rows, scales = self._tables[table][ids], self._scales[table]
+        return rows if scales is None else scaled_rows(rows, scales, ids)
+
     def _rows_of(self, one: _LookUp, ids: Tensor) -> Tensor:
         """[tokens, splits * width] for the tables of one order."""
         found = one.found
         if one.absent:
-            fetched = torch.cat([self._tables[table][ids[one.absent, table]] for table in one.tables], dim=1)
+            fetched = torch.cat([self._gather(table, ids[one.absent, table]) for table in one.tables], dim=1)
             for token, rows in zip(one.absent, fetched, strict=True):
                 found[token] = rows
                 self.cache.put(one.keys[token], rows.clone())

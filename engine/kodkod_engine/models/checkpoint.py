@@ -18,13 +18,12 @@ from pydantic import BaseModel, NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, UnknownArchitecture
-from kodkod_engine.kernels.packing import widen_fp8
+from kodkod_engine.kernels.packing import GROUP_SIZE, scaled_rows
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 SCALE_SUFFIX = "weight_scale_inv"
-FP8_BLOCK = 128
 STAGING_BYTES = 16 * 1024**2
 MAX_HEADER_BYTES = 100 * 1024**2
 MAX_NAMES_SHOWN = 3
@@ -109,9 +108,9 @@ class Checkpoint:
         for name in [name for name in self.tensors if name.endswith(SCALE_SUFFIX)]:
             scales = self.tensors.pop(name)
             owner = self.tensors.get(name.removesuffix(SCALE_SUFFIX) + "weight")
-            if owner is None or scales.shape != tuple(-(-size // FP8_BLOCK) for size in owner.shape):
+            if owner is None or scales.shape != tuple(-(-size // GROUP_SIZE) for size in owner.shape):
                 raise CheckpointCorrupt(
-                    f"{scales.file}: {name} fits no matrix in blocks of {FP8_BLOCK}; fetch it again"
+                    f"{scales.file}: {name} fits no matrix in blocks of {GROUP_SIZE}; fetch it again"
                 )
             self.tensors[owner.name] = replace(owner, scales=scales)
 
@@ -267,7 +266,7 @@ def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
     for part in rows.split(rows_at_once):
         piece = staging[: part.shape[0]]
         _read_exactly(handle, piece, stored)
-        part.copy_(piece if scales is None else scaled_blocks(piece, scales, first))
+        part.copy_(piece if scales is None else scaled_rows(piece, scales, first + torch.arange(part.shape[0])))
         first += part.shape[0]
 
 
@@ -277,17 +276,6 @@ def _read_scales(stored: StoredTensor) -> Tensor:
         handle.seek(stored.offset)
         _read_exactly(handle, scales, stored)
     return scales.float()
-
-
-def scaled_blocks(rows: Tensor, scales: Tensor, first: int) -> Tensor:
-    """Some rows of an FP8 matrix as fp32.
-
-    Args:
-        rows: float8 [rows, in], from row `first` of the matrix.
-        scales: fp32 [out / 128, in / 128], rounded up.
-    """
-    of_row = scales[(first + torch.arange(rows.shape[0])) // FP8_BLOCK]
-    return widen_fp8(rows) * of_row.repeat_interleave(FP8_BLOCK, dim=1)[:, : rows.shape[1]]
 
 
 def _read_exactly(handle: BinaryIO, target: Tensor, stored: StoredTensor) -> None:

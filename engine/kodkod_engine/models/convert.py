@@ -70,7 +70,12 @@ class TableFile:
 
     def tensors(self) -> list[PlannedTensor]:
         """What it will hold."""
-        return [PlannedTensor(self.table.name, self.table.dtype, self.table.shape)]
+        return [PlannedTensor(part.name, part.dtype, part.shape) for part in self.parts]
+
+    @property
+    def parts(self) -> list[StoredTensor]:
+        """The table, and its scales where it is in FP8."""
+        return [self.table] if self.table.scales is None else [self.table, self.table.scales]
 
 
 def convert(source: Path, target: Path, precisions: Precisions, progress: Progress | None = None) -> Manifest:
@@ -202,23 +207,24 @@ def _write(path: Path, file: WeightFile | TableFile, checkpoint: Checkpoint) -> 
     tensors = file.tensors()
     with SafetensorsWriter(path, tensors) as writer:
         if isinstance(file, TableFile):
-            _copy_table(writer, file.table)
+            for part in file.parts:
+                _copy(writer, part)
         else:
             _write_weights(writer, file, checkpoint)
     return ConvertedFile(num_bytes=file_bytes(tensors), sha256=writer.sha256)
 
 
-def _copy_table(writer: SafetensorsWriter, table: StoredTensor) -> None:
-    left = table.num_bytes
-    with table.file.open("rb", buffering=0) as handle:
-        handle.seek(table.offset)
+def _copy(writer: SafetensorsWriter, stored: StoredTensor) -> None:
+    left = stored.num_bytes
+    with stored.file.open("rb", buffering=0) as handle:
+        handle.seek(stored.offset)
         while left:
             try:
                 chunk = handle.read(min(CHUNK_BYTES, left))
             except OSError as fault:
-                raise CheckpointCorrupt(f"{table.file}: {fault.strerror} while reading; check the disk") from fault
+                raise CheckpointCorrupt(f"{stored.file}: {fault.strerror} while reading; check the disk") from fault
             if not chunk:
-                raise CheckpointCorrupt(f"{table.file}: ended inside {table.name}; truncated, fetch it again")
+                raise CheckpointCorrupt(f"{stored.file}: ended inside {stored.name}; truncated, fetch it again")
             writer.write(chunk)
             left -= len(chunk)
 

@@ -17,7 +17,7 @@ from kodkod_engine.models import checkpoint as checkpoint_module
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.checkpoint import SINGLE_NAME
 from kodkod_engine.models.convert import convert
-from kodkod_engine.models.loading import LoadedModel, WeightHome, load_model
+from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 IDS = [5, 9, 300, 9, 2, 40, 41, 17, 33]
@@ -151,6 +151,31 @@ def test_fp8_is_kept_as_it_is_published(
             assert torch.equal(slot, values[name].to(slot.dtype)), name
     wanted = play(load_model(folder, dtype=torch.float32))[0].feed(IDS)
     assert relative_error(play(loaded)[0].feed(IDS), wanted) < 0.01  # attention is bf16 in one, fp32 in the other
+
+
+@pytest.fixture
+def fp8_tables(fp8: tuple[Path, dict[str, torch.Tensor]]) -> Path:
+    """N-gram tables in FP8 too."""
+    folder, _ = fp8
+    tensors = tensors_of(folder)
+    for name in [name for name in tensors if ".embedders." in name]:
+        rows = tensors[name].shape[0]
+        scales = torch.rand(-(-rows // 128), -(-tensors[name].shape[1] // 128)) + 0.5
+        spread = scales.repeat_interleave(128, 0)[:rows].repeat_interleave(128, 1)[:, : tensors[name].shape[1]]
+        tensors[name] = (tensors[name].float() / spread).to(torch.float8_e4m3fn)
+        tensors[name.replace("weight", "weight_scale_inv")] = scales
+    save_file(tensors, folder / SINGLE_NAME)
+    return folder
+
+
+def test_tables_in_fp8_are_the_same_from_every_home_and_after_conversion(fp8_tables: Path, tmp_path: Path) -> None:
+    wanted = play(load_model(fp8_tables, dtype=torch.float32))[0].feed(IDS)
+    mapped = load_model(fp8_tables, dtype=torch.float32, ngram_tables=TableHome.MAPPED)
+    assert relative_error(play(mapped)[0].feed(IDS), wanted) < 1e-6
+    convert(fp8_tables, tmp_path / "converted", Precisions.of("bf16"))
+    for home in (TableHome.RESIDENT, TableHome.MAPPED):
+        converted = load_model(tmp_path / "converted", ngram_tables=home)
+        assert relative_error(play(converted)[0].feed(IDS), wanted) < 0.02  # weights are rounded to bf16
 
 
 def test_a_part_with_one_plain_matrix_is_kept_plain(fp8: tuple[Path, dict[str, torch.Tensor]]) -> None:
