@@ -58,6 +58,8 @@ CONFIG: dict[str, Any] = {
     "ngram_vocab_size_ratio": 78,
     "torch_dtype": "bfloat16",
 }
+FP8_SPREAD = 100.1
+"""Root mean square of all e4m3 numbers."""
 PROMPT_TOKENS = 32
 DECODE_TOKENS = 24
 REPEATS = 5
@@ -108,11 +110,16 @@ def random_values(
     """Codes of any value; scales to go with them; norms near one; matrices by their input's size."""
     if tensor.dtype in (torch.uint8, torch.int8):
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).view(tensor.dtype)
+    if tensor.dtype == torch.float8_e4m3fn:
+        bits = torch.randint(0, 254, shape, generator=generator, dtype=torch.uint8)
+        return (bits + (bits >= 127)).view(tensor.dtype)  # all but the two codes for NaN
     if tensor.name.endswith(".scales"):
         codes = tensor.name.removesuffix("scales") + "codes"
         groups, code_bytes = tensor.shape[-1], inputs[codes]
         is_nibbles = code_bytes * 2 == groups * 128
         spread, width = (4.61, groups * 128) if is_nibbles else (73.9, code_bytes)
+        if tensor.dtype == torch.float32:
+            spread = FP8_SPREAD
         return torch.full(shape, 1 / (spread * width**0.5), dtype=tensor.dtype)
     values = torch.randn(shape, generator=generator)
     if len(shape) == 1:
@@ -273,7 +280,8 @@ def main() -> None:
         record |= measure(engines[0])
         engines[0].close()
         print(json.dumps(record["median"], indent=1))
-        print(f"kept in {keep(f'full-size-{options.weights}-{options.layers}', record).name}")
+        precision = "" if options.precision == "int4" else f"-{options.precision}"
+        print(f"kept in {keep(f'full-size-{options.weights}-{options.layers}{precision}', record).name}")
     finally:
         if not options.keep:
             shutil.rmtree(options.folder, ignore_errors=True)

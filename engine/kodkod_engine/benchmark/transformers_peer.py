@@ -32,7 +32,9 @@ class TransformersPeer:
             EngineError: transformers is not installed, or the weights are packed.
         """
         if loaded.precisions.is_packed:
-            raise EngineError("the peer transformers cannot take packed weights; leave --precision out")
+            raise EngineError(
+                "the peer transformers cannot take packed weights; ask for --precision bf16 of a published checkpoint"
+            )
         try:
             from transformers import LongcatFlashConfig, LongcatFlashForCausalLM
         except ImportError as fault:

@@ -14,7 +14,11 @@ from kodkod_engine.models.mtp import MtpBlock
 
 
 def pack_model(model: LongcatFlash, mtp: MtpBlock | None, precisions: Precisions) -> None:
-    """Give the parts of a meta model the precisions asked for; a tied head stays what the words are."""
+    """Give the parts of a meta model the precisions asked for; a tied head stays what the words are.
+
+    The draft block follows the model's attention and dense networks, also where a checkpoint keeps it more precise:
+    what it drafts is verified.
+    """
     with torch.device("meta"):
         for layer in model.dual_layers:
             layer.experts = _experts(layer.experts, precisions.experts)
