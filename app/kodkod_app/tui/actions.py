@@ -1,4 +1,4 @@
-"""What commands and keys do beyond the chat: modes, looks, sessions. The screens are opened by `opening`."""
+"""What commands and keys do beyond the chat: modes, looks, sessions. `opening` and `lists` open the screens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 
 from kodkod_app.tui import store as s
-from kodkod_app.tui.opening import Opening
+from kodkod_app.tui.lists import Lists
 from kodkod_app.tui.path_search import PathSearch
 from kodkod_app.tui.themes import NAMES, full_name
 
@@ -16,7 +16,7 @@ _EVERY_MODE = (*_MODES, "dontAsk", "bypassPermissions")
 _AT_PATH = re.compile(r"(?:^|(?<=\s))@(\S+)")
 
 
-class Actions(Opening):
+class Actions(Lists):
     """The part of the app that does what is asked of it."""
 
     @cached_property

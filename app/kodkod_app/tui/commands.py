@@ -25,6 +25,8 @@ COMMANDS = (
     SlashCommand("fork", "a new session from a step of this one", "fork", "[step]"),
     SlashCommand("new", "begin a new session", "new_session"),
     SlashCommand("continue", "go on with a run that was cut short", "proceed"),
+    SlashCommand("skills", "written instructions the model may read", "skills"),
+    SlashCommand("mcp", "MCP servers and their tools; one is started again", "mcp", "[restart NAME]"),
     SlashCommand("mode", "how much is done without asking", "set_mode", "[mode]"),
     SlashCommand("theme", "dark, light, contrast, ansi", "set_theme", "[name]"),
     SlashCommand("settings", "everything that can be set", "settings"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +75,15 @@ class Desk:
             is_unfinished=is_unfinished,
             context_tokens=len(session.ledger),
         )
+
+    async def restart_server(self, name: str) -> Sequence[str]:
+        """Start an MCP server again; how it stands then, in lines for the person."""
+        servers = self.extras.servers
+        if servers is None or name not in servers.connections:
+            return [f"no MCP server {name} was started; /mcp lists them"]
+        await servers.restart(name)
+        is_ready = servers.connections[name].is_ready
+        return [*servers.notes(), *([f"MCP server {name} was started again; what it held is gone"] if is_ready else [])]
 
     async def close(self) -> None:
         """Close the session; box and model are closed by who opened them."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from kodkod_app import paths
 from kodkod_app.tui import updates as u
-from kodkod_app.tui.commands import COMMANDS
 from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.themes import full_name
 from kodkod_app.tui.updating import Updating
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
     from kodkod_app.tui.screens.branches import Jump
     from kodkod_app.tui.screens.sessions import SessionChoice
     from kodkod_app.wish import Wish
-
-
-_SIGNS = {
-    "enter": "send; while something runs, after it",
-    "/": "a command",
-    "@": "a path of the project",
-    "!": "a shell command of your own, in the box",
-    "↑ ↓": "what was written before",
-}
-"""What the prompt understands beside its keys."""
 
 
 class Opening(Updating):
@@ -241,26 +230,6 @@ class Opening(Updating):
             self.theme = full_name(theme)
         if changed and changed != ("tui.theme",):
             self.notify("they count from the next start on")
-
-    def action_show_help(self) -> None:
-        """Keys and commands."""
-        if self._is_covered:
-            return
-        from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection, key_entries
-        from kodkod_app.tui.widgets.prompt import Prompt
-        from kodkod_app.tui.widgets.tool_call import Block
-        from kodkod_app.tui.widgets.transcript import Transcript
-
-        commands = (HelpEntry(f"/{one.name} {one.argument}".strip(), one.help) for one in COMMANDS)
-        signs = (HelpEntry(sign, words) for sign, words in _SIGNS.items())
-        sections = [
-            HelpSection("Writing", (*signs, *key_entries(self, Prompt.BINDINGS))),
-            HelpSection("Commands", tuple(commands)),
-            HelpSection("Anywhere", key_entries(self, type(self).BINDINGS)),
-            HelpSection("In the conversation", key_entries(self, Transcript.BINDINGS)),
-            HelpSection("On a call", key_entries(self, Block.BINDINGS)),
-        ]
-        self.push_screen(HelpScreen(sections))
 
 
 def _last_step(session_id: str) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kodkod_agent import events
     from kodkod_agent.approval import Approval
     from kodkod_agent.session import Session
+    from kodkod_app.extras import Extras
     from kodkod_app.settings import Settings
     from kodkod_engine.api import EngineStats
 
@@ -74,6 +75,16 @@ class Workbench:
         """As they were put together; None while they are not."""
         return self._desk.settings if self._desk is not None else None
 
+    @property
+    def extras(self) -> Extras | None:
+        """What a person and the project add to the session; None while none is open."""
+        return self._desk.extras if self._desk is not None else None
+
+    @property
+    def is_guided(self) -> bool:
+        """The model is one that calls its own few tools alone."""
+        return self._desk is not None and self._desk.model.profile.guided
+
     def send(self, text: str) -> None:
         """Say something."""
         self._soon(lambda: self._run(lambda session: session.send(self._with_shell_notes(text))))
@@ -101,6 +112,10 @@ class Workbench:
     def rewind(self, step: int) -> None:
         """Take the session back to where it was after `step` turns, files and all."""
         self._soon(lambda: self._rewind(step))
+
+    def restart_server(self, name: str) -> None:
+        """Start an MCP server again."""
+        self._soon(lambda: self._restart_server(name))
 
     def interrupt(self) -> None:
         """Stop what runs, or what was asked for and is about to."""
@@ -249,6 +264,14 @@ class Workbench:
             parts.append(reader.decode(item.data))
             self._feed.put(u.ShellSaid(parts[-1]))
         raise AssertionError("the stream of a command ends with its result")
+
+    async def _restart_server(self, name: str) -> None:
+        assert self._desk is not None
+        restarting = asyncio.create_task(self._desk.restart_server(name))
+        self._cancel = restarting.cancel
+        with suppress(asyncio.CancelledError):
+            for line in await restarting:
+                self._feed.put(u.Told(line))
 
     async def _reopen(self, session_id: str | None, step: int | None = None) -> None:
         assert self._desk is not None

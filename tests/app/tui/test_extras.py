@@ -10,7 +10,8 @@ from kodkod_app.tui import store as s
 
 from ..conftest import turn
 
-EVIL = Path(__file__).parents[2] / "tools" / "mcp" / "programs" / "evil_server.py"
+PROGRAMS = Path(__file__).parents[2] / "tools" / "mcp" / "programs"
+EVIL, NOTES = PROGRAMS / "evil_server.py", PROGRAMS / "notes_server.py"
 LOOK = turn("", ("mcp__evil__look", {"text": "[bold]hm[/]"}))
 
 
@@ -59,6 +60,81 @@ async def test_a_servers_tool_is_asked_about_and_its_words_are_no_commands(open_
             if char in entry
         ]
         assert driver.app.workbench.session.permissions.mode == "default"
+
+
+async def run_command(driver, text):
+    """A slash command, and its screen or what is told of it."""
+    await driver.say(text)
+    await driver.pilot.pause()
+
+
+async def test_servers_are_listed_and_one_that_ended_is_started_again(open_app, record, project):
+    entry = {"command": sys.executable, "args": [str(NOTES)]}
+    broken = {"command": "${KODKOD_NOT_SET}"}
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": {"notes": entry, "broken": broken}}))
+    leave, add = turn("", ("mcp__notes__leave", {})), turn("", ("mcp__notes__add", {"a": 2, "b": 3}))
+    model = record(leave, turn("Gone."), turn("Hm."), add, turn("Added."))
+    async with open_app(model, wish={"trusts": True}, permission_mode="bypassPermissions") as driver:
+        await driver.opened()
+        await run_command(driver, "/mcp")
+        shown = driver.screen_text()
+        assert "MCP servers" in shown
+        assert "The project's, in .mcp.json" in shown
+        assert "ready, 5 tools" in shown
+        assert "mcp__notes__add" in shown
+        assert "not started: ${KODKOD_NOT_SET} is not set" in shown
+        await driver.pilot.press("escape")
+        await driver.say("leave")
+        await driver.idle()
+        await driver.say("hm")  # what became of it is told with the next turn
+        await driver.idle()
+        [note] = [note.text for note in driver.entries(s.Note) if "has ended" in note.text]
+        assert note == "MCP server notes has ended (out of paper); /mcp restart notes starts it again"
+        await run_command(driver, "/mcp")
+        assert "has ended (out of paper); /mcp restart notes starts it again" in driver.screen_text()
+        await driver.pilot.press("escape")
+        await driver.say("/mcp restart notes")
+        await driver.idle()
+        assert driver.entries(s.Note)[-1].text == "MCP server notes was started again; what it held is gone"
+        await driver.say("add")
+        await driver.idle()
+        assert driver.entries(s.Call)[-1].output == "5"
+        await driver.say("/mcp restart other")
+        await driver.idle()
+        assert driver.entries(s.Note)[-1].text == "no MCP server other was started; /mcp lists them"
+
+
+async def test_skills_are_listed_with_whose_they_are(open_app, record, project):
+    for folder, name, about in (
+        (paths.user_skills(), "mine", "How I [bold]write[/]."),
+        (paths.project_skills(project), "theirs", "How they write."),
+    ):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "SKILL.md").write_text(f'---\nname: {name}\ndescription: "{about}"\n---\nSo.\n')
+    for trusts in (False, True):
+        async with open_app(record(turn("Yes.")), wish={"trusts": trusts}) as driver:
+            await driver.opened()
+            await run_command(driver, "/skills")
+            shown = driver.screen_text()
+            assert "How I [bold]write[/]." in shown
+            assert "mine/SKILL.md" in shown
+            assert ("How they write." in shown) is trusts
+            assert ("its skills (theirs) are not used" in shown) is not trusts
+            await driver.pilot.press(*"mine")
+            await driver.until(lambda: "theirs" not in driver.screen_text(), "what was searched")
+            await driver.pilot.press("escape")
+
+
+async def test_where_nothing_is_added_the_lists_say_how_to(open_app, record, project):
+    async with open_app(record(turn("Yes."))) as driver:
+        await driver.opened()
+        for command, told in (("/skills", "write one as SKILLS/NAME/SKILL.md"), ("/mcp", "no MCP server is named")):
+            await run_command(driver, command)
+            assert told in driver.screen_text()
+            await driver.pilot.press("escape")
+        await run_command(driver, "/mcp again notes")
+        assert len(driver.app.screen_stack) == 1
+        assert not driver.app.is_busy
 
 
 async def test_always_saves_the_fingerprint_of_the_definition(open_app, record, project):

@@ -22,7 +22,7 @@ from kodkod_app.tui.screens.approval import ApprovalScreen
 from kodkod_app.tui.screens.branches import BranchesScreen
 from kodkod_app.tui.screens.doctor import DoctorScreen
 from kodkod_app.tui.screens.export import ExportScreen
-from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection
+from kodkod_app.tui.screens.listing import Entry, ListScreen, Section
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.rewind import RewindScreen
 from kodkod_app.tui.screens.sessions import SessionsScreen
@@ -104,7 +104,7 @@ SCREENS: dict[str, tuple[Callable[[str], Screen[Any]], tuple[str, ...]]] = {
     "rewind": (rewind, ("up",)),
     "settings": (settings, ("down", "enter", "escape")),
     "doctor": (doctor, ()),
-    "help": (lambda text: HelpScreen([HelpSection(text, (HelpEntry(text, text),))]), ()),
+    "list": (lambda text: ListScreen(text, text, [Section(text, (Entry(text, text, (text, text)),))]), ()),
     "confirm": (lambda text: ConfirmScreen(text, text), ()),
     "export": (lambda text: ExportScreen(text, Path("/tmp") / text.replace("/", "")[:80], lambda _form, _path: ()), ()),
 }

@@ -51,11 +51,13 @@ class McpServers(Mapping[str, ForeignTool]):
         self._told: set[str] = set()
         self._connections: dict[str, Connection] = {}
         self._definitions: dict[str, Definitions] = {}
+        self._unstarted: dict[str, str] = {}
         for name, server in servers.items():
             try:
                 expanded = server.expanded(environment)
             except ValueError as fault:
-                self._note(f"MCP server {name} is not started: {one_line(fault)}")
+                self._unstarted[name] = one_line(fault)
+                self._note(f"MCP server {name} is not started: {self._unstarted[name]}")
                 continue
             log = logs / f"mcp-{name}.log"
             self._connections[name] = Connection(name, expanded, work_tree, log, partial(self._look, name))
@@ -91,6 +93,11 @@ class McpServers(Mapping[str, ForeignTool]):
     def connections(self) -> Mapping[str, Connection]:
         """Those that were started, by name."""
         return self._connections
+
+    @property
+    def unstarted(self) -> Mapping[str, str]:
+        """Why the others were not, in one line each, by name."""
+        return self._unstarted
 
     def definitions(self, name: str) -> Definitions:
         """What was taken of a server's tools, and what was not."""

@@ -17,7 +17,8 @@ from kodkod_app.settings_fields import SettingField, setting_fields
 from kodkod_app.settings_file import save_value
 from kodkod_app.tui.screens.doctor import DoctorScreen
 from kodkod_app.tui.screens.export import ExportScreen
-from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection, key_entries
+from kodkod_app.tui.screens.help import key_entries
+from kodkod_app.tui.screens.listing import Entry, ListScreen, Section
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.settings import SettingsScreen, ValueScreen
 
@@ -150,9 +151,9 @@ async def test_help_is_made_of_bindings_and_searched() -> None:
         ("f1", "show_help", "Help"),
     ]
 
-    def make() -> HelpScreen:
-        keys = HelpSection("Keys", key_entries(app, bindings))
-        return HelpScreen([keys, HelpSection("Commands", (HelpEntry("/rewind [step]", "back"),))])
+    def make() -> ListScreen:
+        keys = Section("Keys", key_entries(app, bindings))
+        return ListScreen("Help", "", [keys, Section("Commands", (Entry("/rewind [step]", "back", ("files too",)),))])
 
     app = Host(make)
     async with app.run_test() as pilot:
@@ -160,8 +161,10 @@ async def test_help_is_made_of_bindings_and_searched() -> None:
         assert "New line" in shown
         assert "^j" in shown
         assert "/rewind [step]" in shown
-        await pilot.press(*"rew")
+        assert "files too" in shown
+        await pilot.press(*"too")
         assert "New line" not in text_of(app, "#sections")
+        assert "/rewind" in text_of(app, "#sections")
         await pilot.press(*"zzz", "down", "pagedown")
         assert "nothing" in text_of(app, "#sections")
         await pilot.press("escape")

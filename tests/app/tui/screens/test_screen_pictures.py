@@ -20,7 +20,7 @@ from kodkod_app.tui.screens.approval import ApprovalScreen
 from kodkod_app.tui.screens.branches import BranchesScreen
 from kodkod_app.tui.screens.doctor import DoctorScreen
 from kodkod_app.tui.screens.export import ExportScreen
-from kodkod_app.tui.screens.help import HelpEntry, HelpScreen, HelpSection
+from kodkod_app.tui.screens.listing import Entry, ListScreen, Section
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.rewind import RewindScreen
 from kodkod_app.tui.screens.sessions import SessionsScreen
@@ -86,9 +86,23 @@ def export() -> Screen[Any]:
 
 
 def help_screen() -> Screen[Any]:
-    commands = tuple(HelpEntry(f"/{one.name} {one.argument}".strip(), one.help) for one in COMMANDS)
-    keys = (HelpEntry("shift+tab", "Next permission mode"), HelpEntry("f1", "Help"), HelpEntry("esc", "Interrupt"))
-    return HelpScreen([HelpSection("Commands", commands), HelpSection("Anywhere", keys)])
+    commands = tuple(Entry(f"/{one.name} {one.argument}".strip(), one.help) for one in COMMANDS)
+    keys = (Entry("shift+tab", "Next permission mode"), Entry("f1", "Help"), Entry("esc", "Interrupt"))
+    return ListScreen("Help", "keys and commands", [Section("Commands", commands), Section("Anywhere", keys)])
+
+
+def servers() -> Screen[Any]:
+    mine = Entry(
+        "notes", "ready, 2 tools", ("notes-server --root ${HOME}/notes", "mcp__notes__search, mcp__notes__add")
+    )
+    ended = "has ended (out of paper); /mcp restart tickets starts it again"
+    theirs = Entry("tickets", ended, ("https://localhost:8443/mcp",))
+    sections = [
+        Section("Yours, in the settings (mcp_servers)", (mine,)),
+        Section("The project's, in .mcp.json", (theirs,)),
+        Section("Not used", (Entry("", "the project's MCP server notes is not used: yours has its name"),)),
+    ]
+    return ListScreen("MCP servers", "programs outside the box", sections)
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,8 @@ PICTURES = {
     "export": Picture(export, NARROW, keys=("down",)),
     "help": Picture(help_screen, theme="light"),
     "help_small": Picture(help_screen, NARROW),
+    "servers": Picture(servers),
+    "servers_small": Picture(servers, NARROW, "light"),
     "confirm": Picture(lambda: ConfirmScreen("Delete “mend add” for good?", "3 steps"), NARROW, "contrast"),
 }
 
