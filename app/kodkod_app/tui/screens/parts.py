@@ -34,7 +34,7 @@ class Heading(Static):
 
     def __init__(self, title: str, note: str = "", *, id: str | None = None) -> None:  # noqa: A002 - Textual's own
         super().__init__(id=id)
-        self._title = title
+        self._title = inert_line(title, 60)
         self.say(note)
 
     def say(self, note: str) -> None:
