@@ -235,8 +235,9 @@ async def test_cancelling_closes_the_stream_so_that_the_server_gives_up(engine, 
     assert engine.stats().running == 0
 
 
-async def test_cancelled_before_it_began_and_after_it_ended(engine):
-    stream = engine.generate(ask(PROMPT, 50))
+async def test_cancelled_before_it_began_and_after_it_ended(engine, server):
+    server.pace_s = 0.002
+    stream = engine.generate(ask(PROMPT, 4_000))
     stream.cancel()
     assert (await collect(stream)).finish_reason is FinishReason.CANCELLED
     stream = engine.generate(ask(PROMPT, 2))
