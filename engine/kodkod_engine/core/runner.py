@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.ngram_hash import ABSENT
-from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
+from kodkod_engine.layers.step_batch import AttentionGroup, Blocks, StepBatch
 from kodkod_engine.models.loading import LoadedModel
 
 Int64s: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -188,24 +189,36 @@ def kernel_threads(loaded: LoadedModel) -> int:
 def build_batch(runs: Sequence[TokenRun], runner: ModelRunner) -> StepBatch:
     """Tensors of one step, on the host; `runs` in ascending order of length."""
     block_size = runner.layout.block_size
-    blocks = [np.asarray(run.block_ids, dtype=np.int64)[: -(-run.end // block_size)] for run in runs]
-    positions = [np.arange(run.start, run.end) for run in runs]
-    slots = [_slots(own, places, block_size) for own, places in zip(blocks, positions, strict=True)]
-    every = np.concatenate(positions)
-    ids = np.fromiter((token_id for run in runs for token_id in run.token_ids), np.int64, len(every))
+    blocks = [_int64s(run.block_ids)[: -(-run.end // block_size)] for run in runs]
+    lengths = [len(run.token_ids) for run in runs]
+    ids = _int64s([token_id for run in runs for token_id in run.token_ids])
+    positions = _int64s([place for run in runs for place in range(run.start, run.end)])
+    table = _table(blocks)
+    row = np.repeat(np.arange(len(runs)), lengths)
+    slots = table[row, positions // block_size] * block_size + positions % block_size
     return StepBatch(
         token_ids=torch.from_numpy(ids),
         windows=_windows(runs, runner.context_tokens),
-        positions=torch.from_numpy(every),
-        slots=torch.from_numpy(np.concatenate(slots)),
-        groups=tuple(_groups(runs, blocks, positions, block_size)),
+        positions=torch.from_numpy(positions),
+        slots=torch.from_numpy(slots),
+        groups=tuple(_groups(runs, table, positions, block_size)),
     )
 
 
-def _slots(blocks: Int64s, places: Int64s, block_size: int) -> Int64s:
-    """Slots of some places of a sequence."""
-    slots: Int64s = blocks[places // block_size] * block_size + places % block_size
-    return slots
+def _int64s(values: Sequence[int]) -> Int64s:
+    """In a third of the time that numpy takes for a list."""
+    return np.frombuffer(array("q", values), dtype=np.int64)
+
+
+def _table(blocks: Sequence[Int64s]) -> Int64Rows:
+    """Block ids of several sequences side by side, int64 [sequences, blocks].
+
+    The padding is a block of the sequence itself: it holds finite values, and the causal mask hides it.
+    """
+    table = np.empty((len(blocks), max(len(own) for own in blocks)), dtype=np.int64)
+    for row, own in zip(table, blocks, strict=True):
+        row[: len(own)], row[len(own) :] = own, own[-1]
+    return table
 
 
 def _windows(runs: Sequence[TokenRun], depth: int) -> Tensor | None:
@@ -219,29 +232,26 @@ def _windows(runs: Sequence[TokenRun], depth: int) -> Tensor | None:
         flat += run.context_ids
         places += range(len(flat), len(flat) + len(run.token_ids))
         flat += run.token_ids
-    ids, where = np.asarray(flat, dtype=np.int64), np.asarray(places, dtype=np.int64)
-    return torch.from_numpy(ids[where[:, None] - np.arange(depth + 1)])
+    return torch.from_numpy(_int64s(flat)[_int64s(places)[:, None] - np.arange(depth + 1)])
 
 
-def _groups(
-    runs: Sequence[TokenRun], blocks: Sequence[Int64s], positions: Sequence[Int64s], block_size: int
-) -> Iterator[AttentionGroup]:
+def _groups(runs: Sequence[TokenRun], table: Int64Rows, positions: Int64s, block_size: int) -> Iterator[AttentionGroup]:
+    """Of neighbouring runs of the same length; the group's rows of the table, as wide as its context."""
     row = 0
     for members in _together(runs):
         query_len = len(runs[members[0]].token_ids)
         context_len = max(runs[index].end for index in members)
-        table = _table([blocks[index] for index in members])
+        rows = slice(row, row + len(members) * query_len)
+        own = table[members[0] : members[-1] + 1, : -(-context_len // block_size)]
         yield AttentionGroup(
-            rows=slice(row, row + len(members) * query_len),
+            rows=rows,
             num_sequences=len(members),
             query_len=query_len,
-            context_slots=_context_slots(table, context_len, block_size),
+            places=Blocks(torch.from_numpy(own), block_size),
             context_len=context_len,
-            positions=torch.from_numpy(np.stack([positions[index] for index in members])),
-            blocks=torch.from_numpy(table),
-            block_size=block_size,
+            positions=torch.from_numpy(positions[rows].reshape(len(members), query_len)),
         )
-        row += len(members) * query_len
+        row = rows.stop
 
 
 def _together(runs: Sequence[TokenRun]) -> Iterator[list[int]]:
@@ -250,21 +260,3 @@ def _together(runs: Sequence[TokenRun]) -> Iterator[list[int]]:
             yield list(members)
         else:
             yield from ([index] for index in members)
-
-
-def _table(blocks: Sequence[Int64s]) -> Int64Rows:
-    """Block ids of several sequences side by side, int64 [sequences, blocks].
-
-    The padding is a block of the sequence itself: it holds finite values, and the causal mask hides it.
-    """
-    longest = max(len(own) for own in blocks)
-    return np.stack([np.pad(own, (0, longest - len(own)), mode="edge") for own in blocks])
-
-
-def _context_slots(table: Int64Rows, context_len: int, block_size: int) -> Tensor | slice:
-    first = table[0]
-    if len(table) == 1 and bool(np.all(np.diff(first) == 1)):
-        start = int(first[0]) * block_size
-        return slice(start, start + context_len)
-    slots = table[:, :, None] * block_size + np.arange(block_size)
-    return torch.from_numpy(slots.reshape(len(table), -1)[:, :context_len].copy())

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where the KV of a group lies, by the block, on the host: place p of a sequence is at slot
+    `table[sequence, p // size] * size + p % size`."""
+
+    table: Tensor
+    """int64 [sequences, blocks], padded with any valid block."""
+    size: int
+
+    def slots(self, context_len: int) -> Tensor | slice:
+        """The same slot by slot, as `AttentionGroup.context_slots`."""
+        first = self.table[0]
+        if len(self.table) == 1 and bool((first.diff() == 1).all()):
+            start = int(first[0]) * self.size
+            return slice(start, start + context_len)
+        slots = self.table[:, :, None] * self.size + torch.arange(self.size)
+        return slots.flatten(1)[:, :context_len].contiguous()
+
+
+@dataclass(frozen=True)
 class AttentionGroup:
     """Sequences that attend together: each adds `query_len` tokens, their rows side by side in the step."""
 
@@ -16,23 +36,27 @@ class AttentionGroup:
     """Which tokens of the step; num_sequences * query_len of them."""
     num_sequences: int
     query_len: int
-    context_slots: Tensor | slice
-    """Where the KV of each sequence's tokens 0, 1, ... lies, this step's own included: int64 [sequences, context],
-    padded at the right with any valid slot; a slice when there is one sequence and its slots are neighbours."""
+    places: Tensor | slice | Blocks
+    """Where the KV of each sequence's tokens 0, 1, ... lies: slots, or the blocks they are in."""
     context_len: int
     """Longest context of the group."""
     positions: Tensor
     """int64 [sequences, query_len]; a token sees the places up to its own position, so padding is never seen."""
-    blocks: Tensor | None = None
-    """The same places by the block, on the host: int64 [sequences, blocks], padded with any valid block. None where the
-    slots do not come in blocks."""
-    block_size: int = 1
-    """Slots of a block."""
+
+    @cached_property
+    def context_slots(self) -> Tensor | slice:
+        """Slots of each sequence's tokens 0, 1, ..., this step's own included: int64 [sequences, context], padded at
+        the right with any valid slot; a slice when there is one sequence and its slots are neighbours.
+
+        Made when it is asked for: steps that read blocks never do.
+        """
+        return self.places.slots(self.context_len) if isinstance(self.places, Blocks) else self.places
 
     def to(self, device: torch.device) -> AttentionGroup:
-        """With its tensors on a device, but for `blocks`."""
-        slots = self.context_slots if isinstance(self.context_slots, slice) else self.context_slots.to(device)
-        return replace(self, context_slots=slots, positions=self.positions.to(device))
+        """With its tensors on a device."""
+        slots = self.context_slots
+        places = slots if isinstance(slots, slice) else slots.to(device)
+        return replace(self, places=places, positions=self.positions.to(device))
 
 
 @dataclass(frozen=True, slots=True)

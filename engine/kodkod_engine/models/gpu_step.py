@@ -26,7 +26,7 @@ from kodkod_engine.kernels.gpu.tuning import Tuner
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
-from kodkod_engine.layers.step_batch import StepBatch
+from kodkod_engine.layers.step_batch import Blocks, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 
 if TYPE_CHECKING:
@@ -112,12 +112,13 @@ class StepBuffers:
         if self._sent is not None:
             self._sent.synchronize()  # the copy of the step before may still be under way
         (group,) = batch.groups
-        assert group.blocks is not None
+        assert isinstance(group.places, Blocks)
+        table = group.places.table
         self._places[0][:], self._places[1][:] = batch.positions.numpy(), batch.slots.numpy()
         ids = batch.token_ids if batch.windows is None else batch.windows
         self._windows[:] = ids.numpy().reshape(-1)
         # What lies beyond a sequence's position is never seen, so older blocks may stay there.
-        self._blocks[:, : group.blocks.shape[1]] = group.blocks.numpy()
+        self._blocks[:, : table.shape[1]] = table.numpy()
         self._device.copy_(self._host, non_blocking=True)
         if self._sent is not None:
             self._sent.record()
@@ -155,7 +156,7 @@ class GpuStep:
     def admits(self, batch: StepBatch) -> bool:
         """Whether a step is one for it: few tokens, one group."""
         is_small = len(batch.groups) == 1 and len(batch.token_ids) <= MAX_TOKENS
-        return self._has_kernels and is_small and batch.groups[0].blocks is not None
+        return self._has_kernels and is_small and isinstance(batch.groups[0].places, Blocks)
 
     @torch.inference_mode()
     def __call__(self, batch: StepBatch) -> Tensor:
@@ -172,7 +173,7 @@ class GpuStep:
         key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), is_greedy)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = self._buffers(key, group.block_size)
+            shape = self._shapes[key] = self._buffers(key, self.cache.layout.block_size)
         shape.fill(batch)
         if self._input is None and self.model.embedding is not None:
             shape.embedded.copy_(self.model.embed(batch.to(self._device)))

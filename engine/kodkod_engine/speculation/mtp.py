@@ -202,7 +202,7 @@ def _batch(live: list[_Drafting]) -> StepBatch:
                 rows=slice(row, row + count),
                 num_sequences=1,
                 query_len=count,
-                context_slots=one.slots[None, first:end],
+                places=one.slots[None, first:end],
                 context_len=end - first,
                 positions=torch.arange(one.start - first, end - first, device=device)[None],
             )
