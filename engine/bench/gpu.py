@@ -64,6 +64,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
         ("attention", partial(gpu_prefill.attention, bench), 10),
         *((f"decode {scale.context} {one}", partial(gpu_decode.precision, bench, one), 10) for one in PRECISIONS),
+        ("whole tables pinned", partial(gpu_tables.whole_tables, bench), 45),
     ]
     if is_smoke:
         first = ("ceilings", "equality with fp32", "load", "equality", every[4][0], "prefill", "isolation", "attention")

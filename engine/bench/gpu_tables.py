@@ -13,26 +13,46 @@ from torch import nn
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.loading import LoadedModel
-from kodkod_engine.models.ngram_spec import polynomial_spec
+from kodkod_engine.models.ngram_spec import NgramSpec, polynomial_spec
+
+PIECE_ROWS = 1 << 21
 
 
 def isolation(bench: Bench) -> Rows:
     """The N-gram branch: the same backbone with and without it, its tables on the device and in pinned memory."""
     loaded = bench.loaded()
-    yield from _branch(bench, "resident tables", loaded.model.embedding)
-    yield from _branch(bench, "none", None)
-    embedding = _pinned_embedding(bench, loaded)
+    yield from _branch(bench, loaded, "resident tables", loaded.model.embedding)
+    yield from _branch(bench, loaded, "none", None)
+    embedding = pinned_embedding(bench, loaded, _smaller(bench, _own(loaded).spec))
+    for start in range(0, len(_table(embedding)), PIECE_ROWS):
+        piece = _table(embedding)[start : start + PIECE_ROWS]
+        piece.copy_(torch.randn(piece.shape, dtype=piece.dtype, device=bench.device.torch))
+    for row in _branch(bench, loaded, "pinned tables", embedding):
+        yield row | {"pinned_gb": _table(embedding).nbytes / 1e9, "note": "fewer rows than published, hit at random"}
+
+
+def whole_tables(bench: Bench) -> Rows:
+    """Tables of their full size in pinned memory, unset: beside the quickest steps, where a loss shows most."""
+    loaded = bench.loaded("int4")
+    yield {"to_be_pinned_gb": _table(_own(loaded)).nbytes / 1e9}
+    made: list[NgramEmbedding] = []
+    spent = bench.device.seconds(lambda: made.append(pinned_embedding(bench, loaded, _own(loaded).spec)))
+    yield {"pinned_gb": _table(made[0]).nbytes / 1e9, "pinning_s": spent}
+    yield from _branch(bench, loaded, "int4, resident tables", loaded.model.embedding)
+    yield from _branch(bench, loaded, "int4, pinned tables", made[0])
+    yield from _branch(bench, loaded, "int4, none", None)
+
+
+def _table(embedding: NgramEmbedding) -> torch.Tensor:
     assert embedding.resident is not None
-    pinned_gb = embedding.resident.weight.nbytes / 1e9
-    for row in _branch(bench, "pinned tables", embedding):
-        yield row | {"pinned_gb": pinned_gb, "note": "fewer rows than published, hit at random"}
+    return embedding.resident.weight
 
 
 @torch.inference_mode()
-def _branch(bench: Bench, name: str, embedding: NgramEmbedding | None) -> Rows:
+def _branch(bench: Bench, loaded: LoadedModel, name: str, embedding: NgramEmbedding | None) -> Rows:
     """Decoding and a prompt with one embedding; the last player makes room, so that only one is there."""
     bench.drop_player()
-    loaded, scale = bench.loaded(), bench.scale
+    scale = bench.scale
     # A loss of a hundredth is to be seen.
     scale = replace(scale, steps=scale.steps if bench.is_dry else 4 * scale.steps)
     batches = sorted({1, min(16, max(scale.batches))})
@@ -47,36 +67,35 @@ def _branch(bench: Bench, name: str, embedding: NgramEmbedding | None) -> Rows:
         yield {"branch": name, "prompt": length, "seconds": spent}
 
 
-def _pinned_embedding(bench: Bench, loaded: LoadedModel) -> NgramEmbedding:
-    """As the model's own, sharing words and projection, with smaller tables in pinned memory."""
-    own = loaded.model.embedding
-    assert own is not None
-    spec = polynomial_spec(
+def _own(loaded: LoadedModel) -> NgramEmbedding:
+    assert loaded.model.embedding is not None
+    return loaded.model.embedding
+
+
+def _smaller(bench: Bench, spec: NgramSpec) -> NgramSpec:
+    return polynomial_spec(
         vocab_size=bench.config.vocab_size,
         ratio=bench.scale.pinned_ratio,
-        order_limit=own.spec.context_tokens + 1,
-        splits=own.spec.num_tables // own.spec.context_tokens,
-        table_width=own.spec.table_width,
-        border_ids=frozenset(own.spec.border_ids),
+        order_limit=spec.context_tokens + 1,
+        splits=spec.num_tables // spec.context_tokens,
+        table_width=spec.table_width,
+        border_ids=frozenset(spec.border_ids),
     )
+
+
+def pinned_embedding(bench: Bench, loaded: LoadedModel, spec: NgramSpec) -> NgramEmbedding:
+    """As the model's own, sharing words and projection, with unset tables in pinned memory."""
+    own = _own(loaded)
     with torch.device("meta"):
         embedding = NgramEmbedding(spec, bench.config.vocab_size, bench.config.hidden_size, dtype=own.dtype)
     embedding.word, embedding.projection = own.word, own.projection
-    assert embedding.resident is not None
-    embedding.resident.weight = nn.Parameter(_pinned_values(bench, embedding), requires_grad=False)
-    return embedding
-
-
-def _pinned_values(bench: Bench, embedding: NgramEmbedding) -> torch.Tensor:
-    assert embedding.resident is not None
-    shape, dtype = tuple(embedding.resident.weight.shape), embedding.word.dtype
+    shape, dtype = tuple(_table(embedding).shape), own.word.dtype
     try:
         memory = pinned_empty(shape, dtype, embedding)
     except PinningFailed:
         if bench.device.is_cuda:
             raise
         memory = torch.empty(shape, dtype=dtype)
-    for start in range(0, shape[0], 1 << 21):
-        piece = memory[start : start + (1 << 21)]
-        piece.copy_(torch.randn(piece.shape, dtype=dtype, device=bench.device.torch))
-    return memory
+    assert embedding.resident is not None
+    embedding.resident.weight = nn.Parameter(memory, requires_grad=False)
+    return embedding
