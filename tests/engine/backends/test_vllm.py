@@ -20,7 +20,9 @@ from engine.backends.vllm_environment import make_environment
 from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.backends.vllm_config import VllmConfig
 from kodkod_engine.backends.vllm_server import connect
+from kodkod_engine.benchmark.peers import open_peer
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
+from kodkod_engine.models.loading import load_model
 
 TESTS = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5_400)]
@@ -119,6 +121,19 @@ async def test_a_real_server_keeps_constraints_tells_its_cache_and_gives_up_when
             )
         finally:
             engine.close()
+
+
+def test_a_real_server_is_measured_as_a_peer(python, tmp_path, tiny_folder):
+    write_llama(tmp_path, 4_096)
+    write_byte_tokenizer(tmp_path)
+    with real_server(python, tmp_path) as url:
+        peer = open_peer(f"vllm:{url}", load_model(tiny_folder), tiny_folder)
+        try:
+            one, many = (min(peer.decode(batch, 64, 8) for _ in range(3)) for batch in (1, 8))
+            assert 0 < one < many * 8
+            assert peer.prefill(tuple(range(30, 230))) > 0
+        finally:
+            peer.close()
 
 
 def test_vllm_keeps_the_contract(python):
