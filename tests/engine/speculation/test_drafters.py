@@ -146,9 +146,9 @@ def test_the_block_says_what_it_says_when_it_is_fed_in_one_go(tiny):
     assert len(drafts) > 5
     for ids, draft in drafts:
         played = play(tiny)[0]
-        batch = build_batch([played.run(ids[:-1])], played.runner)
+        batch = build_batch([played.run(ids[:-1])], played.runner).to(tiny.device)
         hidden = tiny.model.norm(tiny.model(batch, played.runner.cache))
-        shifted = replace(batch, token_ids=torch.tensor(ids[1:]), windows=None)
+        shifted = replace(batch, token_ids=torch.tensor(ids[1:], device=tiny.device), windows=None)
         out = tiny.mtp(hidden, shifted, tiny.model.rope_table(batch.positions), played.runner.cache)
         logits = tiny.model.head(out)[-1]
         assert int(logits.argmax()) == draft.token_ids[0]
@@ -158,7 +158,7 @@ def test_the_block_says_what_it_says_when_it_is_fed_in_one_go(tiny):
 @torch.inference_mode()
 def test_the_hot_head_gives_the_logits_of_the_whole_one(tiny):
     whole, hot = HotHead(tiny.model), HotHead(tiny.model, small_vocab=1)
-    normed = torch.randn(1, tiny.config.hidden_size)
+    normed = torch.randn(1, tiny.config.hidden_size, device=tiny.device)
     ids, logits = whole.logits("s", [5, 300], normed)
     assert ids is None
     assert torch.equal(logits, tiny.model.head(normed)[0])

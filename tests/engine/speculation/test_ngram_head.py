@@ -23,7 +23,8 @@ from kodkod_engine.speculation.ngram_head import FILE_NAME, NgramHead, NgramHead
 def head(tiny) -> NgramHead:
     generator = torch.Generator().manual_seed(1)
     hidden, vocab = tiny.config.hidden_size, tiny.config.vocab_size
-    return NgramHead(torch.randn(16, hidden, generator=generator), torch.randn(vocab, 16, generator=generator))
+    down, up = torch.randn(16, hidden, generator=generator), torch.randn(vocab, 16, generator=generator)
+    return NgramHead(down.to(tiny.device), up.to(tiny.device))
 
 
 def task(ids: list[int], max_tokens: int = 3) -> DraftTask:
@@ -37,7 +38,7 @@ def test_it_reads_the_embedding_of_the_last_tokens_and_its_own_drafts(tiny, head
         [draft] = drafter.draft([task(ids)])
         known = [ABSENT] * 3 + ids
         for token_id, confidence in zip(draft.token_ids, draft.confidences, strict=True):
-            window = torch.tensor([known[-1:-5:-1]])
+            window = torch.tensor([known[-1:-5:-1]], device=tiny.device)
             logits = head.logits(tiny.model.embedding(window[:, 0], window))[0]
             assert token_id == int(logits.argmax())
             assert confidence == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
