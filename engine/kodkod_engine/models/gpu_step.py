@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +21,10 @@ from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
 from kodkod_engine.kernels.gpu.latent_decode import Plan, latent_decode, plans_for
 from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
+from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
 from kodkod_engine.kernels.gpu.route import Routing, route
-from kodkod_engine.kernels.gpu.thin_linear import thin_linear
-from kodkod_engine.kernels.gpu.tuning import Tuner
+from kodkod_engine.kernels.gpu.thin_linear import THIN_ROWS, thin_linear
+from kodkod_engine.kernels.gpu.tuning import Tuner, replay_ms
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
@@ -149,6 +151,7 @@ class GpuStep:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool: Any = None
         self._tuner = Tuner(device)
+        self._is_early: bool | None = None
         embedding = self.model.embedding
         resident = embedding.resident if embedding is not None else None
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
@@ -195,24 +198,52 @@ class GpuStep:
         return self._tuner.quickest(shape, plans_for(*shape), attend)
 
     def _prepare(self, shape: StepBuffers, key: ShapeKey) -> None:
-        def run() -> None:
-            x = self._compute(shape, key)
-            shape.out = self._ids(x) if key.is_greedy else x
-
         if self._device.type != "cuda":
-            shape.replay = run
+            shape.replay = partial(self._run_here, shape, key)
             return
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            run()
-        self._pool = self._pool or graph.pool()
+        graph, shape.out = self._captured(shape, key, is_early=self._is_early is True)
+        if self._is_early is None and key.sequences * key.query_len <= THIN_ROWS:
+            graph, shape.out = self._quicker(graph, shape.out, shape, key)
         shape.replay = graph.replay
+
+    def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:
+        shape.out = self._result(shape, key)
+
+    def _captured(self, shape: StepBuffers, key: ShapeKey, *, is_early: bool) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """The step's graph and what it leaves."""
+        with beginning_early(is_early):
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self._result(shape, key)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                out = self._result(shape, key)
+        self._pool = self._pool or graph.pool()
+        return graph, out
+
+    def _quicker(
+        self, graph: torch.cuda.CUDAGraph, out: Tensor, shape: StepBuffers, key: ShapeKey
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """This graph, or the one whose kernels begin early if it says the same sooner; later shapes follow."""
+        self._is_early = False
+        if not can_begin_early(self._device):
+            return graph, out
+        try:
+            other, other_out = self._captured(shape, key, is_early=True)
+            graph.replay()
+            wanted = out.clone()
+            other.replay()
+            self._is_early = torch.equal(other_out, wanted) and replay_ms(other) < replay_ms(graph)
+        except RuntimeError:  # the driver does not capture such launches
+            return graph, out
+        return (other, other_out) if self._is_early else (graph, out)
+
+    def _result(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
+        x = self._compute(shape, key)
+        return self._ids(x) if key.is_greedy else x
 
     def _compute(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
         x = self._embed(shape)

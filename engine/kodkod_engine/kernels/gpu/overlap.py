@@ -7,6 +7,9 @@ streams is started as usual.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,8 +19,22 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 CAPABILITY = (9, 0)
 
-OVERLAPS = False
-"""Whether kernels begin early. Read when a kernel is launched, so a graph keeps what held when it was captured."""
+_overlaps: ContextVar[bool] = ContextVar("overlaps", default=False)
+
+
+@contextmanager
+def beginning_early(is_wanted: bool) -> Iterator[None]:
+    """Kernels launched inside begin early, or do not; a graph keeps what held when it was captured."""
+    token = _overlaps.set(is_wanted)
+    try:
+        yield
+    finally:
+        _overlaps.reset(token)
+
+
+def can_begin_early(device: torch.device) -> bool:
+    """Whether the device knows of it."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 @triton.jit
@@ -34,7 +51,4 @@ def early(follows: bool = True) -> dict[str, Any]:
     Args:
         follows: whether the inputs come from the kernel right before it on its stream.
     """
-    if not (OVERLAPS and follows) or triton.knobs.runtime.interpret:
-        return {"EARLY": False}
-    is_able = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= CAPABILITY
-    return {"EARLY": True, "launch_pdl": True} if is_able else {"EARLY": False}
+    return {"EARLY": True, "launch_pdl": True} if follows and _overlaps.get() else {"EARLY": False}
