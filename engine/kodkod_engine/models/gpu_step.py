@@ -24,7 +24,7 @@ from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
 from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.kernels.gpu.thin_linear import THIN_ROWS, thin_linear
-from kodkod_engine.kernels.gpu.tuning import Tuner, replay_ms
+from kodkod_engine.kernels.gpu.tuning import replay_ms, tuner_of
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
@@ -150,8 +150,9 @@ class GpuStep:
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool: Any = None
-        self._tuner = Tuner(device)
-        self._is_early: bool | None = None
+        self._tuner = tuner_of(device)
+        self.begins_early: bool | None = None
+        """Whether kernels begin before the one before them has ended; None until a step of few tokens decided."""
         embedding = self.model.embedding
         resident = embedding.resident if embedding is not None else None
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
@@ -195,14 +196,14 @@ class GpuStep:
     def plan(self, key: ShapeKey, attend: Callable[[Plan], Tensor]) -> Plan:
         """The quickest way to attend in a shape; `attend` does it in one."""
         shape = (key.context, key.sequences, key.query_len * self.model.config.num_heads)
-        return self._tuner.quickest(shape, plans_for(*shape), attend)
+        return self._tuner.quickest((self.latent, *shape), plans_for(*shape), attend)
 
     def _prepare(self, shape: StepBuffers, key: ShapeKey) -> None:
         if self._device.type != "cuda":
             shape.replay = partial(self._run_here, shape, key)
             return
-        graph, shape.out = self._captured(shape, key, is_early=self._is_early is True)
-        if self._is_early is None and key.sequences * key.query_len <= THIN_ROWS:
+        graph, shape.out = self._captured(shape, key, is_early=self.begins_early is True)
+        if self.begins_early is None and key.sequences * key.query_len <= THIN_ROWS:
             graph, shape.out = self._quicker(graph, shape.out, shape, key)
         shape.replay = graph.replay
 
@@ -228,7 +229,7 @@ class GpuStep:
         self, graph: torch.cuda.CUDAGraph, out: Tensor, shape: StepBuffers, key: ShapeKey
     ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """This graph, or the one whose kernels begin early if it says the same sooner; later shapes follow."""
-        self._is_early = False
+        self.begins_early = False
         if not can_begin_early(self._device):
             return graph, out
         try:
@@ -236,10 +237,10 @@ class GpuStep:
             graph.replay()
             wanted = out.clone()
             other.replay()
-            self._is_early = torch.equal(other_out, wanted) and replay_ms(other) < replay_ms(graph)
+            self.begins_early = torch.equal(other_out, wanted) and replay_ms(other) < replay_ms(graph)
         except RuntimeError:  # the driver does not capture such launches
             return graph, out
-        return (other, other_out) if self._is_early else (graph, out)
+        return (other, other_out) if self.begins_early else (graph, out)
 
     def _result(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
         x = self._compute(shape, key)

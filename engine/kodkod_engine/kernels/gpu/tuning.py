@@ -6,6 +6,7 @@ Ways are timed in a graph, as they will run. One that does not start, or says so
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 Way = TypeVar("Way")
 
-TIMED_MS = 4
+TIMED_MS = 1
 """Of each way."""
 
 REPLAYS = 10
@@ -46,6 +47,12 @@ class Tuner:
         times = {index: _milliseconds(way, run, wanted) for index, way in enumerate(ways)}
         self._chosen[key] = best = ways[min(times, key=lambda index: times[index])]
         return best
+
+
+@cache
+def tuner_of(device: torch.device) -> Tuner:
+    """The device's own, so that what one model found serves the next."""
+    return Tuner(device)
 
 
 def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> float:
