@@ -29,12 +29,23 @@ class Tile:
     places: int
     num_warps: int
     num_stages: int
+    is_whole: bool = False
+    """Whether a split is one tile: nothing is carried from tile to tile, and its latents are asked for at once."""
 
 
 TILES = (Tile(32, 32, 8, 3), Tile(64, 32, 8, 2), Tile(64, 64, 8, 2), Tile(16, 64, 8, 1))
 """The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles."""
 
+WHOLE_TILES = (
+    Tile(32, 64, 8, 1, is_whole=True),
+    Tile(64, 64, 8, 1, is_whole=True),
+    Tile(16, 64, 4, 1, is_whole=True),
+    Tile(32, 128, 8, 1, is_whole=True),
+)
+"""For contexts that so many splits can share."""
+
 PROCESSORS = 132
+MAX_WHOLE_SPLITS, MAX_WHOLE_PROGRAMS = 256, 1024
 MAX_SPLITS = 128
 
 
@@ -194,6 +205,56 @@ def _split(
 
 
 @triton.jit
+def _split_whole(
+    query,
+    latents,
+    blocks,
+    positions,
+    partial,
+    highest,
+    sums,
+    rows,
+    heads,
+    table_width,
+    scale,
+    RANK: tl.constexpr,
+    ROPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    PLACES: tl.constexpr,
+    SIZE: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """As `_split` for a split of one tile. What lies beyond the last place seen is read and not used."""
+    sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    places = split * PLACES + tl.arange(0, PLACES)
+    block = tl.load(blocks + sequence * table_width + places // SIZE)
+    own = tile * ROWS + tl.arange(0, ROWS)
+    inside = own < rows
+    reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
+    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+    inputs_are_there(EARLY)
+    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
+    latent = tl.load(key + low[None, :])
+    turned = tl.load(key + RANK + high[None, :])
+    at = query + (sequence * rows + own[:, None]) * (RANK + ROPE)
+    nope = tl.load(at + low[None, :], mask=inside[:, None], other=0.0)
+    rope = tl.load(at + RANK + high[None, :], mask=inside[:, None], other=0.0)
+    scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
+    scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
+    visible = places[None, :] <= reach[:, None]
+    scores = tl.where(visible, scores * scale, -1.0e30)
+    best = tl.max(scores, axis=1)
+    weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
+    total = tl.sum(weights, axis=1)
+    mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
+    place = (sequence * tl.num_programs(2) + split) * rows + own
+    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
+    tl.store(highest + place, best, mask=inside)
+    tl.store(sums + place, total, mask=inside)
+
+
+@triton.jit
 def _values(
     partial,
     highest,
@@ -256,7 +317,16 @@ def plans_for(context: int, sequences: int, rows: int) -> list[Plan]:
         plans += [
             Plan(tile, many) for many in (splits, splits // 2, splits * 2) if 1 <= many <= min(longest, MAX_SPLITS)
         ]
-    return plans
+    return plans + [plan for plan in _whole_plans(context) if _programs(plan, sequences, rows) <= MAX_WHOLE_PROGRAMS]
+
+
+def _whole_plans(context: int) -> list[Plan]:
+    plans = [Plan(tile, context // tile.places) for tile in WHOLE_TILES]
+    return [plan for plan in plans if 1 <= plan.splits <= MAX_WHOLE_SPLITS]
+
+
+def _programs(plan: Plan, sequences: int, rows: int) -> int:
+    return int(sequences * plan.splits * triton.cdiv(rows, plan.tile.rows))
 
 
 def _longest(context: int, plan: Plan) -> int:
@@ -284,7 +354,9 @@ def latent_decode(
     highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
     out = query.new_empty(sequences * new, heads * value)
     grid: Any = (sequences, triton.cdiv(rows, tile.rows), splits)
-    _split[grid](
+    kernel: Any = _split_whole if tile.is_whole else _split
+    more = {} if tile.is_whole else {"LONGEST": _longest(blocks.shape[1] * block_size, plan)}
+    kernel[grid](
         query,
         latents,
         blocks,
@@ -301,9 +373,9 @@ def latent_decode(
         ROWS=tile.rows,
         PLACES=tile.places,
         SIZE=block_size,
-        LONGEST=_longest(blocks.shape[1] * block_size, plan),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **more,
         **early(),
     )
     block = min(BLOCK_VALUES, triton.next_power_of_2(value))

@@ -160,17 +160,32 @@ def test_latent_decode(sequences: int, new: int, heads: int, context: int, split
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("sequences", "new", "heads"), [(1, 1, 4), (2, 3, 5)])
+def test_latent_decode_in_whole_tiles(sequences: int, new: int, heads: int) -> None:
+    from kodkod_engine.kernels.gpu.latent_decode import WHOLE_TILES, Plan, latent_decode, reference
+
+    query, latents, kv_b = _randn(sequences, new, heads, 48, seed=1), _randn(512, 48, seed=2), _randn(heads * 40, 32)
+    blocks = torch.randperm(32, generator=torch.Generator().manual_seed(3))[: sequences * 8].view(sequences, 8)
+    positions = torch.arange(70, 70 + new).expand(sequences, -1).clone()
+    positions[0] -= 20  # its second tile of 64 is beyond what it sees
+    arguments: Any = (query, latents, blocks.to(DEVICE), positions.to(DEVICE), kv_b, 24, 0.2, 16)
+    wanted = reference(*arguments)
+    for tile in WHOLE_TILES:
+        got = latent_decode(*arguments, plan=Plan(tile, 128 // tile.places))
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("context", "sequences", "rows", "splits"),
     [(256, 1, 32, 8), (8192, 1, 32, 128), (131_072, 1, 32, 128), (8192, 32, 32, 4), (8192, 5, 96, 8), (1, 1, 4, 1)],
 )
 def test_splits_fill_the_device_and_are_powers_of_two(context: int, sequences: int, rows: int, splits: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import MAX_SPLITS, plans_for, splits_of
+    from kodkod_engine.kernels.gpu.latent_decode import MAX_WHOLE_SPLITS, plans_for, splits_of
 
     assert splits_of(context, sequences, rows) == splits
     plans = plans_for(context, sequences, rows)
     assert plans[0].splits == splits
-    assert all(plan.splits & (plan.splits - 1) == 0 and 1 <= plan.splits <= MAX_SPLITS for plan in plans)
+    assert all(plan.splits & (plan.splits - 1) == 0 and 1 <= plan.splits <= MAX_WHOLE_SPLITS for plan in plans)
 
 
 def test_without_a_device_the_first_way_is_taken() -> None:
