@@ -21,6 +21,7 @@ from kodkod_engine.kernels.gpu.interpreter import mend
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding, ResidentRows
 from kodkod_engine.layers.packed import PackedParameter, Precisions
 from kodkod_engine.layers.step_batch import StepBatch
+from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.gpu_step import GpuStep, ShapeKey, bucket_of
 from kodkod_engine.models.loading import LoadedModel, build_model
@@ -254,12 +255,14 @@ class Player:
 @contextmanager
 def without_fused_step() -> Iterator[None]:
     """Steps go through the modules inside."""
-    hook = LongcatFlash._fused_step
+    fused, whole_layers = LongcatFlash._fused_step, longcat_flash.step_arrays
     LongcatFlash._fused_step = lambda *_args: None  # type: ignore[method-assign]
+    longcat_flash.step_arrays = lambda *_args: None
     try:
         yield
     finally:
-        LongcatFlash._fused_step = hook  # type: ignore[method-assign]
+        LongcatFlash._fused_step = fused  # type: ignore[method-assign]
+        longcat_flash.step_arrays = whole_layers
 
 
 @contextmanager
