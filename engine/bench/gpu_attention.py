@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from kodkod_engine.kernels.gpu.prefill_attention import TILING, Tiling, prefill_attention
+from kodkod_engine.kernels.gpu.prefill_attention import TILINGS, Tiling, prefill_attention
 from kodkod_engine.models.config import ModelConfig
-
-TILINGS = (TILING, Tiling(64, 2), Tiling(128, 2))
 
 
 class Case:
@@ -62,8 +60,8 @@ class Case:
 
 def forms(case: Case, device: Device) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """A name and the attention of each way."""
-    for tiling in TILINGS if device.is_cuda else (TILING,):
-        yield f"ours, {tiling.places} places, {tiling.stages} stages", lambda tiling=tiling: case.ours(tiling)
+    for tiling in TILINGS if device.is_cuda else TILINGS[:1]:
+        yield f"ours, {tiling}", lambda tiling=tiling: case.ours(tiling)
     if not device.is_cuda:
         yield "library", lambda: case.library(None)
         return

@@ -140,13 +140,18 @@ class LatentAttention(nn.Module):
         return attended
 
     def _expanded_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
-        from kodkod_engine.kernels.gpu.prefill_attention import prefill_attention
+        from kodkod_engine.kernels.gpu.prefill_attention import TILINGS, Tiling, prefill_attention, shape_class
+        from kodkod_engine.kernels.gpu.tuning import tuner_of
 
         config, slots = self.config, group.context_slots
         latents = cache.read(self.cache_layer, slots if isinstance(slots, slice) else slots[0])
         per_head = self.kv_b(latents[:, : config.kv_lora_rank]).unflatten(-1, (config.num_heads, -1))
-        out = prefill_attention(query, per_head, latents[:, config.kv_lora_rank :], config.score_scale)
-        return out.flatten(1)
+        rope_keys = latents[:, config.kv_lora_rank :]
+
+        def attend(tiling: Tiling) -> Tensor:
+            return prefill_attention(query, per_head, rope_keys, config.score_scale, tiling)
+
+        return attend(tuner_of(query.device).quickest(shape_class(len(query)), TILINGS, attend)).flatten(1)
 
     def _absorbing_is_cheaper(self, group: AttentionGroup) -> bool:
         """Compare multiplications per head and sequence of the two forms."""

@@ -14,13 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_ROWS = 128
-
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """How a program goes through the context."""
 
+    rows: int = 128
+    """New tokens of a program."""
     places: int = 64
     """Of a block of keys."""
     stages: int = 3
@@ -28,7 +28,15 @@ class Tiling:
     warps: int = 8
 
 
-TILING = Tiling()
+TILINGS = (Tiling(), Tiling(stages=2), Tiling(places=128, stages=2), Tiling(rows=64, stages=2, warps=4))
+"""The last lets two programs share a processor: one multiplies while the other weighs."""
+
+
+def shape_class(new: int) -> int:
+    """Steps of about equally many new tokens, up to where there are programs enough: what a tiling is chosen for."""
+    return min(max(new.bit_length(), 7), 11)
+
+
 LOG2_E = 1.4426950408889634
 
 
@@ -121,7 +129,7 @@ def _kernel(
 
 
 def prefill_attention(
-    query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float, tiling: Tiling = TILING
+    query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float, tiling: Tiling = TILINGS[0]
 ) -> Tensor:
     """See `reference`; query and per_head contiguous, rope keys may be a part of wider rows; every size of a head a
     power of two of at least 16."""
@@ -129,7 +137,7 @@ def prefill_attention(
     nope = query.shape[2] - rope
     value = per_head.shape[2] - nope
     out = torch.empty(new, heads, value, dtype=query.dtype, device=query.device)
-    grid: Any = (triton.cdiv(new, BLOCK_ROWS), heads)
+    grid: Any = (triton.cdiv(new, tiling.rows), heads)
     _kernel[grid](
         query,
         per_head,
@@ -143,7 +151,7 @@ def prefill_attention(
         NOPE=nope,
         ROPE=rope,
         VALUE=value,
-        ROWS=BLOCK_ROWS,
+        ROWS=tiling.rows,
         PLACES=tiling.places,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
