@@ -101,8 +101,11 @@ def precision(bench: Bench, precision: str) -> Rows:
 
 
 def verify(bench: Bench) -> Rows:
+    """What a verified draft costs, by its length; and the ways the step found quickest by then."""
     for draft in bench.scale.drafts:
         yield _point(bench, 1, bench.scale.context, draft)
+    tuner = bench.player().fused._tuner
+    yield {"plans": {str(shape): str(plan) for shape, plan in tuner._chosen.items()}}
 
 
 @torch.inference_mode()
@@ -134,6 +137,7 @@ def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "b
             "graph_ms": replay_s * 1e3,
             "host_ms": (spent - replay_s) * 1e3,
             "graph_fraction": limit_s / replay_s,
+            "begins_early": getattr(player.fused, "_is_early", None),
         }
     return point
 

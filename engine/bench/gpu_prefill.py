@@ -9,6 +9,7 @@ from gpu_bench import Bench
 from gpu_model import Device
 from gpu_record import Rows
 
+from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.placement.sizes import part_sizes
 
 PROFILED_KERNELS = 25
@@ -30,6 +31,8 @@ def prefill(bench: Bench) -> Rows:
     for new in scale.new:
         spent = min(player.prefill_s(scale.cached, new, scale.chunk_tokens) for _ in range(3))
         yield {"cached": scale.cached, "new": new, **prefill_figures(bench, scale.cached, new, spent)}
+    tuner = tuner_of(player.loaded.model.norm.weight.device)
+    yield {"tilings": {str(step): str(tiling) for step, tiling in tuner._chosen.items()}}
 
 
 def prefill_figures(bench: Bench, cached: int, new: int, spent: float) -> dict[str, float]:
