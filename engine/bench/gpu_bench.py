@@ -13,6 +13,11 @@ from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
 from kodkod_engine.models.config import ModelConfig
 from kodkod_engine.models.loading import LoadedModel
 
+STEP_BYTES = 2.5e9
+"""Activations, graphs and work spaces beside the cache."""
+TURN_BYTES = 256
+"""Of a place's rotation, which a step keeps beside its cache."""
+
 
 class Bench:
     """The model under test and what it is measured with; parts are functions of it that yield rows."""
@@ -45,6 +50,7 @@ class Bench:
     def loaded(self, precision: str = "bf16") -> LoadedModel:
         """The model; one of another precision takes over its tables."""
         if self._loaded is None or str(self._loaded.precisions.experts) != precision:
+            assert self.ceilings  # beside a model there is no room to measure them
             self._player, tables = None, None
             if self._loaded is not None:
                 embedding = self._loaded.model.embedding
@@ -60,10 +66,20 @@ class Bench:
     def player(self, num_tokens: int | None = None, precision: str = "bf16") -> Player:
         """Sequences in one cache of so many tokens; another size takes the place of the last."""
         wanted, loaded = num_tokens or self.scale.cache_tokens, self.loaded(precision)
-        if self._player is None or self._player.num_tokens != wanted or self._player.loaded is not loaded:
+        if self._player is None or self._player.asked != wanted or self._player.loaded is not loaded:
             self._player = None
-            self._player = Player(loaded, wanted, self.device)
+            self._player = Player(loaded, min(wanted, self._room(loaded)), self.device)
+            self._player.asked = wanted
         return self._player
+
+    def _room(self, loaded: LoadedModel) -> int:
+        """Tokens whose cache leaves room for a step beside it."""
+        if not self.device.is_cuda:
+            return self.scale.cache_tokens
+        gc.collect()
+        torch.cuda.empty_cache()
+        per_token = loaded.num_cache_layers * loaded.config.latent_dim * loaded.activation_dtype.itemsize
+        return max(4096, int((torch.cuda.mem_get_info()[0] - STEP_BYTES) / (per_token + TURN_BYTES)))
 
     @cached_property
     def flop_rate(self) -> float:

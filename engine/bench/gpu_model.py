@@ -181,6 +181,8 @@ class Player:
         for layer in range(self.runner.layout.num_cache_layers):
             self.runner.cache.layer(layer).normal_()
         self.loaded, self.num_tokens, self.device = loaded, num_tokens, device
+        self.asked = num_tokens
+        """Perhaps more than there was room for."""
         self.fused = GpuStep(loaded.model, self.runner.cache)
 
     def runs(self, batch: int, start: int, new: int) -> list[TokenRun]:

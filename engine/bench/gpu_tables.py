@@ -57,7 +57,8 @@ def _branch(bench: Bench, loaded: LoadedModel, name: str, embedding: NgramEmbedd
     scale = replace(scale, steps=scale.steps if bench.is_dry else 4 * scale.steps)
     batches = sorted({1, min(16, max(scale.batches))})
     with other_embedding(loaded, embedding):
-        player = Player(loaded, max(batches) * (scale.short_context + 64), bench.device)
+        longest = scale.short_context + scale.warm_steps + scale.steps + 2 * BLOCK_SIZE
+        player = Player(loaded, max(batches) * longest, bench.device)
         for batch in batches:
             spent, replay_s = player.decode_s(batch, scale.short_context, 1, scale)
             graph = {} if replay_s is None else {"graph_ms": replay_s * 1e3}

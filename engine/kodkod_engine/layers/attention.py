@@ -66,13 +66,21 @@ class LatentAttention(nn.Module):
         latent = self.kv_norm(latent) * config.kv_scale
         cache.write(self.cache_layer, batch.slots, torch.cat([latent, rotate(rope_key, rope_table)], dim=-1))
         query = (self.q_b(self.q_norm(down)) * config.q_scale).unflatten(-1, (config.num_heads, -1))
-        nope, rope = query.split([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        query = torch.cat([nope, rotate(rope, rope_table[:, None])], dim=-1)
+        query = self._rotated(query, rope_table)
         out = query.new_empty(query.shape[0], config.num_heads * config.v_head_dim)
         for group in batch.groups:
             out[group.rows] = self._attend(query[group.rows], group, cache)
         result: Tensor = self.o(out)
         return result
+
+    def _rotated(self, query: Tensor, rope_table: Tensor) -> Tensor:
+        """The rope part of a fresh query turned: [tokens, heads, nope + rope]."""
+        nope, rope = query.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1)
+        turned = rotate(rope, rope_table[:, None])
+        if not takes_kernels(query):
+            return torch.cat([nope, turned], dim=-1)
+        rope.copy_(turned)  # a third of what joining them would move
+        return query
 
     def _attend(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
         """[rows, heads, head_dim] -> [rows, heads * v_head_dim]."""

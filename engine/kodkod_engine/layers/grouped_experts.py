@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kodkod_engine.layers.on_device import unpacked_pieces
+from kodkod_engine.layers.on_device import by_pieces
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 
@@ -44,7 +44,7 @@ def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weight
 def _products(x: Tensor, home: Slot, ends: Tensor) -> Tensor:
     """Each row through its expert: [rows, in] -> [rows, out]."""
     if isinstance(home, PackedMatrix):
-        return torch.cat([_product(x, piece, ends) for piece in unpacked_pieces(home, x.dtype)], dim=1)
+        return by_pieces(home, x.dtype, lambda piece: _product(x, piece, ends))
     return _product(x, home, ends)
 
 

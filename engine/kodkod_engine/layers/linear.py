@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.packed_linear import packed_linear
 from kodkod_engine.kernels.thin_linear import thin_linear
-from kodkod_engine.layers.on_device import takes_kernels, unpacked_pieces
+from kodkod_engine.layers.on_device import by_pieces, takes_kernels
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot, map_rows
 
 MAX_THIN_ROWS = 64
@@ -107,7 +107,7 @@ def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if x.shape[0] <= kernel_rows(weight):
         return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)
     if takes_kernels(x):
-        return torch.cat([F.linear(x, piece) for piece in unpacked_pieces(weight, x.dtype)], dim=1)
+        return by_pieces(weight, x.dtype, lambda piece: F.linear(x, piece))
     is_host = weight.codes.device.type == "cpu"
     dtype = torch.bfloat16 if is_host and _CPU_HAS_NATIVE_BF16 else x.dtype
     return map_rows(x.to(dtype), weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(dtype))).to(x.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from kodkod_engine.layers.packed import PackedMatrix
 
-PIECE_BYTES = 1 << 30
-"""Packed weights are unpacked in pieces of so much, for products of many rows."""
+PIECES = 32
+"""Packed weights are unpacked in pieces of so small a part of the device's memory, for products of many rows."""
+
+LEAST_PIECE_BYTES = 1 << 29
 
 PIECE_ROWS = 128
 """A piece is a multiple of it, as blocks of rows that share a scale are."""
@@ -34,7 +36,21 @@ def fits_tile(*sizes: int) -> bool:
     return all(size >= 16 and size & (size - 1) == 0 for size in sizes)
 
 
-def unpacked_pieces(home: PackedMatrix, dtype: torch.dtype, num_bytes: int = PIECE_BYTES) -> Iterator[Tensor]:
+def by_pieces(home: PackedMatrix, dtype: torch.dtype, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+    """Products with the pieces of a packed matrix, or stack of them, side by side: [rows, out]."""
+    parts = [multiply(piece) for piece in unpacked_pieces(home, dtype, piece_bytes(home.codes.device))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@cache
+def piece_bytes(device: torch.device) -> int:
+    """Of unpacked weights at a time."""
+    if device.type != "cuda":
+        return LEAST_PIECE_BYTES
+    return max(LEAST_PIECE_BYTES, torch.cuda.get_device_properties(device).total_memory // PIECES)
+
+
+def unpacked_pieces(home: PackedMatrix, dtype: torch.dtype, num_bytes: int) -> Iterator[Tensor]:
     """A matrix, or all of a stack, [..., some rows, in] at a time, in order."""
     from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
 

@@ -33,15 +33,15 @@ def test_what_ends_a_device(fault: RuntimeError, lost: bool) -> None:
 
 async def test_a_device_lost_in_an_answer_ends_all_answers_and_the_engine(tiny, monkeypatch, caplog) -> None:
     engine = NativeEngine(tiny, None, EngineConfig(max_cached_tokens=512, max_running=1, speculation=Speculation.NONE))
-    forward, steps = engine.runner.forward, []
+    compute, steps = engine.runner._run, []
 
-    def until_it_is_lost(runs):
+    def until_it_is_lost(copies, runs):
         steps.append(runs)
         if len(steps) > 4:
             raise torch.AcceleratorError(LOST)
-        return forward(runs)
+        return compute(copies, runs)
 
-    monkeypatch.setattr(engine.runner, "forward", until_it_is_lost)
+    monkeypatch.setattr(engine.runner, "_run", until_it_is_lost)
     request = GenerationRequest((5, 6, 7), SamplingParams(max_tokens=50, ignore_eos=True))
     first, waiting = await asyncio.gather(*(collect(engine.generate(request)) for _ in range(2)))
     wanted = (
