@@ -15,7 +15,7 @@ from measure import keep, read_bandwidth, seconds
 from torch import Tensor
 
 from kodkod_engine.kernels.packed_linear import packed_linear
-from kodkod_engine.kernels.packing import pack
+from kodkod_engine.kernels.packing import pack, pack_fp8
 from kodkod_engine.kernels.thin_linear import thin_linear
 
 OUT, IN, COPIES = 1024, 3072, 96
@@ -36,6 +36,12 @@ def ours(rows: int, bits: int, dense: list[Tensor]) -> float:
     x = torch.randn(rows, IN)
     packed = [tuple(part.clone() for part in pack(dense[i % len(dense)], bits, 128)) for i in range(COPIES)]
     return rate(lambda w: packed_linear(x, *w, bits), packed, sum(part.nbytes for part in packed[0]))
+
+
+def ours_fp8(rows: int, dense: list[Tensor]) -> float:
+    x = torch.randn(rows, IN)
+    packed = [tuple(part.clone() for part in pack_fp8(dense[i % len(dense)], 128, 128)) for i in range(COPIES)]
+    return rate(lambda w: packed_linear(x, *w, 8, 128), packed, sum(part.nbytes for part in packed[0]))
 
 
 def ours_bf16(rows: int, dense: list[Tensor]) -> float:
@@ -69,6 +75,7 @@ def measure() -> dict[str, Any]:
         torch.set_num_threads(1)  # two pools of threads would fight
         figures[f"ours, int4, {rows} rows"] = ours(rows, 4, dense)
         figures[f"ours, int8, {rows} rows"] = ours(rows, 8, dense)
+        figures[f"ours, fp8, {rows} rows"] = ours_fp8(rows, dense)
         figures[f"ours, bf16, {rows} rows"] = ours_bf16(rows, dense)
         torch.set_num_threads(threads)
     return figures
