@@ -68,7 +68,7 @@ class Guide:
     """Edits, before it is over."""
     ranker: EditRanker | None = None
     """Names the edits that are offered; None, or where it knows none: any that the line's syntax allows."""
-    max_ranked: int = 12
+    max_ranked: int = 24
     """Of them, offered at a time."""
 
     def constraint(self, messages: Sequence[Message]) -> CallConstraint:
@@ -94,6 +94,11 @@ class Guide:
         free = ranked is None
         found = [*self._views(progress), *self._edits(progress)] if free else self._among(progress, ranked or [])
         return found or [self._finish(FAILED)]
+
+    def named(self, progress: Progress) -> list[RankedEdit] | None:
+        """The plausible edits among which it is to be chosen now; None where it is time for something else."""
+        is_time = progress.tests is Tests.FAILED and progress.standing is None and progress.edits < self.max_tries
+        return self.ranked(progress) if is_time else None
 
     def ranked(self, progress: Progress) -> list[RankedEdit] | None:
         """The plausible edits that were not tried, the most probable first; None where nobody knows any."""

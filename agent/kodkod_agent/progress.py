@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from kodkod_engine.messages import AssistantMessage, Message, ToolCall, ToolMessage
 
-_SUSPECTS = "Run by the failing tests, most suspicious first:\n"
+SUSPECTS = "Run by the failing tests, most suspicious first:\n"
 _SUSPECT = re.compile(r"(?P<path>.+):(?P<first>\d+)-(?P<last>\d+) (?P<function>\S+): (?P<lines>\d+(?: \d+)*)")
 _EXIT_CODE = re.compile(r"\[exit code (-?\d+)[],]")
 _NUMBERED = re.compile(r"^(\d+)\|(.*)$", re.MULTILINE)
@@ -101,7 +101,7 @@ def _after_test(progress: Progress, arguments: Mapping[str, object], text: str) 
     del arguments
     codes = _EXIT_CODE.findall(text)
     progress.tests = Tests.PASSED if codes and codes[-1] == "0" else Tests.FAILED
-    _, heading, block = text.rpartition(_SUSPECTS)
+    _, heading, block = text.rpartition(SUSPECTS)
     if heading:
         found = map(_SUSPECT.fullmatch, block.partition("\n\n")[0].split("\n"))
         progress.suspects = tuple(_suspect(match) for match in found if match is not None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -23,6 +24,9 @@ from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_engine.errors import EngineError
 
+_LEAST_MASS = 1e-12
+"""For the logarithm of what a model holds impossible."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredTurn:
@@ -31,7 +35,8 @@ class ScoredTurn:
     token_ids: tuple[int, ...]
     """From the first id after the assistant tag to EOS."""
     logprob: float
-    """Natural; of the choices the constraint left, each renormalised over what was allowed."""
+    """Natural; of the choices the constraint left, each renormalised over what was allowed. From `free_logprob`: as if
+    nothing had been ruled out."""
     usage: Usage = field(default=Usage(), compare=False)
     """What reading the prompt cost, and the tokens of this turn; not those of the others that were looked at."""
 
@@ -89,6 +94,41 @@ async def most_probable_turns(
     """
     search = _Search(engine, tuple(prompt_ids), constraint, limits or SearchLimits(), parent_id)
     return await search.run(num_turns)
+
+
+async def free_logprob(
+    engine: Engine, prompt_ids: Sequence[int], turn_ids: Sequence[int], *, parent_id: str | None = None
+) -> ScoredTurn:
+    """A turn that is known, with the log-probability that the model gives it where nothing is ruled out.
+
+    Args:
+        engine: the model.
+        prompt_ids: the conversation, with the tag that asks for a turn.
+        turn_ids: the turn.
+        parent_id: the stream the prompt continues, if it is known.
+
+    Raises:
+        EngineError: the engine failed, or the prompt is too long.
+    """
+    turn = tuple(turn_ids)
+    # What the model gives to all that is allowed is what it gives to the one id that is.
+    sampling = SamplingParams(max_tokens=len(turn), doubt_below=1.0, ignore_eos=True)
+    request = GenerationRequest(tuple(prompt_ids), sampling, _Given(turn), parent_id)
+    answer = await collect(engine.generate(request))
+    if answer.finish_reason in (FinishReason.ERROR, FinishReason.CANCELLED):
+        raise EngineError(answer.error or "the engine was closed while it read a turn; load it again")
+    logprob = sum(math.log(max(doubt.allowed_mass, _LEAST_MASS)) for doubt in answer.doubts)
+    return ScoredTurn(turn, logprob, answer.usage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Allows one turn. See `api.Constraint`."""
+
+    ids: tuple[int, ...]
+
+    def allowed_ids(self, generated_ids: Sequence[int]) -> Collection[int]:
+        return self.ids[len(generated_ids) : len(generated_ids) + 1]
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,13 +9,16 @@ import pytest
 
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.guidance import Guide, WorkTreeFiles
+from kodkod_agent.judging import EDIT_SHARE, LEAST_EDIT, LEAST_VIEW, MAX_OUTPUT_TOKENS, VIEW_SHARE, Judge, JudgedEdit
+from kodkod_agent.progress import read_progress
+from kodkod_agent.proposals import ScoredTurn
 from kodkod_agent.ranking import Evidence, RankedEdit
 from kodkod_agent.session import Session
 from kodkod_agent.state import Status
-from kodkod_agent.ways import MODEL_SHARE, Ways
+from kodkod_agent.ways import Ways
 from kodkod_engine import load_engine
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
-from kodkod_engine.messages import AssistantMessage
+from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 from .conftest import all_events, git
@@ -98,9 +101,10 @@ async def test_ways_are_scored_by_both_and_come_in_order(root, setup_of, faulty,
                 found = await Ways(engine, guide, fork.tools).best(fork.ledger, 5)
     assert [way.change[2].strip() for way in found] == ["return high", "return value"]
     for way, edit in zip(found, (RIGHT, WRONG), strict=True):
-        decoded = sum(turn.logprob for turn in way.turns)
-        assert way.score == pytest.approx(edit.logprob + MODEL_SHARE * decoded)
-        assert len(way.turns) == 2
+        view, turn = way.turns
+        assert view.logprob < LEAST_VIEW
+        assert turn.logprob < LEAST_EDIT
+        assert way.score == pytest.approx(edit.logprob + VIEW_SHARE * LEAST_VIEW + EDIT_SHARE * LEAST_EDIT)
 
 
 def test_a_ranked_edit_is_shown_by_the_view_of_its_function(faulty):
@@ -110,3 +114,38 @@ def test_a_ranked_edit_is_shown_by_the_view_of_its_function(faulty):
     assert RIGHT.is_in(suspect)
     assert not ELSEWHERE.is_in(suspect)
     assert not replace(RIGHT, path="other.py").is_in(suspect)
+
+
+async def test_what_was_tried_and_how_much_the_tests_said_do_not_bear_on_what_the_model_is_asked(
+    root, setup_of, faulty, tiny_folder
+):
+    with closing(load_engine(tiny_folder)) as engine:
+        setup = replace(setup_of([], config=CONFIG, tools=TRACED, profile=SEARCHED), engine=engine, ranker=FakeRanker())
+        async with await Session.create(root, setup) as session:
+            await all_events(session, "mend it")
+            judge = Judge(engine, setup.tokenizer, session.tools)
+            asked = session.ledger.view()
+            progress = read_progress(asked)
+            begun = judge.up_to_the_tests(asked, progress)
+            assert [type(message) for message in begun] == [UserMessage, AssistantMessage, ToolMessage]
+            (once,) = await judge.judged(session.ledger, progress, [RIGHT])
+            again = session.ledger.rebuild([*asked, UserMessage(text="and now?")])
+            (twice,) = await judge.judged(again, progress, [RIGHT])
+            for one, other in ((once.view, twice.view), (once.turn, twice.turn)):
+                assert one.token_ids == other.token_ids
+                assert one.logprob == pytest.approx(other.logprob, rel=1e-3)
+            long = progress.output.replace("\n", "\n" + "many words of no use\n" * 500, 1)
+            cut = judge.cut(long)
+    assert cut != long
+    assert cut.endswith(progress.output[progress.output.index("Run by the failing tests") :])
+    assert cut.startswith(progress.output.split("\n", 1)[0])
+    assert len(setup.tokenizer.encode_text(cut)) <= MAX_OUTPUT_TOKENS + 2
+    assert judge.cut("ok\n" + cut[cut.index("Run by") :]).startswith("ok\n")
+
+
+def test_what_the_model_holds_impossible_counts_only_so_far():
+    least = ScoredTurn((1,), -999.0)
+    sure = ScoredTurn((1,), 0.0)
+    assert JudgedEdit(RIGHT, sure, sure).score == RIGHT.logprob
+    assert JudgedEdit(RIGHT, least, sure).score == pytest.approx(RIGHT.logprob + VIEW_SHARE * LEAST_VIEW)
+    assert JudgedEdit(RIGHT, sure, least).score == pytest.approx(RIGHT.logprob + EDIT_SHARE * LEAST_EDIT)

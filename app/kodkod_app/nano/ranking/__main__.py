@@ -160,16 +160,17 @@ def judge(name: str | None, weights_file: Path | None, most: int, output: Path, 
 
 
 @main.command()
-@click.option(
-    "--share", "shares", type=float, multiple=True, default=(0, 0.05, 0.1, 0.25, 0.5, 1, 2), show_default=True
-)
+@click.option("--view", "of_view", type=float, multiple=True, default=(0, 0.1, 0.2), show_default=True)
+@click.option("--edit", "of_edit", type=float, multiple=True, default=(0, 0.1, 0.2, 0.3, 0.5), show_default=True)
 @click.argument("files", metavar="JUDGED...", type=_file, nargs=-1, required=True)
-def share(shares: tuple[float, ...], files: tuple[Path, ...]) -> None:
-    """How well ranking and model together find the repair, by the share of the model, as JSON."""
+def share(of_view: tuple[float, ...], of_edit: tuple[float, ...], files: tuple[Path, ...]) -> None:
+    """How well ranking and model together find the repair, by the model's shares of view and edit, as JSON."""
+    from itertools import product
+
     from kodkod_app.nano.ranking.scenes import read_judged, told
 
     judged = [one for path in files for one in read_judged(path)]
-    click.echo(json.dumps(told(judged, shares, (1, 3, 8)), indent=1))
+    click.echo(json.dumps(told(judged, list(product(of_view, of_edit)), (1, 3, 8)), indent=1))
 
 
 def _told(cases: CaseArrays, found: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Real faults as the agent meets them, and what ranking and model say of each plausible edit: to weigh the two.
 
 A scene is what there is before the first view: the tests' output with its suspects, the files, and the repair that is
-known. It is judged by the agent's own code (`kodkod_agent.ways`) with the model that is asked about.
+known. It is judged by the agent's own code (`kodkod_agent.judging`) with the model that is asked about.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from kodkod_agent.guidance import Guide, WorkTreeFiles
+from kodkod_agent.judging import LEAST_EDIT, LEAST_VIEW, Judge
 from kodkod_agent.progress import read_progress
-from kodkod_agent.ranking import EditRanker
-from kodkod_agent.ways import Ways
+from kodkod_agent.ranking import EditRanker, RankedEdit
 from kodkod_app.nano.broken import Instance, broken_instances
 from kodkod_app.nano.spans import Edit
 from kodkod_app.nano.workshop import Workshop
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Change = tuple[str, str, str]
 """Path, line, and what the line becomes. See `ways.Way.change`."""
+Shares = tuple[float, float]
+"""Of the model's log-probabilities of the view and of the edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +63,32 @@ class Scene:
     def wanted(self) -> Change | None:
         """What the repair makes of its line; None where no suspect is in its file."""
         lines = self.texts.get(self.path, "").split("\n")
-        if self.repair.line > len(lines):
-            return None
-        before = lines[self.repair.line - 1]
-        return self.path, str(self.repair.line), before.replace(self.repair.old, self.repair.new)
+        return None if self.repair.line > len(lines) else self._changed(self.path, self.repair)
+
+    def changed(self, edit: RankedEdit) -> Change:
+        """What an edit makes of its line."""
+        return self._changed(edit.path, Edit(edit.line, edit.old, edit.new))
+
+    def _changed(self, path: str, edit: Edit) -> Change:
+        return path, str(edit.line), self.texts[path].split("\n")[edit.line - 1].replace(edit.old, edit.new)
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedEdit:
-    """A plausible edit the agent could try first."""
+class Opinion:
+    """On one of the plausible edits: natural log-probabilities."""
 
     is_repair: bool
     ranked: float
-    """The ranking's log-probability."""
-    decoded: tuple[float, ...]
-    """The model's: of the edit alone, or of a view and the edit."""
+    """The ranking's."""
+    view: float
+    """The model's, of looking at the function."""
+    edit: float
+    """The model's, of the edit under that view."""
 
-    def score(self, share: float) -> float:
-        """As the agent adds them up, with this share of the model's."""
-        return self.ranked + share * sum(self.decoded)
+    def score(self, shares: Shares) -> float:
+        """As the agent adds them up, with these shares of the model's."""
+        of_view, of_edit = shares
+        return self.ranked + of_view * max(self.view, LEAST_VIEW) + of_edit * max(self.edit, LEAST_EDIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +97,12 @@ class Judged:
 
     package: str
     kind: str
-    edits: tuple[JudgedEdit, ...]
+    opinions: tuple[Opinion, ...]
 
-    def place(self, share: float) -> int | None:
+    def place(self, shares: Shares) -> int | None:
         """How many edits come before the repair; None where it is not among them."""
-        right = [edit.score(share) for edit in self.edits if edit.is_repair]
-        return sum(edit.score(share) > right[0] for edit in self.edits) if right else None
+        right = [one.score(shares) for one in self.opinions if one.is_repair]
+        return sum(one.score(shares) > right[0] for one in self.opinions) if right else None
 
 
 _scenes = TypeAdapter(Scene)
@@ -175,17 +184,14 @@ async def judge(scene: Scene, model: Model, ranker: EditRanker, most: int) -> Ju
         tools = ToolContext(NoSandbox(BoxOptions(tree)), tree, TOOLS, tree / ".logs")
         guide = Guide(model.tokenizer, WorkTreeFiles(tools), ranker=ranker, max_ranked=most)
         ledger = _opened(scene, model)
-        named = {
-            (edit.path, str(edit.line), _line(scene, edit.path, edit.line).replace(edit.old, edit.new)): edit.logprob
-            for edit in guide.ranked(read_progress(ledger.view())) or ()
-        }
-        found = await Ways(model.engine, guide, tools).best(ledger, most)
-    edits = tuple(
-        JudgedEdit(way.change == scene.wanted, named[way.change], tuple(turn.logprob for turn in way.turns))
-        for way in found
-        if way.change in named
+        progress = read_progress(ledger.view())
+        named = guide.named(progress) or []
+        found = await Judge(model.engine, model.tokenizer, tools).judged(ledger, progress, named)
+    opinions = tuple(
+        Opinion(scene.changed(one.edit) == scene.wanted, one.edit.logprob, one.view.logprob, one.turn.logprob)
+        for one in found
     )
-    return Judged(scene.package, scene.kind, edits)
+    return Judged(scene.package, scene.kind, opinions)
 
 
 def _opened(scene: Scene, model: Model) -> TokenLedger:
@@ -202,18 +208,14 @@ def _opened(scene: Scene, model: Model) -> TokenLedger:
     return ledger
 
 
-def _line(scene: Scene, path: str, line: int) -> str:
-    return scene.texts[path].split("\n")[line - 1]
-
-
-def told(judged: Sequence[Judged], shares: Sequence[float], most: Sequence[int]) -> dict[str, object]:
-    """How often the repair is among the first so many, by share of the model's log-probability; of all scenes."""
+def told(judged: Sequence[Judged], shares: Sequence[Shares], most: Sequence[int]) -> dict[str, object]:
+    """How often the repair is among the first so many, of all scenes, by the model's shares."""
     rows = {}
-    for share in shares:
-        places = [one.place(share) for one in judged]
-        rows[f"{share:g}"] = [
+    for of_view, of_edit in shares:
+        places = [one.place((of_view, of_edit)) for one in judged]
+        rows[f"{of_view:g}, {of_edit:g}"] = [
             round(sum(place is not None and place < number for place in places) / max(1, len(judged)), 4)
             for number in most
         ]
-    return {"scenes": len(judged), "repair among the edits": sum(one.place(0) is not None for one in judged),
-            "among the first": list(most), "by the model's share": rows}  # fmt: skip
+    among = sum(one.place((0, 0)) is not None for one in judged)
+    return {"scenes": len(judged), "repair among the edits": among, "among the first": list(most), "by shares": rows}

@@ -12,7 +12,7 @@ from kodkod_app.nano.ranking.__main__ import main
 from kodkod_app.nano.ranking.ranker import PlausibleEdits
 from kodkod_app.nano.ranking.scenes import (
     Judged,
-    JudgedEdit,
+    Opinion,
     Scene,
     judge,
     read_judged,
@@ -57,14 +57,15 @@ def test_the_commands_judge_and_tell(scenes_file, tmp_path):
     assert done.exit_code == 0, done.output
     (judged,) = read_judged(judged_file)
     assert (judged.package, judged.kind) == ("clips", "missing_return")
-    assert 2 <= len(judged.edits) <= 12
-    assert sum(edit.is_repair for edit in judged.edits) == 1
-    for edit in judged.edits:
-        assert edit.ranked < 0
-        assert len(edit.decoded) == 2  # a view and the edit under it
-        assert all(logprob <= 0 for logprob in edit.decoded)
-    done = CliRunner().invoke(main, ["share", "--share", "0", str(judged_file)])
-    assert json.loads(done.output)["repair among the edits"] == 1
+    assert len(judged.opinions) == 12
+    assert sum(one.is_repair for one in judged.opinions) == 1
+    assert all(max(one.ranked, one.view, one.edit) < 0 for one in judged.opinions)
+    assert len({one.view for one in judged.opinions}) == 1  # there is one function to look at
+    assert len({one.edit for one in judged.opinions}) > 6
+    done = CliRunner().invoke(main, ["share", "--view", "0", "--edit", "0", "--edit", "0.5", str(judged_file)])
+    figures = json.loads(done.output)
+    assert (figures["scenes"], figures["repair among the edits"]) == (1, 1)
+    assert list(figures["by shares"]) == ["0, 0", "0, 0.5"]
 
 
 def test_a_scene_that_nothing_is_known_of_has_no_edits():
@@ -78,15 +79,19 @@ def test_a_scene_that_nothing_is_known_of_has_no_edits():
         judged = asyncio.run(judge(unread, model, PlausibleEdits.bundled(), 4))
     finally:
         model.engine.close()
-    assert judged.edits == ()
-    assert judged.place(0.5) is None
+    assert judged.opinions == ()
+    assert judged.place((0.5, 0.5)) is None
 
 
-def test_the_share_decides_who_is_heard():
-    edits = (JudgedEdit(False, -1.0, (-5.0,)), JudgedEdit(True, -2.0, (-1.0, -0.5)))
-    judged = Judged("clips", "negation", edits)
-    assert judged.place(0.0) == 1
-    assert judged.place(1.0) == 0
-    figures = told([judged, Judged("clips", "negation", edits[:1])], [0, 1], [1, 3])
-    assert figures["by the model's share"] == {"0": [0.0, 0.5], "1": [0.5, 0.5]}
+def test_the_shares_decide_who_is_heard_and_certainty_counts_only_so_far():
+    wrong, right = Opinion(False, -1.0, -5.0, -1.0), Opinion(True, -2.0, -1.0, -0.5)
+    judged = Judged("clips", "negation", (wrong, right))
+    assert judged.place((0, 0)) == 1
+    assert judged.place((0, 1)) == 1
+    assert judged.place((1, 0)) == 0
+    far = Judged("clips", "negation", (wrong, Opinion(True, -0.5, -800.0, -0.5)))
+    assert far.place((0.2, 0)) == 1
+    assert far.place((0.1, 0)) == 0
+    figures = told([judged, Judged("clips", "negation", (wrong,))], [(0, 0), (1, 1)], [1, 3])
+    assert figures["by shares"] == {"0, 0": [0.0, 0.5], "1, 1": [0.5, 0.5]}
     assert figures["repair among the edits"] == 1
