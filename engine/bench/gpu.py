@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Part: TypeAlias = "tuple[str, Callable[[], Rows], float]"
 """A name, the rows, and the seconds without which it is not begun."""
 
-PRECISIONS = ("fp8", "int8", "int4")
+PRECISIONS = ("fp8", "int4", "int8")
 MAX_PROCESSES = 4
 SUMMARY = ("batch", "new", "prompt", "step_ms", "graph_ms", "seconds", "fraction", "graph_fraction")
 LOST = 3
@@ -62,8 +62,8 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("isolation", partial(gpu_tables.isolation, bench), 8),
         ("prefill", partial(gpu_prefill.prefill, bench), 12),
         ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
-        ("attention", partial(gpu_prefill.attention, bench), 10),
         *((f"decode {scale.context} {one}", partial(gpu_decode.precision, bench, one), 10) for one in PRECISIONS),
+        ("attention", partial(gpu_prefill.attention, bench), 10),
         ("whole tables pinned", partial(gpu_tables.whole_tables, bench), 45),
     ]
     if is_smoke:

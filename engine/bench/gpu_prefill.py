@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gpu_attention import attention_rows
@@ -59,10 +60,14 @@ def attention(bench: Bench) -> Rows:
 
 
 def prefill_profile(bench: Bench) -> Rows:
-    """Where the time of the shortest prompt goes, by kernel."""
-    player = bench.player(max(*bench.scale.prompts, bench.scale.cached + max(bench.scale.new)) + 16)
-    length = bench.scale.prompts[0]
-    yield from profiled(lambda: player.prefill_s(0, length, bench.scale.chunk_tokens), 1, bench.device)
+    """Where the time of the shortest prompt and of the shortest cached turn goes, by kernel."""
+    scale = bench.scale
+    player = bench.player(max(*scale.prompts, scale.cached + max(scale.new)) + 16)
+    cases = {"prompt": (0, scale.prompts[0]), "cached turn": (scale.cached, scale.new[0])}
+    for name, (start, new) in cases.items():
+        work = partial(player.prefill_s, start, new, scale.chunk_tokens)
+        for row in profiled(work, 1, bench.device):
+            yield {"of": name, **row}
 
 
 def profiled(work: Any, steps: int, device: Device) -> Rows:

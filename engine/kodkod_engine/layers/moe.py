@@ -14,7 +14,11 @@ from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_expert_mix_rows, narrowed
 from kodkod_engine.layers.on_device import takes_kernels
 from kodkod_engine.layers.packed import PackedParameter, Precision, Slot
+from kodkod_engine.layers.split_product import has_wide_products, split_product
 from kodkod_engine.models.config import ModelConfig
+
+MIN_SPLIT_ROWS = 128
+"""From here a device multiplies the router's matrix in three parts; splitting it takes as long as few rows do."""
 
 
 class Router(nn.Module):
@@ -36,9 +40,15 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[tokens, hidden] -> expert ids int64 [tokens, k] and their weights fp32 [tokens, k]."""
-        probabilities = F.linear(x.float(), self.weight).softmax(dim=-1)
+        probabilities = self._logits(x).softmax(dim=-1)
         chosen = torch.topk(probabilities + self.selection_bias, self.experts_per_token, dim=-1, sorted=False).indices
         return chosen, probabilities.gather(1, chosen) * self.scaling_factor
+
+    def _logits(self, x: Tensor) -> Tensor:
+        is_long = x.dtype == torch.bfloat16 and len(x) >= MIN_SPLIT_ROWS
+        if is_long and takes_kernels(x) and has_wide_products(x.device):
+            return split_product(x, self.weight)
+        return F.linear(x.float(), self.weight)
 
 
 class MixtureOfExperts(nn.Module):

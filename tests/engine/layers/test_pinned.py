@@ -74,18 +74,18 @@ def _ids(loaded: Any) -> torch.Tensor:
     return play(loaded)[0].feed([5, 9, 2, 7, 7, 30])
 
 
-def test_a_model_with_pinned_tables_says_what_the_plain_one_says(tiny, tiny_folder, runtime) -> None:
-    loaded = load_model(tiny_folder, ngram_tables=TableHome.PINNED)
+def test_a_model_with_pinned_tables_says_what_the_plain_one_says(tiny_folder, runtime) -> None:
+    loaded = load_model(tiny_folder, device="cpu", ngram_tables=TableHome.PINNED)
     resident = loaded.model.embedding.resident
     assert resident.weight.data_ptr() in runtime.registered
-    assert torch.equal(_ids(loaded), _ids(tiny))
+    assert torch.equal(_ids(loaded), _ids(load_model(tiny_folder, device="cpu")))
 
 
-def test_where_pinning_is_refused_rows_come_from_the_files(tiny, tiny_folder, runtime, caplog) -> None:
+def test_where_pinning_is_refused_rows_come_from_the_files(tiny_folder, runtime, caplog) -> None:
     runtime.result = 2
-    loaded = load_model(tiny_folder, ngram_tables=TableHome.PINNED)
+    loaded = load_model(tiny_folder, device="cpu", ngram_tables=TableHome.PINNED)
     assert isinstance(loaded.model.embedding.row_source, MappedRows)
-    assert torch.equal(_ids(loaded), _ids(tiny))
+    assert torch.equal(_ids(loaded), _ids(load_model(tiny_folder, device="cpu")))
     assert [record.message for record in caplog.records] == [
         "N-gram tables are read from the checkpoint's files: memory could not be pinned "
         "(RuntimeError: CUDA error 2: out of memory)"

@@ -15,6 +15,7 @@ from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.on_device import unpacked_pieces
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision
+from kodkod_engine.layers.split_product import split_product
 from kodkod_engine.layers.step_batch import AttentionGroup
 from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -162,6 +163,12 @@ def test_grouped_experts_are_the_plain_ones(tiny, real: int, identity: int, k: i
     got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
     wide = experts.float()._by_expert(x.float(), chosen, weights)
     assert relative_error(got, wide) < 1e-2
+
+
+def test_the_router_of_a_long_step_is_as_exact_as_fp32() -> None:
+    x, weight = _randn(200, 512, dtype=torch.bfloat16), _randn(24, 512, seed=1) / 22
+    wanted = (x.double() @ weight.double().t()).float()
+    torch.testing.assert_close(split_product(x, weight), wanted, rtol=1e-5, atol=1e-5)
 
 
 def _packed(shape: tuple[int, ...], precision: Precision, part_rows: int = 0) -> PackedMatrix:
