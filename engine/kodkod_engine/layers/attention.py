@@ -159,7 +159,8 @@ class LatentAttention(nn.Module):
         def attend(tiling: Tiling) -> Tensor:
             return prefill_attention(query, per_head, rope_keys, config.score_scale, tiling)
 
-        return attend(tuner_of(query.device).quickest(shape_class(len(query)), TILINGS, attend)).flatten(1)
+        shape = (shape_class(len(query)), *query.shape[1:], *per_head.shape[1:])
+        return attend(tuner_of(query.device).quickest(shape, TILINGS, attend)).flatten(1)
 
     def _absorbing_is_cheaper(self, group: AttentionGroup) -> bool:
         """Compare multiplications per head and sequence of the two forms."""
