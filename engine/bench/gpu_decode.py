@@ -137,7 +137,6 @@ def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "b
             "graph_ms": replay_s * 1e3,
             "host_ms": (spent - replay_s) * 1e3,
             "graph_fraction": limit_s / replay_s,
-            "begins_early": getattr(player.fused, "_is_early", None),
         }
     return point
 
