@@ -6,14 +6,11 @@ vLLM schedules, computes and chooses. When an answer is complete, what of it is 
 
 from __future__ import annotations
 
-import atexit
-import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 from vllm import SamplingParams
@@ -23,25 +20,20 @@ from vllm.sampling_params import RequestOutputKind
 from kodkod_engine.api import EngineStats, FinishReason, TokenLogprob
 from kodkod_engine.backends.vllm_choosing import PROCESSOR, WATCH, Watch, watches
 from kodkod_engine.core.answer import Answer
-from kodkod_engine.core.loop import Cancel, Stop, Submit
+from kodkod_engine.core.engine_thread import EngineThread, one_line
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import ChosenToken
-from kodkod_engine.errors import EngineClosed
-
-logger = logging.getLogger(__name__)
-
-Command: TypeAlias = Submit | Cancel | Stop
 
 
 class _Job:
     """A request that vLLM has."""
 
-    def __init__(self, submit: Submit, watch: Watch | None) -> None:
-        self.answer: Answer = submit.answer
-        self.sequence: Sequence = submit.sequence
+    def __init__(self, sequence: Sequence, answer: Answer, watch: Watch | None) -> None:
+        self.sequence = sequence
+        self.answer = answer
         self.watch = watch
         self.watch_id = uuid4().hex
-        self.vllm_id = submit.sequence.id
+        self.vllm_id = sequence.id
 
     @property
     def room(self) -> int:
@@ -49,7 +41,7 @@ class _Job:
         return self.sequence.max_total_tokens - self.sequence.num_tokens
 
 
-class VllmLoop:
+class VllmLoop(EngineThread):
     """Owns vLLM's engine, which its thread alone touches."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
@@ -62,48 +54,15 @@ class VllmLoop:
         Raises:
             Exception: what `build` raised.
         """
+        super().__init__(EngineStats())
         self._build = build
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._jobs: dict[str, _Job] = {}
-        self._stats = EngineStats()
-        self._is_closed = False
-        self._death: BaseException | None = None
-        self._closing = threading.Lock()
         self._stands = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="kodkod-engine", daemon=True)
-        self._thread.start()
+        self._start()
         self._stands.wait()
         if self._refusal is not None:
-            self._thread.join()
+            self.close()
             raise self._refusal
-        atexit.register(self.close)
-
-    @property
-    def stats(self) -> EngineStats:
-        """As of the end of the last step."""
-        return self._stats
-
-    def submit(self, sequence: Sequence, answer: Answer) -> None:
-        """Queue a request. Raises EngineClosed after `close`, or when the thread died."""
-        with self._closing:
-            if self._death is not None:
-                raise EngineClosed(f"the engine thread died ({_one_line(self._death)}); load it again") from self._death
-            if self._is_closed:
-                raise EngineClosed("the engine is closed; load it again")
-            self._commands.put(Submit(sequence, answer))
-
-    def cancel(self, request_id: str) -> None:
-        """End a request before the next step; unknown or ended ones are left alone."""
-        self._commands.put(Cancel(request_id))
-
-    def close(self) -> None:
-        """Cancel everything and wait for the thread to end."""
-        with self._closing:
-            self._is_closed = True
-            self._commands.put(Stop())
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        atexit.unregister(self.close)
 
     def _set_up(self) -> Exception | None:
         try:
@@ -124,44 +83,21 @@ class VllmLoop:
         self._refusal = self._set_up()
         self._stands.set()
         if self._refusal is None:
-            self._run()
+            super()._work()
 
-    def _run(self) -> None:
-        try:
-            while self._take_commands():
-                try:
-                    self._step()
-                except Exception as fault:
-                    logger.exception("a step failed")
-                    self._fail_step(f"the engine failed in a step ({_one_line(fault)}); it goes on, so ask again")
-                self._publish()
-        except BaseException as fault:
-            self._death = fault
-            raise
-        finally:
-            self._leave()
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._jobs)
 
-    def _take_commands(self) -> bool:
-        """Do what has been asked since the last step; wait when there is nothing to compute. False means stop."""
-        while True:
-            try:
-                command = self._commands.get(block=not self._jobs)
-            except queue.Empty:
-                return True
-            match command:
-                case Submit():
-                    self._admit(command)
-                case Cancel(request_id):
-                    self._end(request_id, FinishReason.CANCELLED)
-                case Stop():
-                    return False
-            self._publish()
+    @property
+    def _open_ids(self) -> Collection[str]:
+        return self._jobs.keys()
 
-    def _admit(self, submit: Submit) -> None:
-        request, sequence = submit.answer.request, submit.sequence
+    def _admit(self, sequence: Sequence, answer: Answer) -> None:
+        request = answer.request
         is_ours = self.chooses and (request.constraint is not None or request.sampling.temperature > 0)
         watch = Watch(request, self.vocab_size) if is_ours else None
-        job = self._jobs[sequence.id] = _Job(submit, watch)
+        job = self._jobs[sequence.id] = _Job(sequence, answer, watch)
         if watch is not None:
             watches[job.watch_id] = watch
         self._stats = replace(self._stats, prompt_tokens=self._stats.prompt_tokens + sequence.num_prompt_tokens)
@@ -169,7 +105,7 @@ class VllmLoop:
             prompt = TokensPrompt(prompt_token_ids=list(request.token_ids))
             job.vllm_id = self.engine.add_request(sequence.id, prompt, self._sampling(job))
         except Exception as fault:  # noqa: BLE001  # vLLM refuses with many classes; the reader is told
-            self._end(sequence.id, FinishReason.ERROR, f"vLLM refuses the request ({_one_line(fault)}); ask otherwise")
+            self._end(sequence.id, FinishReason.ERROR, f"vLLM refuses the request ({one_line(fault)}); ask otherwise")
 
     def _sampling(self, job: _Job) -> SamplingParams:
         asked = job.answer.request.sampling
@@ -203,7 +139,7 @@ class VllmLoop:
             self._stats = replace(self._stats, reused_tokens=self._stats.reused_tokens + sequence.reused_tokens)
         self._count_preemptions(sequence, output.metrics)
         if job.watch is not None and job.watch.fault is not None:
-            cause = f"the constraint failed ({_one_line(job.watch.fault)}); correct it, or ask without it"
+            cause = f"the constraint failed ({one_line(job.watch.fault)}); correct it, or ask without it"
             self._end(sequence.id, FinishReason.ERROR, cause)
             return
         reason = self._say(job, said) if said.token_ids else None
@@ -254,32 +190,14 @@ class VllmLoop:
             self._end(request_id, FinishReason.ERROR, cause)
         self.engine.reset_prefix_cache()
 
-    def _leave(self) -> None:
-        """Tell every reader that the end has come: asked for, or by the death of the thread."""
-        with self._closing:
-            self._is_closed = True
-        while not self._commands.empty():
-            match self._commands.get():
-                case Submit() as submit:
-                    self._admit(submit)
-        reason, cause = FinishReason.CANCELLED, None
-        if self._death is not None:
-            reason, cause = FinishReason.ERROR, f"the engine thread died ({_one_line(self._death)}); load it again"
-        for request_id in list(self._jobs):
-            self._end(request_id, reason, cause)
-        self._publish()
+    def _let_go(self) -> None:
         self.engine.engine_core.shutdown()
-        # And with it the model and its cache, whoever still holds the loop.
         del self.engine, self._scheduler, self._pool
 
-    def _publish(self) -> None:
+    def _publish_stats(self) -> None:
         self._stats = replace(
             self._stats,
             running=len(self._scheduler.running),
             waiting=len(self._jobs) - len(self._scheduler.running),
             free_blocks=self._pool.get_num_free_blocks(),
         )
-
-
-def _one_line(fault: BaseException) -> str:
-    return " ".join(f"{type(fault).__name__}: {fault}".split())

@@ -1,61 +1,28 @@
-"""The engine thread: schedule, run, hand out; again.
-
-Callers talk to it through one queue of commands, it answers through streams. Nothing else crosses.
-"""
+"""The engine thread around our own scheduler and runner: schedule, run, hand out; again."""
 
 from __future__ import annotations
 
-import atexit
-import logging
-import queue
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, SamplingParams, Speculation
 from kodkod_engine.constraints.asking import ask_constraint
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
+from kodkod_engine.core.engine_thread import EngineThread, one_line
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
-from kodkod_engine.errors import DeviceLost, EngineClosed
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
 from kodkod_engine.speculation.speculator import Speculator, StepTimes
 
-logger = logging.getLogger(__name__)
-
 MEASURED_TOKENS = 128
 MEASURING_S = 0.25
 """The longest step whose time is measured before the first answer, and how long that may take in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A new request, with the place its answer goes to."""
-
-    sequence: Sequence
-    answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """A stream whose reader wants no more."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The end."""
-
-
-Command: TypeAlias = Submit | Cancel | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +34,7 @@ class _Job:
     run: TokenRun
 
 
-class EngineLoop:
+class EngineLoop(EngineThread):
     """Owns the scheduler and the runner; both are touched by its thread alone."""
 
     def __init__(
@@ -81,6 +48,7 @@ class EngineLoop:
         speculator: Speculator | None = None,
     ) -> None:
         """Start the thread. Without a speculator every step is a plain one."""
+        super().__init__(EngineStats(total_blocks=pool.num_blocks, free_blocks=pool.num_free))
         self._pool = pool
         self._vocab_size = vocab_size
         self._tree = PrefixTree(pool)
@@ -88,103 +56,24 @@ class EngineLoop:
         self._max_step_tokens = max_step_tokens
         self._runner = runner
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._answers: dict[str, Answer] = {}
         self._sequences: dict[str, Sequence] = {}
-        self._stats = EngineStats(total_blocks=pool.num_blocks, free_blocks=pool.num_free)
-        self._is_closed = False
-        self._death: BaseException | None = None
-        self._closing = threading.Lock()
-        # A daemon, so that an interpreter that ends without close() does not wait for it before it runs exit handlers.
-        # It must be gone when they are done: a thread that the interpreter stops inside a kernel aborts the process.
-        self._thread = threading.Thread(target=self._work, name="kodkod-engine", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
-
-    @property
-    def stats(self) -> EngineStats:
-        """As of the end of the last step."""
-        return self._stats
+        self._start()
 
     def check_integrity(self) -> None:
         """Assert that no block is lost. To be called when nothing runs."""
         self._scheduler.check_integrity()
 
-    def submit(self, sequence: Sequence, answer: Answer) -> None:
-        """Queue a request. Raises EngineClosed after `close`, or when the thread died."""
-        with self._closing:
-            if self._death is not None:
-                raise EngineClosed(_last_words(self._death)) from self._death
-            if self._is_closed:
-                raise EngineClosed("the engine is closed; load it again")
-            self._commands.put(Submit(sequence, answer))
+    @property
+    def _has_work(self) -> bool:
+        return self._scheduler.has_work
 
-    def cancel(self, request_id: str) -> None:
-        """End a request before the next step; unknown or ended ones are left alone."""
-        self._commands.put(Cancel(request_id))
+    @property
+    def _open_ids(self) -> Collection[str]:
+        return self._answers.keys()
 
-    def close(self) -> None:
-        """Cancel everything and wait for the thread to end."""
-        with self._closing:
-            self._is_closed = True
-            self._commands.put(Stop())
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        atexit.unregister(self.close)
-
-    def _work(self) -> None:
-        try:
-            while self._take_commands():
-                try:
-                    self._step()
-                except DeviceLost:
-                    raise
-                except Exception as fault:
-                    # The outermost edge of the engine: whatever broke, every reader is told and the engine goes on.
-                    logger.exception("a step failed")
-                    self._fail_step(f"the engine failed in a step ({_one_line(fault)}); it goes on, so ask again")
-                self._publish_stats()
-        except DeviceLost as fault:
-            logger.error("%s", fault)  # noqa: TRY400  # one line says it all
-            self._death = fault
-        except BaseException as fault:
-            self._death = fault
-            raise
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Tell every reader that the end has come: asked for, or by the death of the thread."""
-        with self._closing:
-            self._is_closed = True
-        while not self._commands.empty():
-            match self._commands.get():
-                case Submit(sequence, answer):
-                    self._admit(sequence, answer)
-        reason, cause = FinishReason.CANCELLED, None
-        if self._death is not None:
-            reason, cause = FinishReason.ERROR, _last_words(self._death)
-        for request_id in list(self._answers):
-            self._end(request_id, reason, cause)
-        self._publish_stats()
-        # And with them the model and its cache, whoever still holds the loop.
+    def _let_go(self) -> None:
         del self._runner, self._speculator
-
-    def _take_commands(self) -> bool:
-        """Do what has been asked since the last step; wait when there is nothing to compute. False means stop."""
-        while True:
-            try:
-                command = self._commands.get(block=not self._scheduler.has_work)
-            except queue.Empty:
-                return True
-            match command:
-                case Submit(sequence, answer):
-                    self._admit(sequence, answer)
-                case Cancel(request_id):
-                    self._end(request_id, FinishReason.CANCELLED)
-                    self._publish_stats()
-                case Stop():
-                    return False
 
     def _admit(self, sequence: Sequence, answer: Answer) -> None:
         self._answers[sequence.id] = answer
@@ -280,7 +169,7 @@ class EngineLoop:
                 choices = self._choices(entry, answer.request, proposal.token_ids)
             except Exception as fault:  # noqa: BLE001  # see below
                 # A constraint is a caller's code: its fault ends its own request and no other.
-                cause = f"the constraint failed ({_one_line(fault)}); correct it, or ask without it"
+                cause = f"the constraint failed ({one_line(fault)}); correct it, or ask without it"
                 self._end(entry.sequence.id, FinishReason.ERROR, cause)
                 continue
             proposal = proposal.cut(max(0, len(choices) - 1))
@@ -378,13 +267,3 @@ class EngineLoop:
             free_blocks=self._pool.num_free,
             cached_blocks=self._pool.num_evictable,
         )
-
-
-def _last_words(death: BaseException) -> str:
-    return (
-        str(death) if isinstance(death, DeviceLost) else f"the engine thread died ({_one_line(death)}); load it again"
-    )
-
-
-def _one_line(fault: BaseException) -> str:
-    return " ".join(f"{type(fault).__name__}: {fault}".split())
