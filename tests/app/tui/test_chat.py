@@ -55,7 +55,7 @@ async def test_what_is_said_before_the_model_is_there_waits_for_it(open_app, rec
     async with open_app(record(turn("Hello.")), is_held=True) as driver:
         await driver.say("hi")
         assert driver.app.queue.messages == ("hi",)
-        assert "hi" in driver.screen_text()
+        await driver.until(lambda: "hi" in driver.screen_text(), "what waits")
         driver.begin()
         await driver.idle()
         assert [said.text for said in driver.entries(s.Said)] == ["hi"]
@@ -102,7 +102,7 @@ async def test_an_interrupt_is_over_on_the_screen_before_it_is_known_what_change
         await driver.pilot.press("escape")
         await driver.until(lambda: "■ interrupted" in driver.screen_text(), "the end")
         assert driver.app.prompt.text == "later"
-        assert "stop" not in driver.screen_text()
+        await driver.until(lambda: "stop" not in driver.screen_text(), "nothing that could be stopped")
         await driver.pilot.press("escape")
         await driver.say("go on")
         assert driver.app.queue.messages == ("go on",)

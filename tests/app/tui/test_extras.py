@@ -62,10 +62,14 @@ async def test_a_servers_tool_is_asked_about_and_its_words_are_no_commands(open_
         assert driver.app.workbench.session.permissions.mode == "default"
 
 
-async def run_command(driver, text):
-    """A slash command, and its screen or what is told of it."""
-    await driver.say(text)
-    await driver.pilot.pause()
+async def listed(driver, command, *told):
+    """What a command's list shows, once it shows this; the list is closed again."""
+    await driver.say(command)
+    await driver.until(lambda: all(text in driver.screen_text() for text in ("search", *told)), command)
+    shown = driver.screen_text()
+    await driver.pilot.press("escape")
+    await driver.until(lambda: len(driver.app.screen_stack) == 1, "the chat")
+    return shown
 
 
 async def test_servers_are_listed_and_one_that_ended_is_started_again(open_app, record, project):
@@ -76,23 +80,16 @@ async def test_servers_are_listed_and_one_that_ended_is_started_again(open_app, 
     model = record(leave, turn("Gone."), turn("Hm."), add, turn("Added."))
     async with open_app(model, wish={"trusts": True}, permission_mode="bypassPermissions") as driver:
         await driver.opened()
-        await run_command(driver, "/mcp")
-        shown = driver.screen_text()
-        assert "MCP servers" in shown
-        assert "The project's, in .mcp.json" in shown
-        assert "ready, 5 tools" in shown
+        shown = await listed(driver, "/mcp", "MCP servers", "The project's, in .mcp.json", "ready, 5 tools")
         assert "mcp__notes__add" in shown
         assert "not started: ${KODKOD_NOT_SET} is not set" in shown
-        await driver.pilot.press("escape")
         await driver.say("leave")
         await driver.idle()
         await driver.say("hm")  # what became of it is told with the next turn
         await driver.idle()
         [note] = [note.text for note in driver.entries(s.Note) if "has ended" in note.text]
         assert note == "MCP server notes has ended (out of paper); /mcp restart notes starts it again"
-        await run_command(driver, "/mcp")
-        assert "has ended (out of paper); /mcp restart notes starts it again" in driver.screen_text()
-        await driver.pilot.press("escape")
+        await listed(driver, "/mcp", "has ended (out of paper); /mcp restart notes starts it again")
         await driver.say("/mcp restart notes")
         await driver.idle()
         assert driver.entries(s.Note)[-1].text == "MCP server notes was started again; what it held is gone"
@@ -114,12 +111,11 @@ async def test_skills_are_listed_with_whose_they_are(open_app, record, project):
     for trusts in (False, True):
         async with open_app(record(turn("Yes.")), wish={"trusts": trusts}) as driver:
             await driver.opened()
-            await run_command(driver, "/skills")
-            shown = driver.screen_text()
-            assert "How I [bold]write[/]." in shown
-            assert "mine/SKILL.md" in shown
+            shown = await listed(driver, "/skills", "How I [bold]write[/].", "mine/SKILL.md")
             assert ("How they write." in shown) is trusts
             assert ("its skills (theirs) are not used" in shown) is not trusts
+            await driver.say("/skills")
+            await driver.until(lambda: "mine/SKILL.md" in driver.screen_text(), "the list")
             await driver.pilot.press(*"mine")
             await driver.until(lambda: "theirs" not in driver.screen_text(), "what was searched")
             await driver.pilot.press("escape")
@@ -129,10 +125,8 @@ async def test_where_nothing_is_added_the_lists_say_how_to(open_app, record, pro
     async with open_app(record(turn("Yes."))) as driver:
         await driver.opened()
         for command, told in (("/skills", "write one as SKILLS/NAME/SKILL.md"), ("/mcp", "no MCP server is named")):
-            await run_command(driver, command)
-            assert told in driver.screen_text()
-            await driver.pilot.press("escape")
-        await run_command(driver, "/mcp again notes")
+            await listed(driver, command, told)
+        await driver.say("/mcp again notes")
         assert len(driver.app.screen_stack) == 1
         assert not driver.app.is_busy
 

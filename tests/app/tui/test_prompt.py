@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from textual import events
 
+from kodkod_app.tui import app
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.completion import Completion
 
@@ -23,8 +24,7 @@ async def test_lines_history_and_pastes(open_app, record):
 
         long = "\n".join(f"line {number}" for number in range(200))
         prompt.post_message(events.Paste(long))
-        await driver.pilot.pause()
-        assert "[pasted #1: 200 lines" in prompt.text
+        await driver.until(lambda: "[pasted #1: 200 lines" in prompt.text, "what was pasted")
         assert prompt.whole_text == long
         await press(*" end", "enter")
         assert driver.app.queue.messages[1] == f"{long} end"
@@ -56,15 +56,14 @@ async def test_keys_that_come_faster_than_they_are_handled_keep_their_order(open
             driver.app.prompt.post_message(events.Key(key, character))
         await driver.until(lambda: driver.app.queue.messages, "the message")
         assert driver.app.queue.messages == ("a\nb\nc",)
-        await driver.pilot.pause()
         assert driver.app.prompt.text == ""
-        assert driver.app.prompt.size.height == 1
+        await driver.until(lambda: driver.app.prompt.size.height == 1, "a prompt of one line")
 
 
 async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):
     async with open_app(record(turn("x")), is_held=True) as driver:
         driver.app.prompt.post_message(events.Paste("a\x1b[31mb\rc"))
-        await driver.pilot.pause()
+        await driver.until(lambda: driver.app.prompt.text, "what was pasted")
         assert driver.app.prompt.text == "a␛[31mb\nc"
 
 
@@ -77,7 +76,7 @@ async def test_commands_and_paths_are_completed(open_app, record, project):
         await press("tab")
         assert driver.app.prompt.text == "/theme "
         await press(*"light", "enter")
-        assert driver.app.theme == "kodkod-light"
+        await driver.until(lambda: driver.app.theme == "kodkod-light", "the theme")
 
         await press("/", "down", "up", "escape")
         assert not completion.is_open
@@ -103,7 +102,7 @@ async def test_the_shell_runs_in_the_box_and_the_model_is_told(open_app, record,
         [run] = driver.entries(s.ShellRun)
         assert run.exit_code == 3
         assert run.output == "hi [bold]\na␛[31mb"
-        assert "hi [bold]" in driver.screen_text()
+        await driver.until(lambda: "hi [bold]" in driver.screen_text(), "its output on the screen")
         await driver.say("look")
         await driver.idle()
         text = driver.app.workbench.session.ledger
@@ -172,7 +171,8 @@ async def test_modes_go_round_and_plan_only_reads(open_app, record, project):
         assert not (project / "made").exists()
 
 
-async def test_ctrl_c_clears_then_leaves_and_ctrl_d_deletes_or_leaves(open_app, record):
+async def test_ctrl_c_clears_then_leaves_and_ctrl_d_deletes_or_leaves(open_app, record, monkeypatch):
+    monkeypatch.setattr(app, "_TWICE_S", 1_000.0)
     async with open_app(record(), is_held=True) as driver:
         press = driver.pilot.press
         await press("a", "b", "left", "ctrl+d")
@@ -180,5 +180,4 @@ async def test_ctrl_c_clears_then_leaves_and_ctrl_d_deletes_or_leaves(open_app, 
         await press("ctrl+c")
         assert driver.app.prompt.text == ""
         await press("ctrl+c", "ctrl+c")
-        await driver.pilot.pause()
-        assert not driver.app.is_running or driver.app._exit
+        await driver.until(lambda: driver.app._exit, "the end")

@@ -32,8 +32,7 @@ async def test_a_session_is_resumed_with_what_was_said_and_goes_on(open_app, rec
         edit = driver.entries(s.Call)[1]
         assert (edit.name, edit.state, edit.outcome) == ("edit", s.CallState.DONE, "+1 -1")
         assert edit.diff is not None
-        await driver.pilot.pause()
-        assert "return a + b" in driver.screen_text()
+        await driver.until(lambda: "return a + b" in driver.screen_text(), "the change")
         await driver.say("and?")
         await driver.idle()
         assert driver.entries(s.Answer)[-1].text == "It adds now."
@@ -89,7 +88,7 @@ async def test_a_model_that_is_not_there_is_told_with_a_way_out(open_app, tmp_pa
         await driver.say("hi")
         assert driver.app.queue.messages == ("hi",)
         await driver.say("/quit")
-        await driver.pilot.pause()
+        await driver.until(lambda: driver.app._exit, "the end")
         assert driver.app.return_value == 4 or driver.app._return_value == 4
 
 
