@@ -10,19 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.message import Message
 from textual.pilot import Pilot
 
 from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.store import Call, CallState
+from kodkod_app.tui.widgets.prompt import Prompt
 from kodkod_app.wish import Wish
 
 TIMEOUT_S = 60.0
 
 
+class WatchedApp(KodkodApp):
+    """Counts what was written and is dealt with: a message takes several turns of the loop to get there."""
+
+    num_taken = 0
+
+    async def _dispatch_message(self, message: Message) -> None:
+        await super()._dispatch_message(message)
+        self.num_taken += isinstance(message, Prompt.Submitted)
+
+
 class Driver:
     """Presses keys and reads the app."""
 
-    def __init__(self, app: KodkodApp, pilot: Pilot[int], begin: Callable[[], None]) -> None:
+    def __init__(self, app: WatchedApp, pilot: Pilot[int], begin: Callable[[], None]) -> None:
         self.app = app
         self.pilot = pilot
         self.begin = begin
@@ -52,8 +64,10 @@ class Driver:
 
     async def say(self, text: str) -> None:
         """Write and submit."""
+        before = self.app.num_taken
         self.app.prompt.put(text)
         await self.pilot.press("enter")
+        await self.until(lambda: self.app.num_taken > before, f"what becomes of {text!r}")
         await self.pilot.pause()
 
     def screen_text(self) -> str:
@@ -76,7 +90,7 @@ def open_app(project: Path) -> Callable[..., Any]:
         model: str, size: tuple[int, int] = (120, 40), *, is_held: bool = False, **said: Any
     ) -> AsyncIterator[Driver]:
         wish = said.pop("wish", {})
-        app = KodkodApp(Wish(project, {"model": model, "sandbox": "none", **said}, **wish))
+        app = WatchedApp(Wish(project, {"model": model, "sandbox": "none", **said}, **wish))
         begin = app.workbench.start
         if is_held:
             app.workbench.start = lambda: None
