@@ -129,11 +129,20 @@ class BranchesScreen(Screen[Jump | None]):
     def _grow(self, top: Branch) -> None:
         branches = list(top.walk())
         num_steps = sum(len(branch.steps) for branch in branches)
+        tree = self._tree
+        self._add(tree.root, top)
+        tree.root.expand_all()
+        here = next((node for node in _nodes(tree.root) if self._is_here(node.data)), None)
+        # At once, and not with the next frame: a key that came before it would be taken back. Lines have their numbers
+        # once they were counted.
+        assert tree.last_line >= 0
+        tree.move_cursor(here or tree.root.children[0])
+        self.call_after_refresh(self._show_cursor)
         self.query_one("#heading", Heading).say(f"{counted(len(branches), 'session')}, {counted(num_steps, 'step')}")
-        self._add(self._tree.root, top)
-        self._tree.root.expand_all()
-        here = next((node for node in _nodes(self._tree.root) if self._is_here(node.data)), None)
-        self.call_after_refresh(self._tree.move_cursor, here or self._tree.root.children[0])
+
+    def _show_cursor(self) -> None:
+        if (node := self._tree.cursor_node) is not None:
+            self._tree.scroll_to_node(node, animate=False)
 
     def _is_here(self, place: _Place | None) -> bool:
         """Whether this is where the open session stands."""

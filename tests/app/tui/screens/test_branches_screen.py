@@ -104,3 +104,19 @@ async def test_a_session_without_steps_can_go_to_its_beginning() -> None:
         assert app.screen.query_one(OptionList).option_count == 1
         await pilot.press("enter")
         assert app.result == 0
+
+
+async def test_a_key_that_comes_with_the_tree_is_not_taken_back() -> None:
+    """The tree is read behind the screen; who presses a key as it appears has gone on from where the session stands."""
+    app = tree_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        screen = app.screen
+        assert isinstance(screen, BranchesScreen)
+        tree = screen.query_one(Tree)
+        tree.clear()
+        screen._grow(TREE)
+        tree.action_cursor_up()
+        await settled(pilot)
+        assert tree.cursor_node is not None
+        assert "6  shell pytest" not in str(tree.cursor_node.label)
