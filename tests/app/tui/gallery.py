@@ -117,6 +117,8 @@ class Still(KodkodApp):
 
     async def _opened(self, opened: u.Opened) -> None:
         await super()._opened(opened)
+        self.meter.reused_tokens, self.meter.new_tokens, self.meter.tokens_per_s = 9_120, 312, 48.0
+        self.meter.drafted_tokens, self.meter.accepted_tokens = 200, 158
         self.after_opening()
 
     @property
@@ -141,8 +143,6 @@ class Still(KodkodApp):
             "context_tokens": 9_432,
         }  # fmt: skip
         self.feed.put(u.Opened(**{**scene, "entries": entries, **opened}))  # type: ignore[arg-type]
-        self.meter.reused_tokens, self.meter.new_tokens, self.meter.tokens_per_s = 9_120, 312, 48.0
-        self.meter.drafted_tokens, self.meter.accepted_tokens = 200, 158
 
 
 def still(arrange: Callable[[Still], None], theme: str = "dark") -> Still:
