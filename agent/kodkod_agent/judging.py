@@ -30,6 +30,8 @@ LEAST_VIEW, LEAST_EDIT = -8.0, -15.0
 """What the model holds less probable counts as this: it is often sure without cause."""
 MAX_OUTPUT_TOKENS = 900
 """Of the tests, as the model is told of them."""
+_AT_ONCE = 8
+"""Edits in a step of the engine: each of their tokens is a row of the vocabulary in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,12 @@ class Judge:
         arguments = {"path": suspect.path, "start": suspect.first_line, "end": suspect.last_line}
         view = await self._scored(asked, ToolCall(id="view", name="view", arguments=arguments))
         under = await seen(asked, view, self.tools)
-        turns = await asyncio.gather(*(self._scored(under, _edit_call(edit)) for edit in own))
-        return [JudgedEdit(edit, view, turn) for edit, turn in zip(own, turns, strict=True)]
+        found: list[JudgedEdit] = []
+        for first in range(0, len(own), _AT_ONCE):
+            some = own[first : first + _AT_ONCE]
+            turns = await asyncio.gather(*(self._scored(under, _edit_call(edit)) for edit in some))
+            found += [JudgedEdit(edit, view, turn) for edit, turn in zip(some, turns, strict=True)]
+        return found
 
     async def _scored(self, ledger: TokenLedger, call: ToolCall) -> ScoredTurn:
         ids = encode_pieces(self.tokenizer, [*assistant_pieces(AssistantMessage(calls=(call,))), Tag.EOS])
