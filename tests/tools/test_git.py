@@ -71,6 +71,18 @@ async def test_commit_takes_everything_and_names_its_author(repo: Path, call, ru
     assert again.error is ErrorCode.NO_CHANGE
 
 
+@pytest.mark.parametrize("message", ["\x1f", "\u2003", "\x85"])
+async def test_what_git_takes_for_a_message_is_one(message: str, repo: Path, call, run_git: Git) -> None:
+    (repo / "a.py").write_text("x\n")
+    result = await call("git", action="commit", message=message)
+    assert result.facts["commit"] == run_git(repo, "rev-parse", "HEAD")
+
+
+async def test_a_blank_message_is_none(repo: Path, call) -> None:
+    (repo / "a.py").write_text("x\n")
+    assert (await call("git", action="commit", message=" \t\n")).error is ErrorCode.BAD_ARGUMENTS
+
+
 async def test_commit_uses_the_users_identity(repo: Path, call, run_git: Git, tmp_path: Path) -> None:
     (tmp_path / ".gitconfig").write_text("[user]\n\tname = Bo\n\temail = bo@example.org\n")
     (repo / "a.py").write_text("x\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Self
@@ -47,7 +48,7 @@ class GitArguments(Arguments):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.action is Action.COMMIT and not (self.message or "").strip():
+        if self.action is Action.COMMIT and not (self.message or "").strip(string.whitespace):
             raise ValueError("commit needs message")
         if self.action in (Action.BLAME, Action.RESTORE) and self.path is None:
             raise ValueError(f"{self.action} needs path")
