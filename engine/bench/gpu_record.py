@@ -1,4 +1,4 @@
-"""One record of a run on a lent device: written after every row, within a time budget, faults kept beside figures."""
+"""One record of a run on a device: written after every row, within a time budget, faults kept beside figures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Record:
 
 
 def _commit() -> str:
-    """As far as it is known where the script runs: a lent machine has a copy of the files and perhaps no git."""
+    """As far as it is known where the script runs: there may be a copy of the files and no git."""
     try:
         return commit()
     except OSError:
