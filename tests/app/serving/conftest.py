@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -42,9 +42,12 @@ class Served:
 
     url: str
     service: Service
+    clients: list[openai.OpenAI] = field(default_factory=list)
+    """Closed with the server: what is left to the garbage collector warns in whatever test is next."""
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, max_retries=0, **{"api_key": "any", **options})
+        self.clients.append(openai.OpenAI(base_url=self.url, max_retries=0, **{"api_key": "any", **options}))
+        return self.clients[-1]
 
 
 class Running:
@@ -59,6 +62,8 @@ class Running:
 
     def end(self) -> None:
         """Begin to close it."""
+        for client in self.served.clients:
+            client.close()
         self._server.should_exit = True
 
     def close(self) -> None:

@@ -34,9 +34,9 @@ def ended(process, number):
 def test_it_serves_until_it_is_told_to_end(recording, number):
     process = start("-m", recording)
     url = process.stdout.readline().strip()
-    client = openai.OpenAI(base_url=url, api_key="any", max_retries=0)
-    (model,) = client.models.list().data
-    reply = client.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "Hi"}])
+    with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+        (model,) = client.models.list().data
+        reply = client.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "Hi"}])
     code, out, err = ended(process, number)
     assert (model.id, reply.choices[0].message.content) == ("wildcat", "Meow.")
     assert (code, out) == (0, "")
@@ -50,8 +50,8 @@ def test_another_host_is_a_warning_and_a_key_is_read(recording, tmp_path):
     process = start("-m", recording, "--host", "0.0.0.0", "--name", "cat", "--quiet")
     url = process.stdout.readline().strip()
     port = url.rpartition(":")[2].removesuffix("/v1")
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0)
-    assert client.chat.completions.create(model="cat", messages=[{"role": "user", "content": "Hi"}]).id
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=0) as client:
+        assert client.chat.completions.create(model="cat", messages=[{"role": "user", "content": "Hi"}]).id
     _, _, err = ended(process, signal.SIGINT)
     assert "warning: 0.0.0.0 can be reached from other machines, unencrypted, with NO key" in err
     assert "prompt tokens" not in err
