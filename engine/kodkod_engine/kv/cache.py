@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +16,9 @@ class KvCache:
 
     def __init__(self, layout: KvLayout, dtype: torch.dtype, device: torch.device | str) -> None:
         self.layout = layout
-        self._latents = torch.empty(
-            layout.num_cache_layers, layout.num_slots, layout.latent_dim, dtype=dtype, device=device
-        )
+        shape = (layout.num_cache_layers, layout.num_slots, layout.latent_dim)
+        # What lies behind a sequence's end in its last block is hidden by a weight of zero, so it must be finite.
+        self._latents = _zeros(shape, dtype, torch.device(device))
 
     def write(self, layer: int, slots: Tensor, latents: Tensor) -> None:
         """Store latents [tokens, latent_dim] at slots int64 [tokens]."""
@@ -37,3 +40,10 @@ class KvCache:
         size = self.layout.block_size
         source, target = source_block * size, target_block * size
         self._latents[:, target : target + num_tokens] = self._latents[:, source : source + num_tokens]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; in host memory its pages are taken when they are first written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

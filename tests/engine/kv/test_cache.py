@@ -69,3 +69,12 @@ def test_copying_a_block_copies_its_first_rows_in_all_layers_and_no_other(num_to
     assert torch.equal(cache._latents[:, 8 : 8 + num_tokens], before[:, :num_tokens])
     assert torch.equal(cache._latents[:, 8 + num_tokens :], before[:, 8 + num_tokens :])
     assert torch.equal(cache._latents[:, :8], before[:, :8])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_never_written_is_finite(dtype):
+    layout = KvLayout(num_cache_layers=2, latent_dim=24, value_bytes=dtype.itemsize, num_blocks=5, block_size=16)
+    cache = KvCache(layout, dtype, "cpu")
+    assert cache.layer(1).dtype == dtype
+    assert cache.layer(1).shape == (80, 24)
+    assert not cache.layer(0).any()
