@@ -96,7 +96,7 @@ def test_nothing_moves_the_cursor_or_sets_the_clipboard(project: Path, home: Pat
         terminal.press("look\r")
         terminal.until(lambda text: "May it run a command" in text, "the question")
         terminal.press("y")
-        terminal.until(lambda text: "That was all." in text, "the end")
+        terminal.until(lambda text: "That was all." in text and "of the file" in text, "the end")
         shown = terminal.text
         before = terminal.raw
     assert "aG9zdGlsZQ==" in shown, "it was shown, as text"
