@@ -12,10 +12,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widgets import Static
 
 from kodkod_app import paths
@@ -77,8 +80,11 @@ class Photographer:
                 await self.take(picture, _SMALL)
             asked = self._app.screen
             await self._pilot.press("y" if number < most_changes else "escape")
-            await self.until(lambda asked=asked: self._app.screen is not asked, "the answer")  # type: ignore[misc]
+            await self.until(partial(self._has_left, asked), "the answer")
         await self.until(lambda: not self._app.is_busy, "the end")
+
+    def _has_left(self, screen: Screen[Any]) -> bool:
+        return self._app.screen is not screen
 
     @property
     def is_asked(self) -> bool:

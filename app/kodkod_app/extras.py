@@ -151,7 +151,10 @@ async def open_extras(
     with TemporaryDirectory(prefix="kodkod-mcp-") as logs:
         async with McpServers(found.servers, work_tree, Path(logs), os.environ, way_back) as servers:
             await servers.settled()
-            news = lambda: [*_taken(notes), *servers.notes()]  # noqa: E731
+
+            def news() -> list[str]:
+                return [*_taken(notes), *servers.notes()]
+
             yield Extras(servers, news, found.skills, hooks, found=found, servers=servers)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from gpu_model import Player
@@ -103,11 +104,8 @@ def _router(choose: Callable[[Callable[[Tensor], Any], Tensor], Choice], choices
         choices.append(choice)
         return choice.chosen, choice.weights
 
-    Router.forward = forward  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Router, "forward", forward):
         yield
-    finally:
-        Router.forward = own  # type: ignore[method-assign]
 
 
 def differing(left: list[Choice], right: list[Choice], num_experts: int) -> float:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from full_size import CONFIG
@@ -257,14 +258,10 @@ class Player:
 @contextmanager
 def without_fused_step() -> Iterator[None]:
     """Steps go through the modules inside."""
-    fused, whole_layers = LongcatFlash._fused_step, longcat_flash.step_arrays
-    LongcatFlash._fused_step = lambda *_args: None  # type: ignore[method-assign]
-    longcat_flash.step_arrays = lambda *_args: None
-    try:
+    no_step = mock.patch.object(LongcatFlash, "_fused_step", return_value=None)
+    no_layers = mock.patch.object(longcat_flash, "step_arrays", return_value=None)
+    with no_step, no_layers:
         yield
-    finally:
-        LongcatFlash._fused_step = fused  # type: ignore[method-assign]
-        longcat_flash.step_arrays = whole_layers
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def measure(engine: NativeEngine, folder: Path, num_tokens: int) -> dict[str, An
     generator = torch.Generator().manual_seed(5)
     for repeat in range(REPEATS + 1):
         for name in WAYS:
-            rows.expect = expect if name == ADVANCE else lambda _windows: None  # type: ignore[method-assign]
+            rows.expect = expect if name == ADVANCE else lambda _windows: None  # type: ignore[method-assign]  # this one object alone
             prompt = tuple(torch.randint(3, SHAPE["vocab_size"], (num_tokens,), generator=generator).tolist())
             forget(folder, rows)
             if name == MEMORY:

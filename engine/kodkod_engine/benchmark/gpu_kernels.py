@@ -17,8 +17,9 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
 from kodkod_engine.kernels.gpu.expert_decode import finish_experts, start_experts
-from kodkod_engine.kernels.gpu.latent_decode import Plan, latent_decode
+from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
+from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.route import route
 from kodkod_engine.layers.attention import LatentAttention

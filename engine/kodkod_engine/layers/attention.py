@@ -127,7 +127,8 @@ class LatentAttention(nn.Module):
         return (self._absorbed_on_device if few else self._expanded_on_device)(query, group, cache)
 
     def _absorbed_on_device(self, query: Tensor, group: AttentionGroup, cache: KvCache) -> Tensor:
-        from kodkod_engine.kernels.gpu.latent_decode import latent_decode, plans_for
+        from kodkod_engine.kernels.gpu.latent_decode import latent_decode
+        from kodkod_engine.kernels.gpu.latent_plans import plans_for
 
         config, slots = self.config, group.context_slots
         if isinstance(slots, slice):

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
-from kodkod_engine.kernels.gpu.latent_decode import Plan, latent_decode, plans_for
+from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
+from kodkod_engine.kernels.gpu.latent_plans import Plan, plans_for
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
 from kodkod_engine.kernels.gpu.route import Routing, route

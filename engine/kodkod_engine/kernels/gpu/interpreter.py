@@ -17,5 +17,5 @@ def mend() -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    mended.is_mended = True  # type: ignore[attr-defined]
+    mended.is_mended = True  # type: ignore[attr-defined]  # a function may bear a mark
     interpreter._patch_lang_tensor = mended

@@ -7,7 +7,6 @@ them through its value projection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,47 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
 BLOCK_VALUES = 32
 JOINED_AT_ONCE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """What a program of the first kernel holds, and how it is run."""
-
-    rows: int
-    places: int
-    num_warps: int
-    num_stages: int
-    is_whole: bool = False
-    """Whether a split is one tile: nothing is carried from tile to tile, and its latents are asked for at once."""
-
-
-TILES = (Tile(32, 32, 8, 3), Tile(64, 32, 8, 2), Tile(64, 64, 8, 2), Tile(16, 64, 8, 1))
-"""The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles."""
-
-WHOLE_TILES = (
-    Tile(32, 64, 8, 1, is_whole=True),
-    Tile(64, 64, 8, 1, is_whole=True),
-    Tile(16, 64, 4, 1, is_whole=True),
-    Tile(32, 128, 8, 1, is_whole=True),
-)
-"""For contexts that so many splits can share."""
-
-PROCESSORS = 132
-MAX_WHOLE_SPLITS, MAX_WHOLE_PROGRAMS = 256, 1024
-MAX_SPLITS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How an attention is cut."""
-
-    tile: Tile
-    splits: int
-    """A power of two."""
 
 
 def reference(
@@ -294,41 +257,6 @@ def _values(
     tl.store(out + (token * heads + head) * VALUE + own, result, mask=inside)
 
 
-def splits_of(context: int, sequences: int, rows: int, tile: Tile = TILES[0]) -> int:
-    """Programs that share a context so that each processor has one: a power of two.
-
-    Args:
-        context: places, an upper bound.
-        sequences: of the step.
-        rows: heads times new tokens of a sequence.
-        tile: of a program.
-    """
-    room = PROCESSORS // (sequences * triton.cdiv(rows, tile.rows))
-    wanted = int(max(1, min(MAX_SPLITS, context // tile.places, room)))
-    return 1 << (wanted.bit_length() - 1)
-
-
-def plans_for(context: int, sequences: int, rows: int) -> list[Plan]:
-    """What is worth timing; the first is taken where nothing is."""
-    plans = []
-    for tile in TILES:
-        splits = splits_of(context, sequences, rows, tile)
-        longest = max(1, context // tile.places)
-        plans += [
-            Plan(tile, many) for many in (splits, splits // 2, splits * 2) if 1 <= many <= min(longest, MAX_SPLITS)
-        ]
-    return plans + [plan for plan in _whole_plans(context) if _programs(plan, sequences, rows) <= MAX_WHOLE_PROGRAMS]
-
-
-def _whole_plans(context: int) -> list[Plan]:
-    plans = [Plan(tile, context // tile.places) for tile in WHOLE_TILES]
-    return [plan for plan in plans if 1 <= plan.splits <= MAX_WHOLE_SPLITS]
-
-
-def _programs(plan: Plan, sequences: int, rows: int) -> int:
-    return int(sequences * plan.splits * triton.cdiv(rows, plan.tile.rows))
-
-
 def _longest(context: int, plan: Plan) -> int:
     """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
     tiles = int(triton.cdiv(triton.cdiv(context, plan.splits), plan.tile.places))
@@ -347,7 +275,11 @@ def latent_decode(
     *,
     plan: Plan,
 ) -> Tensor:
-    """See `reference`; all contiguous, rank and rope powers of two of at least 16."""
+    """See `reference`; all contiguous, rank and rope powers of two of at least 16.
+
+    A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
+    finite, for what nobody sees is weighed with 0.
+    """
     sequences, new, heads, width = query.shape
     rows, rank, tile, splits = new * heads, kv_b.shape[1], plan.tile, plan.splits
     partial = query.new_empty(sequences, splits, rows, rank)

@@ -95,7 +95,7 @@ def tiles_of(codes, rows, inside, LENGTH: tl.constexpr, INNER: tl.constexpr):
         mask = inside[:, None]
         if LENGTH % INNER != 0:
             mask = mask & (start + columns < LENGTH)[None, :]
-        tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+        tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
@@ -113,7 +113,7 @@ def scales_of(
             mask = inside[:, None]
             if LENGTH % INNER != 0:
                 mask = mask & (group < groups)[None, :]
-            tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            tiles = tiles + (tl.load(at, mask=mask, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
@@ -131,7 +131,7 @@ def row_of(x, LENGTH: tl.constexpr, INNER: tl.constexpr, HALVES: tl.constexpr, P
             if HALVES > 1:
                 place = code // PER * (HALVES * PER) + half * PER + code % PER
             tile = tl.load(x + place) if is_whole else tl.load(x + place, mask=code < LENGTH, other=0.0)
-            tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005
+            tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
@@ -153,7 +153,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     for chunk in tl.static_range(len(values)):
         unit = (values[chunk].to(tl.float32) * factor).to(values[chunk].dtype).to(tl.float32)
         unit = (unit * norm[chunk].to(tl.float32)).to(values[chunk].dtype)
-        tiles = tiles + (unit,)  # type: ignore[assignment]  # noqa: RUF005
+        tiles = tiles + (unit,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 

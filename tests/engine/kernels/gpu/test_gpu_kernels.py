@@ -146,7 +146,8 @@ def test_tokens_with_identity_experts_alone_read_no_expert() -> None:
     [(1, 1, 4, 1, 1, 1), (2, 3, 5, 70, 4, 1), (1, 9, 4, 48, 4, 16), (3, 1, 32, 64, 2, 16)],
 )
 def test_latent_decode(sequences: int, new: int, heads: int, context: int, splits: int, block_size: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import TILES, Plan, latent_decode, reference
+    from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
+    from kodkod_engine.kernels.gpu.latent_plans import TILES, Plan
 
     query, latents, kv_b = _randn(sequences, new, heads, 48, seed=1), _randn(400, 48, seed=2), _randn(heads * 40, 32)
     blocks = torch.randperm(400 // block_size, generator=torch.Generator().manual_seed(3))
@@ -162,7 +163,8 @@ def test_latent_decode(sequences: int, new: int, heads: int, context: int, split
 
 @pytest.mark.parametrize(("sequences", "new", "heads"), [(1, 1, 4), (2, 3, 5)])
 def test_latent_decode_in_whole_tiles(sequences: int, new: int, heads: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import WHOLE_TILES, Plan, latent_decode, reference
+    from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
+    from kodkod_engine.kernels.gpu.latent_plans import WHOLE_TILES, Plan
 
     query, latents, kv_b = _randn(sequences, new, heads, 48, seed=1), _randn(512, 48, seed=2), _randn(heads * 40, 32)
     blocks = torch.randperm(32, generator=torch.Generator().manual_seed(3))[: sequences * 8].view(sequences, 8)
@@ -180,7 +182,7 @@ def test_latent_decode_in_whole_tiles(sequences: int, new: int, heads: int) -> N
     [(256, 1, 32, 8), (8192, 1, 32, 128), (131_072, 1, 32, 128), (8192, 32, 32, 4), (8192, 5, 96, 8), (1, 1, 4, 1)],
 )
 def test_splits_fill_the_device_and_are_powers_of_two(context: int, sequences: int, rows: int, splits: int) -> None:
-    from kodkod_engine.kernels.gpu.latent_decode import MAX_WHOLE_SPLITS, plans_for, splits_of
+    from kodkod_engine.kernels.gpu.latent_plans import MAX_WHOLE_SPLITS, plans_for, splits_of
 
     assert splits_of(context, sequences, rows) == splits
     plans = plans_for(context, sequences, rows)
