@@ -45,6 +45,20 @@ def alive(groups):
     return found
 
 
+async def all_end(groups):
+    """A killed process ends when the kernel comes to it, not when the signal is sent."""
+    async with asyncio.timeout(60):
+        while alive(groups):
+            await asyncio.sleep(0.02)
+
+
+async def names_groups(path):
+    """A file is there before what is written into it."""
+    async with asyncio.timeout(60):
+        while not (path.exists() and path.read_text().endswith("\n")):
+            await asyncio.sleep(0.02)
+
+
 # One at a time
 
 
@@ -104,12 +118,11 @@ async def test_one_that_is_cancelled_at_any_moment_ends(tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await asked
     asked = asyncio.create_task(heard(tmp_path, hook("echo $$ >> pids; (sleep 600) & sleep 600; true")))
-    while not (tmp_path / "pids").exists():
-        await asyncio.sleep(0.01)
+    await names_groups(tmp_path / "pids")
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
-    assert not alive({int(pid) for pid in (tmp_path / "pids").read_text().split()})
+    await all_end({int(pid) for pid in (tmp_path / "pids").read_text().split()})
 
 
 async def test_floods_are_bounded_and_one_that_does_not_listen_is_no_fault(tmp_path):
@@ -226,10 +239,8 @@ async def test_an_interrupted_run_ends_its_hook(setup_of, root, project):
         async for event in session.send("mend it"):
             found.append(event)
             if isinstance(event, events.UsageReported):
-                async with asyncio.timeout(60):
-                    while not (project / "pid").exists():
-                        await asyncio.sleep(0.02)
+                await names_groups(project / "pid")
                 session.cancel()
         assert found[-1].report.status is Status.INTERRUPTED
         assert (project / "calc.py").read_text() == FAULTY
-    assert not alive({int((project / "pid").read_text())})
+    await all_end({int((project / "pid").read_text())})

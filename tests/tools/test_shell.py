@@ -65,7 +65,7 @@ async def test_a_cancelled_call_kills_its_command(context: ToolContext, tree: Pa
             pass
 
     task = asyncio.create_task(consume())
-    await until(lambda: (tree / "pid").exists() and (tree / "pid").read_text().strip())
+    assert await until(lambda: names_process(tree / "pid"))
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -93,17 +93,19 @@ async def test_a_background_job_is_started_read_and_awaited(call) -> None:
 
 async def test_a_job_can_be_killed(call, tree: Path) -> None:
     await call("shell", command="echo $$ > pid; sleep 60", background=True)
+    assert await until(lambda: names_process(tree / "pid"))
     result = await call("shell", job="j1", kill=True)
     assert "job j1 was ended" in result.for_model
-    assert not alive(tree / "pid")
+    assert await until(lambda: not alive(tree / "pid"))
     assert "job j1 was ended" in (await call("shell", job="j1")).for_model
 
 
 async def test_jobs_die_with_their_context(context: ToolContext, tree: Path, call) -> None:
     await call("shell", command="echo $$ > pid; sleep 60", background=True)
+    assert await until(lambda: names_process(tree / "pid"))
     assert alive(tree / "pid")
     await context.close()
-    assert not alive(tree / "pid")
+    assert await until(lambda: not alive(tree / "pid"))
 
 
 async def test_a_job_drowning_in_output_stays_small(call) -> None:
@@ -198,6 +200,11 @@ def test_kept_files_count_up(tmp_path: Path) -> None:
     paths = [keep_text("x" * 200, tmp_path / "logs", "a", 150).for_log for _ in range(2)]
     assert [Path(path).name for path in paths] == ["a-0001.txt", "a-0002.txt"]
     assert keep_text("short", tmp_path, "a", 100).for_log == "short"
+
+
+def names_process(pid_file: Path) -> bool:
+    """A file is there before what is written into it."""
+    return pid_file.exists() and pid_file.read_text().endswith("\n")
 
 
 def alive(pid_file: Path) -> bool:
