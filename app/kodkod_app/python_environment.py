@@ -12,13 +12,15 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")))
 """What every box shows anyway."""
 _OF_PROJECT = (".venv", "venv")
+_OURS = {"PYTEST_ADDOPTS": "-p no:langsmith_plugin"}
+"""For the environment kodkod runs in: a plugin that comes with langgraph, 0.9 s a run, is none of a project's."""
 
 
 class EnvironmentFault(Exception):
@@ -36,11 +38,13 @@ class PythonEnvironment:
     origin: str
     """Who named it, for the person."""
     read_only_paths: tuple[Path, ...] = ()
+    for_pytest: Mapping[str, str] = field(default_factory=dict)
+    """Variables that pytest reads there."""
 
     @property
     def variables(self) -> dict[str, str]:
         """What makes it the one that `python` means."""
-        return {"PATH": f"{self.folder}/bin:{SYSTEM_PATH}", "VIRTUAL_ENV": str(self.folder)}
+        return {"PATH": f"{self.folder}/bin:{SYSTEM_PATH}", "VIRTUAL_ENV": str(self.folder), **self.for_pytest}
 
 
 def find_environment(work_tree: Path, given: Path | None, variables: Mapping[str, str]) -> PythonEnvironment | None:
@@ -59,19 +63,19 @@ def find_environment(work_tree: Path, given: Path | None, variables: Mapping[str
         if not _is_environment(folder):
             raise EnvironmentFault(f"{folder} is no Python environment (it has no bin/python); name another by --env")
         return _described(folder, "named by --env", work_tree)
-    for folder, origin in _candidates(work_tree, variables):
+    for folder, origin in _of_project(work_tree, variables):
         if _is_environment(folder):
             return _described(folder, origin, work_tree)
+    if importlib.util.find_spec("pytest") is not None and _is_environment(Path(sys.prefix)):
+        return replace(_described(Path(sys.prefix), "the one kodkod runs in", work_tree), for_pytest=_OURS)
     return None
 
 
-def _candidates(work_tree: Path, variables: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
+def _of_project(work_tree: Path, variables: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     if active := variables.get("VIRTUAL_ENV"):
         yield Path(active).absolute(), "from $VIRTUAL_ENV"
     for name in _OF_PROJECT:
         yield work_tree / name, "the project's own"
-    if importlib.util.find_spec("pytest") is not None:
-        yield Path(sys.prefix), "the one kodkod runs in"
 
 
 def _is_environment(folder: Path) -> bool:

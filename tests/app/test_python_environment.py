@@ -45,6 +45,15 @@ def test_the_order_is_named_active_project_own(tree, tmp_path):
     assert found.variables["VIRTUAL_ENV"] == str(named)
 
 
+def test_pytest_in_the_environment_of_kodkod_loads_no_plugin_that_only_kodkod_brings(tree):
+    (tree / "test_seen.py").write_text("import sys\ndef test_seen():\n    assert 'langsmith' not in sys.modules\n")
+    found = find_environment(tree, None, {})
+    command = ["python", "-m", "pytest", "-q", "-p", "no:schemathesis", "test_seen.py"]
+    ran = subprocess.run(command, cwd=tree, env=found.variables, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    assert "PYTEST_ADDOPTS" not in find_environment(tree, make(tree / ".venv"), {}).variables
+
+
 def test_a_named_folder_that_is_no_environment_is_a_usage_error(tree):
     with pytest.raises(EnvironmentFault, match="no Python environment") as fault:
         find_environment(tree, tree, {})
