@@ -7,6 +7,7 @@ Each figure is bytes of weights read per second, beside the read rate of the sam
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from typing import Any
 
@@ -82,6 +83,7 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     figures = measure()
     for name, value in figures.items():
         print(f"{name:30} {value / 1e9:6.1f} GB/s  {value / figures['read_bytes_per_s']:.0%}")

@@ -5,6 +5,7 @@ python engine/bench/prefix.py
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 
 import torch
@@ -20,6 +21,7 @@ REPEATS = 3
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_random_checkpoint(folder, CONFIG, dtype=torch.bfloat16, with_mtp=False)
         engine = load_engine(folder)
