@@ -307,7 +307,7 @@ def _candidate(
         number=number,
         session_id=report.session_id,
         status=report.status,
-        reason=report.reason,
+        reason=_reason(report, tally),
         summary=report.summary,
         change=tally.change,
         diff=report.diff,
@@ -321,6 +321,12 @@ def _candidate(
         seconds=seconds,
         logprob=logprob,
     )
+
+
+def _reason(report: RunReport, tally: Tally) -> str:
+    """Why it ended; one that undid what it tried did more than nothing."""
+    undone = report.status is Status.UNVERIFIED and tally.change and not report.diff
+    return "what it tried was taken back" if undone else report.reason
 
 
 def _total(report: RunReport, tried: Sequence[CandidateReport], more_test_runs: int = 0) -> RunReport:

@@ -103,6 +103,14 @@ async def test_candidates_are_sessions_that_name_the_one_they_left(root, setup_o
     assert sum(isinstance(entry.event, trajectory.AssistantTurn) for entry in entries) == 2
 
 
+async def test_one_that_takes_back_what_it_tried_is_told_so(root, setup_of, places):
+    back = AssistantMessage(calls=(call("edit", path="calc.py", old="a * b", new="a - b"),))
+    script = [LOOK, edit("a * b"), back, END, END]
+    async with await Session.create(root, setup_of(script, config=CONFIG)) as session:
+        report, _ = await run(session, places, 2)
+    assert [one.reason for one in report.candidates] == ["what it tried was taken back", "nothing was changed"]
+
+
 async def test_a_run_that_passes_is_alone(root, setup_of, places):
     async with await Session.create(root, setup_of([edit("a + b"), END], config=CONFIG)) as session:
         report, _ = await run(session, places, 8)
