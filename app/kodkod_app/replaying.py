@@ -1,31 +1,26 @@
 """Doing a session's recorded decisions again, on a copy of its work tree, and finding where it parts.
 
 The scripted engine says the very tokens that were recorded; everything else is done anew: the prompt is built, the
-calls are run. Before each turn the conversation is compared with the recorded one, entry by entry. Token ids must be
-equal; where they are not, the entries still count as the same when they differ only in what cannot be the same again:
-the place of the copy, the seconds a command took, the reason why a call was refused.
+calls are run. Before each turn the conversation is compared with the recorded one, entry by entry
+(`replay_differences.py`).
 
 The person's work tree and the session's folder are only read.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-
-from pydantic import JsonValue
 
 from kodkod_agent.approval import Approval
 from kodkod_agent.context import Budget
 from kodkod_agent.events import ApprovalAsked, ApprovalRequest, Event
 from kodkod_agent.hearing import OBJECTED
-from kodkod_agent.hooks import Heard, HookEvent, NoHooks
 from kodkod_agent.ledger_log import LedgerLog
-from kodkod_agent.moment import Allowance, Moment, is_of_the_moment
+from kodkod_agent.moment import is_of_the_moment
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session, SessionSetup
@@ -33,38 +28,20 @@ from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.skills import SKILL_PAGES
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app.offline import CONTEXT_TOKENS, open_scripted
+from kodkod_app.recorded_moment import RecordedHooks, RecordedMoment
 from kodkod_app.recorded_session import Entry, RecordedRun, Recording, entries_of
+from kodkod_app.replay_differences import Difference, Sameness
+from kodkod_app.replay_places import Replacement
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Declaration, Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.errors import EngineError
-from kodkod_engine.messages import ToolSpec
 from kodkod_sandbox.base import Sandbox
 from kodkod_tools import registry
-from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
 
-_SECONDS = re.compile(r"\b\d+(\.\d+)? ?s\b")
-_REFUSAL = re.compile(r"\A((?:<\w+>|\s)*)not run: .*", re.DOTALL)
-_HOOKS = re.compile(r"\n\[a hook (?:says|objects): .*\]", re.DOTALL)
-"""What hooks said behind a result: none is run again."""
 _ENDED = "The run ends here"
 """Begins the notice that tells a model so."""
-_SHOWN_CHARS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where a replay parted from its recording."""
-
-    turn: int
-    """The first turn whose prompt is not the recorded one; one more than there are turns for what follows the last."""
-    what: str
-    """The entry's origin: `tool_result`, `system`, `notice`, ..."""
-    token: int
-    """Number of the first id that differs, in the recorded conversation."""
-    recorded: str
-    replayed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +127,7 @@ class _Follower:
         self._tokenizer = stage.tokenizer
         self._snapshots = WorkTreeSnapshots(stage.work_tree, "replay", folder=stage.root / "placing")
         self._new_places = Replacement({str(recording.folder.info.work_tree): str(stage.work_tree)}, stage.tokenizer)
+        self._sameness = Sameness(stage.tokenizer, recording.folder.info.work_tree, stage.work_tree)
         self._session: Session | None = None
         self._left: list[tuple[int, ...]] = []
         """Turns of the run that were not said yet."""
@@ -300,8 +278,8 @@ class _Follower:
         recorded = self._recorded if is_whole else self._recorded[: len(replayed)]
         for place, pair in enumerate(zip_longest(recorded, replayed)):
             if place >= self._checked:
-                if not self._is_same(*pair):
-                    return self._described(place, *pair)
+                if not self._sameness.holds(*pair):
+                    return self._sameness.difference(self._turns + 1, self._recorded[:place], *pair)
                 self._checked = place + 1
         return None
 
@@ -313,116 +291,3 @@ class _Follower:
             entry.origin is Origin.NOTICE and self._tokenizer.decode(entry.ids[1:]).startswith(_ENDED)
             for entry in following
         )
-
-    def _is_same(self, recorded: Entry | None, replayed: Entry | None) -> bool:
-        if recorded is None or replayed is None or recorded.origin is not replayed.origin:
-            return recorded is replayed
-        return recorded.ids == replayed.ids or self._comparable(recorded) == self._comparable(replayed)
-
-    def _comparable(self, entry: Entry) -> str:
-        assert self._session is not None
-        text = self._tokenizer.decode(entry.ids, skip_special=False)
-        text = text.replace(str(self._session.info.work_tree), str(self._recording.folder.info.work_tree))
-        text = re.sub(r"\S*/sessions/[\w-]+/logs/", "LOGS/", text)
-        if entry.origin is Origin.TOOL_RESULT:
-            text = _REFUSAL.sub(r"\1not run", _HOOKS.sub("", text))
-        return _SECONDS.sub("0 s", text) if entry.origin in (Origin.TOOL_RESULT, Origin.NOTICE) else text
-
-    def _described(self, place: int, recorded: Entry | None, replayed: Entry | None) -> Difference:
-        sides = [() if entry is None else entry.ids for entry in (recorded, replayed)]
-        common = next((at for at, (a, b) in enumerate(zip_longest(*sides)) if a != b), 0)
-        start = sum(len(entry.ids) for entry in self._recorded[:place])
-        texts = [self._comparable(entry) if entry else "(nothing)" for entry in (recorded, replayed)]
-        entry = recorded or replayed
-        assert entry is not None
-        what = "turn" if entry.origin is Origin.PROMPT else str(entry.origin)
-        return Difference(self._turns + 1, what, start + common, *_around_difference(*texts))
-
-
-class RecordedMoment(Moment):
-    """Does what was recorded, at the place where it was."""
-
-    def __init__(self, follower: _Follower) -> None:
-        self._follower = follower
-
-    def is_full(self, budget: Budget, ledger: TokenLedger) -> bool:
-        """See `Moment`."""
-        return self._follower.is_full(budget, ledger)
-
-    async def facts(self, tools: ToolContext) -> list[str]:
-        """See `Moment`."""
-        del tools
-        return self._follower.facts()
-
-    def skills(self, listing: str) -> list[str]:
-        """See `Moment`."""
-        del listing
-        return self._follower.facts()
-
-    def mode(self, before: str, now: PermissionMode) -> list[str]:
-        """See `Moment`."""
-        del before, now
-        return self._follower.facts()
-
-    def tools(self, new: Sequence[ToolSpec], gone: Sequence[str]) -> tuple[Sequence[ToolSpec], Sequence[str]]:
-        """See `Moment`."""
-        del new, gone
-        found = self._follower.declared()
-        return ((), ()) if found is None else (found.tools, found.withdrawn)
-
-    def budgets(self, low: Sequence[Allowance]) -> list[str]:
-        """See `Moment`."""
-        del low
-        return self._follower.facts()
-
-
-class RecordedHooks(NoHooks):
-    """Runs no hook: what was said against the end of a run is said again."""
-
-    def __init__(self, follower: _Follower) -> None:
-        self._follower = follower
-
-    async def hear(self, event: HookEvent, tool: str, told: Mapping[str, JsonValue], work_tree: Path) -> Heard:
-        """See `Hooks`."""
-        if event is HookEvent.STOP:
-            return Heard(self._follower.objection())
-        return await super().hear(event, tool, told, work_tree)
-
-
-class Replacement:
-    """Puts one place for another in what the model wrote, and leaves every other token as it is."""
-
-    def __init__(self, places: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        self._places = places
-        self._tokenizer = tokenizer
-
-    def and_also(self, places: Mapping[str, str]) -> Replacement:
-        """These and more, which come first."""
-        return Replacement({**places, **self._places}, self._tokenizer)
-
-    def in_ids(self, ids: Sequence[int]) -> list[int]:
-        """Text between control tokens is written anew only where a place is in it."""
-        found: list[int] = []
-        text: list[int] = []
-        for token_id in [*ids, None]:
-            if token_id is not None and token_id not in self._tokenizer.control_ids:
-                text.append(token_id)
-                continue
-            found += self._in_text(text)
-            text = []
-            if token_id is not None:
-                found.append(token_id)
-        return found
-
-    def _in_text(self, ids: list[int]) -> list[int]:
-        before = after = self._tokenizer.decode(ids)
-        for old, new in self._places.items():
-            after = after.replace(old, new)
-        return ids if before == after else self._tokenizer.encode_text(after)
-
-
-def _around_difference(recorded: str, replayed: str) -> tuple[str, str]:
-    """The parts of two texts where they begin to differ."""
-    common = next((at for at, (a, b) in enumerate(zip_longest(recorded, replayed)) if a != b), 0)
-    start = max(0, common - _SHOWN_CHARS // 3)
-    return recorded[start : start + _SHOWN_CHARS], replayed[start : start + _SHOWN_CHARS]

@@ -28,7 +28,7 @@ from kodkod_app import paths
 from kodkod_app.cli import _run
 from kodkod_app.commands.replay import PARTED
 from kodkod_app.offline import open_scripted
-from kodkod_app.replaying import Replacement
+from kodkod_app.replay_places import Replacement
 from kodkod_engine.backends.scripted import replay
 from kodkod_sandbox import landlock
 from kodkod_sandbox.base import BoxOptions

@@ -22,7 +22,8 @@ from kodkod_app.offline import model_of, open_tokenizer
 from kodkod_app.python_environment import find_environment
 from kodkod_app.recorded_session import Recording, read_recording
 from kodkod_app.render import for_terminal
-from kodkod_app.replaying import Difference, Replayed, Stage, replay
+from kodkod_app.replay_differences import Difference
+from kodkod_app.replaying import Replayed, Stage, replay
 from kodkod_app.settings import Settings, load_settings
 from kodkod_sandbox.choose import SandboxKind
 
