@@ -7,12 +7,15 @@ over tiles of the weight that are widened while they are in cache. Figures: engi
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.packed_linear import packed_linear
 from kodkod_engine.kernels.thin_linear import thin_linear
+from kodkod_engine.kernels.unpack_bf16 import unpack_bf16
 from kodkod_engine.layers.on_device import by_pieces, takes_kernels
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot, map_rows
 
@@ -27,6 +30,12 @@ MAX_EXPERT_MIX_ROWS_BESIDE_BF16 = 64
 gain nothing from bf16 arithmetic. Measured, kernel against products: a whole step with 64 experts and 32 identity
 experts takes 0.91 of the time at 48 rows and 0.97 at 64; experts alone, 256 and 128 at full width, 0.75 at 32, 0.83 at
 64 and 1.06 at 128."""
+
+MAX_PACKED_ROWS_BESIDE_BF16 = 12
+"""The same of a packed matrix in a longer step: from here it is quicker to unpack it and let torch multiply."""
+
+UNPACKED_ROWS = 2048
+"""Rows of a packed matrix unpacked at a time for that: an expert's gate and up projections whole."""
 
 TILE_ROWS = 256
 """Weight rows widened at a time; 256 x 4096 fp32 values are 4 MiB, inside a common last-level cache."""
@@ -47,6 +56,11 @@ def is_host_bf16(weight: Slot) -> bool:
     return isinstance(weight, Tensor) and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
+def is_on_host(weight: Slot) -> bool:
+    """Whether this matrix is bf16 or packed, and read by a processor."""
+    return is_host_bf16(weight) or (isinstance(weight, PackedMatrix) and weight.codes.device.type == "cpu")
+
+
 def max_thin_rows() -> int:
     """Rows up to which our kernels are the quicker road for host bf16 weights, on this processor."""
     return MAX_THIN_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
@@ -59,9 +73,7 @@ def max_expert_mix_rows() -> int:
 
 def kernel_rows(weight: Slot) -> int:
     """Rows up to which a step with this weight runs in our own kernels; 0 where there are none for it."""
-    if isinstance(weight, PackedMatrix):
-        return MAX_THIN_ROWS if weight.codes.device.type == "cpu" else 0
-    return max_thin_rows() if is_host_bf16(weight) else 0
+    return max_thin_rows() if is_on_host(weight) else 0
 
 
 def linear(x: Tensor, weight: Slot) -> Tensor:
@@ -94,23 +106,52 @@ def narrowed(x: Tensor, weight: Slot, num_rows: int) -> Tensor:
 
     In a step of a few rows that is x itself: what is narrowed takes the road of many rows.
     """
-    is_many = is_host_bf16(weight) and num_rows > max_thin_rows() and not torch.is_grad_enabled()
+    is_many = is_on_host(weight) and num_rows > kernel_rows(weight) and not torch.is_grad_enabled()
     return x.to(product_dtype(weight, x.dtype)) if is_many else x
 
 
 def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
-    """Of large products beside a model's large matrices: bf16 where those are and the processor multiplies it."""
-    return torch.bfloat16 if is_host_bf16(weight) and _CPU_HAS_NATIVE_BF16 else activation_dtype
+    """Of large products beside a model's large matrices: bf16 where those are that, or packed, and the processor
+    multiplies it."""
+    return torch.bfloat16 if is_on_host(weight) and _CPU_HAS_NATIVE_BF16 else activation_dtype
 
 
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
-    if x.shape[0] <= kernel_rows(weight):
-        return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)
+    if is_on_host(weight):
+        few = MAX_PACKED_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
+        if x.shape[0] <= few:
+            return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)
+        if _CPU_HAS_NATIVE_BF16:
+            return _unpacked_linear(x.bfloat16(), weight).to(x.dtype)
     if takes_kernels(x):
         return by_pieces(weight, x.dtype, lambda piece: F.linear(x, piece))
-    is_host = weight.codes.device.type == "cpu"
-    dtype = torch.bfloat16 if is_host and _CPU_HAS_NATIVE_BF16 else x.dtype
-    return map_rows(x.to(dtype), weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(dtype))).to(x.dtype)
+    return map_rows(x, weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(x.dtype)))
+
+
+class _Scratch(threading.local):
+    """Room for unpacked weights, a thread's own and kept: fresh pages would take longer than filling them."""
+
+    def __init__(self) -> None:
+        self._values = torch.empty(0, dtype=torch.bfloat16)
+
+    def matrix(self, rows: int, columns: int) -> Tensor:
+        """bf16 [rows, columns], with anything in it."""
+        if self._values.numel() < rows * columns:
+            self._values = torch.empty(rows * columns, dtype=torch.bfloat16)
+        return self._values[: rows * columns].view(rows, columns)
+
+
+_scratch = _Scratch()
+
+
+def _unpacked_linear(x: Tensor, weight: PackedMatrix) -> Tensor:
+    """Piece by piece, unpacked to bf16: x bf16 [rows, in] -> bf16 [rows, out]."""
+    out = x.new_empty(x.shape[0], weight.shape[0])
+    for first, piece in zip(range(0, weight.shape[0], UNPACKED_ROWS), weight.split(UNPACKED_ROWS), strict=True):
+        room = _scratch.matrix(*piece.shape)
+        unpack_bf16(piece.codes, piece.scales, piece.bits, piece.row_block, room)
+        out[:, first : first + UNPACKED_ROWS] = F.linear(x, room)
+    return out
 
 
 def widened_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.playing import relative_error
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import MAX_THIN_ROWS, MAX_THIN_ROWS_BESIDE_BF16, TILE_ROWS, Linear, linear
 from kodkod_engine.layers.norm import RMSNorm
+from kodkod_engine.layers.packed import PackedParameter, Precision
 
+PACKED = [Precision.FP8, Precision.INT8, Precision.INT4]
 ROWS = [
     1,
     2,
@@ -132,3 +136,36 @@ def test_norm_measures_bf16_in_fp32():
     norm = RMSNorm(4096, 1e-5).to(torch.bfloat16)
     torch.nn.init.constant_(norm.weight, 1.0)
     assert torch.equal(norm(torch.full((1, 4096), 300.0, dtype=torch.bfloat16)), torch.ones(1, 4096).bfloat16())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(PACKED),
+    st.sampled_from([1, 12, 13, 40, 100]),
+    st.sampled_from([3, 64, 200, 257]),
+    st.booleans(),
+)
+def test_a_packed_matrix_multiplies_as_what_it_stands_for(seed, precision, rows, out, is_native):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = PackedParameter((out, 256), precision).matrix
+    matrix.copy_(torch.randn(out, 256, generator=generator))
+    x = torch.randn(rows, 256, generator=generator)
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(linear_module, "UNPACKED_ROWS", 128)
+        patch.setattr(linear_module, "_CPU_HAS_NATIVE_BF16", is_native)
+        found = linear(x, matrix)
+    assert found.dtype == x.dtype
+    assert relative_error(found, x @ matrix.unpacked().t()) < (0.01 if is_native else 1e-3)
+
+
+@pytest.mark.parametrize("precision", PACKED)
+def test_room_for_unpacked_weights_holds_nothing_of_before(precision, monkeypatch):
+    monkeypatch.setattr(linear_module, "_CPU_HAS_NATIVE_BF16", True)
+    large, small = (PackedParameter(shape, precision).matrix for shape in ((300, 256), (40, 128)))
+    for matrix in (large, small):
+        matrix.copy_(torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2)))
+    x, few = torch.randn(30, 256), torch.randn(30, 128)
+    first = linear(few, small)
+    linear(x, large)
+    assert torch.equal(linear(few, small), first)

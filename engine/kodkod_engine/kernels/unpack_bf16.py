@@ -1,0 +1,105 @@
+"""Packed weights as bf16, for products of many rows that a processor's library does: bound by writing them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.packing import unpack, unpack_fp8
+
+
+def _narrow(_context: Any, value: Any) -> Any:
+    def generate(_target: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        word, half = ir.IntType(32), ir.IntType(16)
+        bits = builder.bitcast(values[0], word)
+        upper = builder.lshr(bits, ir.Constant(word, 16))
+        is_odd = builder.and_(upper, ir.Constant(word, 1))
+        rounded = builder.lshr(builder.add(builder.add(bits, is_odd), ir.Constant(word, 0x7FFF)), ir.Constant(word, 16))
+        is_number = builder.fcmp_ordered("ord", values[0], values[0])
+        return builder.trunc(builder.select(is_number, rounded, ir.Constant(word, 0x7FC0)), half)
+
+    return types.uint16(types.float32), generate
+
+
+narrow: Any = intrinsic(_narrow)
+"""Inside a kernel: the nearest bf16 number's bits, float32 -> uint16; of two as near the even one."""
+
+
+def _widen_e4m3(_context: Any, code: Any) -> Any:
+    def generate(_target: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        word = ir.IntType(32)
+        code_bits = builder.zext(values[0], word)
+        sign = builder.shl(builder.and_(code_bits, ir.Constant(word, 0x80)), ir.Constant(word, 24))
+        rest = builder.shl(builder.and_(code_bits, ir.Constant(word, 0x7F)), ir.Constant(word, 20))
+        tiny = builder.bitcast(builder.or_(sign, rest), ir.FloatType())
+        return builder.fmul(tiny, ir.Constant(ir.FloatType(), 2.0**120))
+
+    return types.float32(types.uint8), generate
+
+
+widen_e4m3: Any = intrinsic(_widen_e4m3)
+"""Inside a kernel: an e4m3 number, uint8 -> float32, as `packing.widen_fp8` reads it; its bits make a number of fp32
+that is 2 to the 120 times too small."""
+
+
+def reference(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> Tensor:
+    """`packing.unpack`, or `unpack_fp8` for codes that are e4m3, rounded: bf16 [out, in]."""
+    is_fp8 = codes.dtype == torch.float8_e4m3fn
+    return (unpack_fp8(codes, scales, row_block) if is_fp8 else unpack(codes, scales, bits)).bfloat16()
+
+
+@njit(**KERNEL_OPTIONS)
+def _nibbles(codes: Any, scales: Any, out: Any) -> None:
+    half = out.shape[1] // scales.shape[1] // 2
+    for row in prange(out.shape[0]):
+        for group in range(scales.shape[1]):
+            scale, start = widen(scales[row, group]), 2 * group * half
+            source = codes[row, group * half : (group + 1) * half]
+            low, high = out[row, start : start + half], out[row, start + half : start + 2 * half]
+            for i in range(half):
+                low[i] = narrow(types.float32(types.int8(source[i] << 4) >> 4) * scale)
+            for i in range(half):
+                high[i] = narrow(types.float32(source[i] >> 4) * scale)
+
+
+@njit(**KERNEL_OPTIONS)
+def _bytes(codes: Any, scales: Any, out: Any) -> None:
+    size = out.shape[1] // scales.shape[1]
+    for row in prange(out.shape[0]):
+        for group in range(scales.shape[1]):
+            scale, start = widen(scales[row, group]), group * size
+            source, target = codes[row, start : start + size], out[row, start : start + size]
+            for i in range(size):
+                target[i] = narrow(types.float32(source[i]) * scale)
+
+
+@njit(**KERNEL_OPTIONS)
+def _fp8(codes: Any, scales: Any, row_block: Any, out: Any) -> None:
+    size = out.shape[1] // scales.shape[1]
+    for row in prange(out.shape[0]):
+        for group in range(scales.shape[1]):
+            scale, start = scales[row // row_block, group], group * size
+            source, target = codes[row, start : start + size], out[row, start : start + size]
+            for i in range(size):
+                target[i] = narrow(widen_e4m3(source[i]) * scale)
+
+
+def unpack_bf16(codes: Tensor, scales: Tensor, bits: int, row_block: int, out: Tensor) -> None:
+    """See `reference`; on the host, codes and scales contiguous.
+
+    Args:
+        codes, scales, bits, row_block: of one matrix; see `packing.pack` and `packing.pack_fp8`.
+        out: bf16 [out, in], filled.
+    """
+    with lock:
+        if codes.dtype == torch.float8_e4m3fn:
+            _fp8(codes.view(torch.uint8).numpy(), scales.numpy(), row_block, bits_of(out))
+            return
+        kernel = _nibbles if bits == 4 else _bytes
+        kernel(codes.view(torch.int8).numpy(), bits_of(scales), bits_of(out))
