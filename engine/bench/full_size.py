@@ -61,6 +61,7 @@ CONFIG: dict[str, Any] = {
 FP8_SPREAD = 100.1
 """Root mean square of all e4m3 numbers."""
 PROMPT_TOKENS = 32
+LONG_PROMPT_TOKENS = 512
 DECODE_TOKENS = 24
 REPEATS = 5
 MAX_CACHED_TOKENS = 4096
@@ -202,8 +203,8 @@ def faults() -> tuple[int, int]:
 def measure(engine: NativeEngine) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(7)
 
-    def prompt() -> tuple[int, ...]:
-        return tuple(torch.randint(3, CONFIG["vocab_size"], (PROMPT_TOKENS,), generator=generator).tolist())
+    def prompt(num_tokens: int = PROMPT_TOKENS) -> tuple[int, ...]:
+        return tuple(torch.randint(3, CONFIG["vocab_size"], (num_tokens,), generator=generator).tolist())
 
     first_s = seconds(lambda: complete(engine, prompt(), 2))
     with counted_experts(engine) as counts:
@@ -236,8 +237,11 @@ def measure(engine: NativeEngine) -> dict[str, Any]:
             }
         )
         print(json.dumps(runs[-1]), flush=True)
+    long_s = [complete(engine, prompt(LONG_PROMPT_TOKENS), 1).usage.prefill_s for _ in range(3)]
+    print(f"{LONG_PROMPT_TOKENS} tokens of prompt: {', '.join(f'{one:.2f}' for one in long_s)} s", flush=True)
     return {
         "first_two_tokens_s": first_s,
+        "prompt_tokens_per_s": LONG_PROMPT_TOKENS / statistics.median(long_s),
         "real_experts_per_token": experts,
         "bytes_per_token": parts,
         "runs": runs,
