@@ -76,6 +76,8 @@ def check(before: Facts, after: Facts, targets: Sequence[str] = ()) -> Check:
         after: the run at the end.
         targets: tests that must pass, whatever else failed before.
     """
+    if after.get("not_run"):
+        return Check(False, f"no tests were run: {after['not_run']}")
     if after.get("timed_out"):
         return Check(False, "the tests ran out of time")
     if "failed" not in after:

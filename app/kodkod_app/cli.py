@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any
@@ -35,6 +36,8 @@ CHAT = "-"
 """The command of `kodkod` alone, the terminal app; not in the table either."""
 _HELP_WORDS = (["-h"], ["--help"], ["--version"])
 INTERRUPTED = 130
+_CONDITIONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a machine may say of a file for reasons that are not kodkod's."""
 _UNLISTED = {PRINT: "kodkod_app.commands.print_answer", CHAT: "kodkod_app.commands.chat"}
 
 
@@ -117,6 +120,11 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("kodkod: interrupted", err=True)
         return INTERRUPTED
+    except OSError as fault:
+        if fault.errno not in _CONDITIONS or fault.filename is None:
+            raise
+        click.echo(f"kodkod: {fault.filename}: {fault.strerror}; make room or allow it, then try again", err=True)
+        return 1
     except Exception as fault:
         exit_code = getattr(fault, "exit_code", None)
         if exit_code is None:

@@ -249,6 +249,7 @@ def session_setup(settings: Settings, model: Model, box: Sandbox, extras: Extras
         sandboxed=is_closed_box(box),
         profile=model.profile,
         ranker=model.ranker,
+        model=bootstrap.absolute_name(model.name),
         more=extras.more,
         news=extras.news,
         hooks=extras.hooks,

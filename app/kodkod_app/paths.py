@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import platformdirs
 
 HOME_VARIABLE = "KODKOD_HOME"
 """When set, everything lies in this folder."""
+
+
+class PlaceFault(Exception):
+    """A folder that is needed cannot be made."""
+
+    exit_code = 1
 
 
 def cache_folder() -> Path:
@@ -32,7 +39,8 @@ def is_first_start() -> bool:
     if mark.exists():
         return False
     _made(mark.parent)
-    mark.touch()
+    with contextlib.suppress(OSError):  # one that cannot be written to is told of when a session is begun
+        mark.touch()
     return True
 
 
@@ -67,5 +75,10 @@ def _home(name: str) -> Path | None:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise PlaceFault(
+            f"{folder} cannot be made ({fault.strerror}); set {HOME_VARIABLE} to a folder that can be written to"
+        ) from fault
     return folder

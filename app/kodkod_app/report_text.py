@@ -158,12 +158,19 @@ def _told_candidate(report: CandidateReport) -> str:
 
 def told_tests(facts: Mapping[str, JsonValue]) -> str:
     """A test run in a few words."""
+    if facts.get("not_run"):
+        return f"none were run: {facts['not_run']}"
     if facts.get("timed_out"):
         return "ran out of time"
     if "passed" not in facts:
         return f"the command ended with exit code {facts.get('exit_code')}"
     counts = [f"{facts[key]} {key}" for key in ("failed", "errors", "passed", "skipped") if facts.get(key)]
     return ", ".join(counts) or "none were run"
+
+
+def is_bad(facts: Mapping[str, JsonValue]) -> bool:
+    """Whether a test run failed, or was none."""
+    return any(facts.get(key) for key in ("not_run", "timed_out", "failed", "errors", "exit_code"))
 
 
 @dataclass(slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 
 import pytest
 
@@ -53,7 +55,15 @@ def test_done_is_0_and_the_report_is_the_answer(fix, project):
     assert "  calc.py  +1 -1" in found.out
     assert "edit calc.py  +1 -1" in found.err
     assert "Mend it." in found.err
-    assert f"kodkod fix -r {list_sessions(paths.sessions_folder())[0].id}" in found.out
+    (info,) = list_sessions(paths.sessions_folder())
+    assert f"kodkod fix -r {info.id}" in found.out
+
+
+def test_the_model_is_kept_with_the_session_so_that_replay_and_rewind_need_not_be_told(fix, kodkod, record):
+    fix([LOOK, MEND, FINISH])
+    (info,) = list_sessions(paths.sessions_folder())
+    shown = json.loads(kodkod("sessions", "show", info.id, "--output-format", "json").out)
+    assert shown["model"] == record(LOOK, MEND, FINISH)
 
 
 def test_finished_but_not_verified_is_3(fix):
@@ -136,10 +146,12 @@ def test_a_recording_that_cannot_be_read_is_4(kodkod, project, tmp_path):
         (("--issue", "a", "--env", "/nowhere"), "no Python environment"),
         (("--issue", "a", "--sandbox", "strong"), "is not one of"),
         (("--issue-file", "/nowhere"), "No such file"),
+        (("--issue-file", "latin-1.txt"), "--issue-file latin-1.txt is no UTF-8 text (byte 3)"),
     ],
 )
 def test_wrong_usage_is_2_and_says_why(kodkod, project, record, monkeypatch, arguments, told):
     monkeypatch.chdir(project)
+    (project / "latin-1.txt").write_bytes(b"caf\xe9\n")
     found = kodkod("fix", "-m", record(FINISH), *arguments)
     assert (found.code, found.out) == (2, "")
     assert told in found.err
@@ -155,6 +167,53 @@ def test_bad_settings_are_2(fix, project):
     found = fix([FINISH])
     assert found.code == 2
     assert found.err.endswith("config.toml: agent.max_turn: there is no such setting; correct or remove it\n")
+
+
+def test_a_session_whose_project_is_gone_says_how_to_go_on(kodkod, project, record, fix, tmp_path):
+    fix([MEND, FINISH])
+    (info,) = list_sessions(paths.sessions_folder())
+    project.rename(tmp_path / "moved")
+    found = kodkod("fix", "-r", info.id, "--issue", "x", "-m", record(FINISH), *PLAIN)
+    assert (found.code, found.out) == (2, "")
+    assert f"{project}, where session {info.id} worked, is gone" in found.err
+    assert "-C DIR --fork" in found.err
+    turns = record(MEND, FINISH, FINISH)
+    again = kodkod("fix", "-r", info.id, "-C", tmp_path / "moved", "--fork", "--issue", "x", "-m", turns, *PLAIN)
+    assert f"work tree {tmp_path / 'moved'}" in again.err
+
+
+def test_a_home_that_cannot_be_made_is_one_line(kodkod, project, record, monkeypatch):
+    monkeypatch.setenv(paths.HOME_VARIABLE, "/proc/kodkod")
+    found = kodkod("fix", "-C", project, "--issue", "x", "-m", record(FINISH), *PLAIN)
+    assert (found.code, found.out) == (1, "")
+    assert found.err.splitlines()[-1].startswith("kodkod: /proc/kodkod/sessions cannot be made (")
+    assert "KODKOD_HOME" in found.err
+    assert "Traceback" not in found.err
+
+
+def test_a_full_disk_is_one_line(kodkod, project, record, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/there/journal.jsonl")
+
+    monkeypatch.setattr("kodkod_app.headless.open_session", full)
+    found = kodkod("fix", "-C", project, "--issue", "x", "-m", record(FINISH), *PLAIN)
+    assert (found.code, found.out) == (1, "")
+    assert found.err.splitlines()[-1] == (
+        "kodkod: /there/journal.jsonl: No space left on device; make room or allow it, then try again"
+    )
+
+
+def test_tests_that_cannot_be_run_verify_nothing(fix, kodkod, project):
+    (project / ".kodkod" / "config.toml").write_text(
+        f'[tools]\ntest_command = ["{sys.base_prefix}/bin/python3", "-I", "-S", "-m", "pytest"]\n'
+    )
+    found = fix([MEND, *[FINISH] * 3])
+    why = "pytest is not installed in the sandbox's Python, and unittest found no tests"
+    assert found.code == 3
+    assert f"tests before  none were run: {why}" in found.out
+    assert f"ended         unverified: no tests were run: {why}" in found.out
+    (info,) = list_sessions(paths.sessions_folder())
+    assert f"tests after: none were run: {why}" in kodkod("sessions", "show", info.id).out
 
 
 # What is asked for

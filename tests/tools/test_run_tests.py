@@ -165,6 +165,11 @@ class TestWithoutPytest:
         assert result.error is ErrorCode.UNAVAILABLE
         assert "-m pip install pytest" in result.for_model
 
+    async def test_nothing_to_run_is_no_success(self, tree: Path, call) -> None:
+        result = await call("test")
+        assert result.facts["not_run"] == "pytest is not installed in the sandbox's Python, and unittest found no tests"
+        assert "[exit code" not in result.for_model  # 0 up to Python 3.11, and a small model goes by it
+
 
 class TestOtherCommand:
     @pytest.fixture
@@ -187,6 +192,7 @@ class TestMissingProgram:
         result = await call("test")
         assert result.error is ErrorCode.UNAVAILABLE
         assert "no-such-python is not installed" in result.for_model
+        assert result.facts["not_run"] == "no-such-python is not installed in the sandbox"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ _MAX_SOURCES = 200
 """Files of the project that are read to tell the suspects."""
 _UNTRACED = "the lines that the tests run are not known"
 _ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}
+_NOT_FOUND = 127
+"""Exit code of a shell that finds no such command."""
+_NO_RUNNER = "pytest is not installed in the sandbox's Python, and unittest found no tests"
 _NO_PYTEST = re.compile(r"No module named '?\"?pytest")
 _RAN = re.compile(r"^Ran (\d+) tests?", re.MULTILINE)
 _UNITTEST_COUNTS = re.compile(r"(failures|errors|skipped|unexpected successes)=(\d+)")
@@ -57,7 +60,8 @@ class TestArguments(Arguments):
 class Test:
     """Facts: `passed`, `failed`, `errors`, `skipped` (counts), `failed_tests` (ids), `exit_code`, `timed_out`.
 
-    Counts are missing where no report could be read. That tests fail is no error of the call. With `locate` all tests
+    Counts are missing where no report could be read. `not_run` is there where nothing could be run, and says why,
+    whatever the exit code. That tests fail is no error of the call. With `locate` all tests
     of the targets' files are run, for the contrast between those that fail and those that pass; `suspects` (see
     `locate.suspects.Suspect`) is missing where they could not be traced.
     """
@@ -307,18 +311,19 @@ def _without_report(run: _Run, context: ToolContext, note: str = "") -> ToolResu
     )
     told = ended(result, Kept(shown.for_model, kept.for_log), run.timeout_s)
     hint = note or _hint(result, run.command)
+    is_missing = result.exit_code == _NOT_FOUND
     return ToolResult(
         f"{told.for_model}\n[{hint}]" if hint else told.for_model,
         for_log=kept.for_log,
-        error=told.error or (ErrorCode.UNAVAILABLE if result.exit_code == 127 else None),
-        facts=told.facts,
+        error=told.error or (ErrorCode.UNAVAILABLE if is_missing else None),
+        facts={**told.facts, "not_run": hint} if is_missing else told.facts,
     )
 
 
 def _hint(result: ExecResult, command: Sequence[str]) -> str:
     if result.timed_out:
         return "the last test named above was running when the time was over; run fewer with targets"
-    if result.exit_code == 127:
+    if result.exit_code == _NOT_FOUND:
         return f"{command[0]} is not installed in the sandbox"
     if result.exit_code == _USAGE_ERROR and "pytest" in " ".join(command):
         return "pytest could not start: see its message above; check that the targets exist"
@@ -338,11 +343,11 @@ async def _unittest(arguments: TestArguments, context: ToolContext) -> ToolStrea
     ran = _RAN.search(kept.for_model)
     told = _without_report(run, context)
     if ran is None or ran[1] == "0":
-        text = (
-            f"{told.for_model}\n[pytest is not installed in the sandbox's Python, and unittest found no tests; "
-            f"install it there ({shlex.join([*python, '-m', 'pip', 'install', 'pytest'])}) where the network allows]"
-        )
-        yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=told.facts)
+        install = shlex.join([*python, "-m", "pip", "install", "pytest"])
+        # Its exit code may be 0, and is not told: nothing was run that could pass.
+        text = f"{kept.for_model.rstrip()}\n[{_NO_RUNNER}; install it there ({install}) where the network allows]"
+        facts = {**told.facts, "not_run": _NO_RUNNER}
+        yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=facts)
         return
     text = f"{told.for_model}\n[run by unittest, for pytest is not installed]"
     yield ToolResult(

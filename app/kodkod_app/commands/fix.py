@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -88,9 +88,18 @@ def command(issue: str | None, issue_file: Any, failing_tests: tuple[str, ...], 
     """
     if issue is not None and issue_file is not None:
         raise click.UsageError("--issue and --issue-file exclude each other; give one")
-    text = issue_file.read() if issue_file is not None else issue
+    text = _read(issue_file) if issue_file is not None else issue
     prompt = _prompt(text, failing_tests)
     return run_session(prompt, flags, {"test_targets": list(failing_tests) or None, "attended": False})
+
+
+def _read(file: TextIO) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError as fault:
+        raise click.UsageError(
+            f"--issue-file {file.name} is no UTF-8 text (byte {fault.start}); write it in UTF-8"
+        ) from fault
 
 
 def _prompt(issue: str | None, failing_tests: tuple[str, ...]) -> str | None:
@@ -180,7 +189,11 @@ def _tree_of_session(session_id: str, flags: dict[str, Any]) -> Path:
 
     own = SessionFolder.find(paths.sessions_folder(), session_id).info.work_tree
     if flags["folder"] is None:
-        return _folder(own)
+        if not own.is_dir():
+            raise click.UsageError(
+                f"{own}, where session {session_id} worked, is gone; put it back, or go on elsewhere with -C DIR --fork"
+            )
+        return own
     named = _folder(flags["folder"])
     if named != own and not flags["fork"]:
         raise click.UsageError(f"session {session_id} works on {own}; leave -C out, or go on here with --fork")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_app import paths
 from kodkod_app.render import for_terminal, one_line
-from kodkod_app.report_text import diff_stat
+from kodkod_app.report_text import diff_stat, told_tests
 from kodkod_app.session_export import as_atif, as_jsonl, as_markdown
 from kodkod_app.session_shelf import delete_session, ending_or_damage, patch_back
 from kodkod_app.session_story import Ending, Story, StoryStep, read_story, sessions_in
@@ -156,10 +157,17 @@ def _lines(story: Story) -> list[str]:
         lines.insert(1, f"forked from {info.forked_from.session_id}, step {info.forked_from.step}")
     for when, facts in (("before", ending.tests_before), ("after", ending.tests_after)):
         if facts:
-            lines.append(_line(f"tests {when}: {facts.get('passed', 0)} passed, {facts.get('failed', 0)} failed"))
+            lines.append(_line(f"tests {when}: {_told_counts(facts)}"))
     for step in story.steps:
         lines += ["", *_step_lines(step)]
     return lines
+
+
+def _told_counts(facts: Mapping[str, Any]) -> str:
+    """Both counts where there are some, a zero too."""
+    if facts.get("not_run") or "passed" not in facts:
+        return told_tests(facts)
+    return f"{facts['passed']} passed, {facts.get('failed', 0)} failed"
 
 
 def _step_lines(step: StoryStep) -> list[str]:

@@ -25,7 +25,7 @@ from kodkod_app.editor.call_content import (
     title_of,
 )
 from kodkod_app.render import for_terminal
-from kodkod_app.report_text import told_tests
+from kodkod_app.report_text import is_bad, told_tests
 from kodkod_app.session_story import StoryStep
 from kodkod_app.tui.plan import read_plan
 from kodkod_engine.messages import ToolCall
@@ -128,13 +128,12 @@ class Telling:
 
     def _tested(self, event: events.TestsRan) -> Update:
         self._tests += 1
-        failed = bool(event.facts.get("failed") or event.facts.get("errors") or event.facts.get("exit_code"))
         when = "before" if event.before else "after"
         return acp.start_tool_call(
             f"tests_{self._tests}_{when}",
             f"tests {when}: {told_tests(event.facts)}",
             kind="execute",
-            status="failed" if failed else "completed",
+            status="failed" if is_bad(event.facts) else "completed",
             content=[text_content(event.text)],
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
-from kodkod_app.report_text import diff_stat, told_tests
+from kodkod_app.report_text import diff_stat, is_bad, told_tests
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.meter import Meter
@@ -175,8 +175,7 @@ class Teller:
                 self._store.add(s.Note(f"the conversation was shortened from {before:,} to {after:,} tokens"))
             case events.TestsRan(before, facts, text):
                 self._close_answer()
-                passed = not (facts.get("failed") or facts.get("errors") or facts.get("exit_code"))
-                self._store.add(s.Checks(before, told_tests(facts), passed, inert(text)))
+                self._store.add(s.Checks(before, told_tests(facts), not is_bad(facts), inert(text)))
             case events.CandidateEnded(report):
                 told = f"candidate {report.number}: {report.change}  {report.status}"
                 self._store.add(s.Note(inert_line(told)))
