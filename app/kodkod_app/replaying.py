@@ -42,6 +42,8 @@ from kodkod_tools.config import ToolsConfig
 
 _ENDED = "The run ends here"
 """Begins the notice that tells a model so."""
+_ADOPTED = "Your changes did not pass and were taken back."
+"""Begins the notice that tells a model of another attempt's changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,10 @@ class _Follower:
                     break
                 await session.rewind(session.steps[-1])
             await self._follow_run(session, run)
-            if self._difference is not None:
+            if self._adopts():
+                step = self._recording.first_step + self._turns
+                note = f"another attempt's changes were taken after step {step}; what follows is not replayed"
+            if note or self._difference is not None:
                 break
         else:
             if not self._is_over:
@@ -286,8 +291,21 @@ class _Follower:
     @property
     def _was_ended(self) -> bool:
         """Whether the recorded run was ended at what was compared last: by a limit, or by the person."""
+        return self._is_followed_by(_ENDED)
+
+    def _adopts(self) -> bool:
+        """Whether the run that was followed ended as recorded, and then took the changes of another attempt."""
+        if self._is_over or self._difference is not None:
+            return False
+        replayed = entries_of(self._ledger)
+        if self._compare(replayed, is_whole=False) is not None:
+            return False  # told when the whole is compared
+        return self._is_followed_by(_ADOPTED)
+
+    def _is_followed_by(self, notice: str) -> bool:
+        """Whether a notice that begins so comes after what was compared last."""
         following = self._recorded[self._checked : self._checked + 1]
         return any(
-            entry.origin is Origin.NOTICE and self._tokenizer.decode(entry.ids[1:]).startswith(_ENDED)
+            entry.origin is Origin.NOTICE and self._tokenizer.decode(entry.ids[1:]).startswith(notice)
             for entry in following
         )

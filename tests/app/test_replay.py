@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
+from kodkod_agent.context import prompt
 from kodkod_agent.events import ApprovalAsked
 from kodkod_agent.hooks import CommandHooks, Hook
 from kodkod_agent.policy import PermissionMode
@@ -33,6 +34,7 @@ from kodkod_engine.backends.scripted import replay
 from kodkod_sandbox import landlock
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.none import NoSandbox
+from kodkod_tools.base import ToolResult
 
 from .session_helpers import (
     FAULTY,
@@ -231,6 +233,51 @@ async def interrupted(root, project):
                 assert event is not None
     engine.close()
     return session.id
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_run_that_took_another_attempts_changes_is_followed_to_there(root, project, replayed, goes_on):
+    session_id = asyncio.run(adopting(root, project, goes_on=goes_on))
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["num_turns"]) == (0, None, 3)
+    assert report["recorded_turns"] == (4 if goes_on else 3)
+    assert report["note"].startswith("another attempt's changes were taken after step 3")
+
+
+def test_a_run_that_took_other_changes_still_parts_where_it_differs(root, project, replayed, monkeypatch):
+    session_id = asyncio.run(adopting(root, project, goes_on=False))
+    monkeypatch.setattr("kodkod_tools.finish.Finish.run", answering("done otherwise"))
+    code, report = replayed(session_id)
+    assert (code, report["difference"]["what"], report["note"]) == (PARTED, "tool_result", "")
+
+
+def answering(text: str):
+    async def run(_self, _arguments, _context):
+        yield ToolResult(text, facts={"finishes": True, "summary": text})
+
+    return run
+
+
+async def adopting(root, project, *, goes_on: bool) -> str:
+    wrong = says("", call("edit", path="calc.py", old="return a - b", new="return a * b"))
+    script = [LOOK, wrong, FINISH, *([FINISH] if goes_on else [])]
+    engine = open_scripted(replay(map(turn_ids, script)), TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    config = AgentConfig(baseline_tests=False, verify=False)
+    setup = SessionSetup(engine, TOKENIZER, box, project, config=config, mode=PermissionMode.BYPASS_PERMISSIONS)
+    async with await Session.create(root, setup) as session:
+        await drained(session.send("mend add"))
+        right = (await session.last_report()).diff.replace("a * b", "a + b")
+        await drained(session.adopt(right, prompt("adopted", diff=right), "add adds"))
+        if goes_on:
+            await drained(session.send("go on"))
+    engine.close()
+    return session.id
+
+
+async def drained(events) -> None:
+    async for event in events:
+        assert event is not None
 
 
 def test_the_copy_stays_where_it_was_wanted_and_is_cut_off(root, project, replayed, tmp_path):
