@@ -18,6 +18,7 @@ from kodkod_engine.messages import AssistantMessage, Message, ToolCall, ToolMess
 SUSPECTS = "Run by the failing tests, most suspicious first:\n"
 _SUSPECT = re.compile(r"(?P<path>.+):(?P<first>\d+)-(?P<last>\d+) (?P<function>\S+): (?P<lines>\d+(?: \d+)*)")
 _EXIT_CODE = re.compile(r"\[exit code (-?\d+)[],]")
+_CHANGED = re.compile(r"\[the user changed this call before it was run: .*\]\nedited ")
 _NUMBERED = re.compile(r"^(\d+)\|(.*)$", re.MULTILINE)
 
 
@@ -124,6 +125,10 @@ def _after_view(progress: Progress, arguments: Mapping[str, object], text: str) 
 def _after_edit(progress: Progress, arguments: Mapping[str, object], text: str) -> None:
     path, line, old, new = (arguments.get(key) for key in ("path", "line", "old", "new"))
     if not (isinstance(path, str) and isinstance(line, int) and isinstance(old, str) and isinstance(new, str)):
+        return
+    if _CHANGED.match(text):
+        # What is in the file is the person's: it is tested, and never taken back.
+        progress.edits, progress.standing, progress.tests = progress.edits + 1, None, Tests.UNKNOWN
         return
     if (standing := progress.standing) is not None and standing == TriedEdit(path, line, new, old):
         progress.standing = None
