@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from textual import events
 
+from kodkod_app import paths
 from kodkod_app.tui import app
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.completion import Completion
@@ -58,6 +61,29 @@ async def test_keys_that_come_faster_than_they_are_handled_keep_their_order(open
         assert driver.app.queue.messages == ("a\nb\nc",)
         assert driver.app.prompt.text == ""
         await driver.until(lambda: driver.app.prompt.size.height == 1, "a prompt of one line")
+
+
+async def test_what_was_offered_before_the_last_keys_is_not_taken(open_app, record):
+    async with open_app(record(turn("x")), is_held=True) as driver:
+        prompt, completion = driver.app.prompt, driver.app.query_one(Completion)
+        await driver.pilot.press("/")
+        await driver.until(lambda: completion.chosen is not None, "commands")
+        for key in (*"mode", "enter"):
+            prompt.post_message(events.Key(key, key if len(key) == 1 else None))
+        await driver.until(lambda: prompt.text == "", "a command that was sent")
+        assert json.loads(paths.prompt_history().read_text()) == "/mode"
+
+
+async def test_paths_of_an_earlier_fragment_are_not_taken(open_app, record):
+    async with open_app(record(turn("Seen."))) as driver:
+        await driver.opened()
+        completion = driver.app.query_one(Completion)
+        await driver.pilot.press(*"see @test")
+        await driver.until(lambda: completion.is_open, "the paths")
+        for key in ("x", "enter"):
+            driver.app.prompt.post_message(events.Key(key, key if len(key) == 1 else None))
+        await driver.until(lambda: [said.text for said in driver.entries(s.Said)] == ["see @testx"], "what was said")
+        await driver.idle()
 
 
 async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):

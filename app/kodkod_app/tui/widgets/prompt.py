@@ -75,6 +75,8 @@ class Prompt(TextArea):
         self._history = history
         self._completion = completion
         self._pastes: dict[int, str] = {}
+        self._offered_for = ""
+        """What was written when the choices were made."""
         self.take_back: Callable[[], str | None] = lambda: None
         """The last queued message, which is not queued any more; None where there is none."""
 
@@ -122,13 +124,20 @@ class Prompt(TextArea):
         return None
 
     def _in_completion(self, key: str) -> Callable[[], object] | None:
-        return {
+        meaning = {
             "up": lambda: self._completion.move(-1),
             "down": lambda: self._completion.move(1),
             "tab": self._complete,
             "enter": self._complete_or_submit,
             "escape": self.close_completion,
         }.get(key)
+        if meaning is None or self._offered_for == self.text:
+            return meaning
+        # Of keys that came at once, the last is here before the first has been told as a change of the text.
+        self.on_text_area_changed()
+        if self._offered_for != self.text:
+            self.close_completion()  # paths of a fragment that is no longer there
+        return meaning if self._completion.is_open else None
 
     def close_completion(self) -> None:
         """Offer nothing."""
@@ -171,6 +180,7 @@ class Prompt(TextArea):
                 Choice(f"/{command.name}", f"/{command.name} {command.argument}".rstrip(), command.help)
                 for command in matching(self.text[1:])
             )
+            self._offered_for = self.text
         elif (found := self._at_word()) is not None:
             self.post_message(self.PathsWanted(found))
         else:
@@ -185,6 +195,7 @@ class Prompt(TextArea):
         """What was found for a fragment; passed over when something else stands there by now."""
         if self._at_word() == fragment:
             self._completion.choices = tuple(Choice(f"@{path}", path) for path in paths)
+            self._offered_for = self.text
 
     def _complete(self) -> None:
         chosen = self._completion.chosen
