@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def command(**flags: Any) -> int:
             "permission_mode": flags["permission_mode"],
         }
     )
+    if sys.stdin.isatty():
+        _note("an editor is to speak here, in JSON, and runs this command itself; Ctrl+C ends it")
     try:
         asyncio.run(run(said, _note, trusts=flags["trust"]))
     except asyncio.CancelledError:

@@ -15,7 +15,19 @@ from kodkod_app.wish import Wish
 from kodkod_sandbox.base import SandboxKind
 
 
-@click.command(name="kodkod")
+class _Alone(click.Command):
+    """A command without a name: in what is told of its usage it is `kodkod` itself."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As every command, but of no group."""
+        del info_name
+        names = ["--help"] if parent is None else parent.help_option_names
+        return super().make_context("kodkod", args, None, help_option_names=names, **extra)
+
+
+@click.command(name="kodkod", cls=_Alone)
 @click.option(
     "-C", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The project. [default: the current folder]"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -18,8 +19,10 @@ def command(repository: str, folder: Path | None, revision: str, endpoint: str |
     """Fetch REPOSITORY (OWNER/NAME) to FOLDER; without it, to a folder of its name.
 
     Cut off at any moment, the same command goes on where it was. Sizes and hashes are compared with what the hub says;
-    a file that differs is fetched again. This is the one command that uses the network.
+    a file that differs is fetched again.
     """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise click.UsageError(f"{repository} is no OWNER/NAME; name a repository of the hub")
     from kodkod_app.hub import Hub, pull
 
     target = folder or Path(repository.rpartition("/")[2])

@@ -24,6 +24,8 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
     if lists:
         for path in trust.trusted_folders():
             click.echo(f"{json.dumps(path)[1:-1]}  {trust.standing(Path(path))}")
+        if not trust.trusted_folders():
+            click.echo("no folder is trusted")
         return 0
     work_tree = _work_tree(folder)
     if forget:

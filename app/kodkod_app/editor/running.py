@@ -16,6 +16,12 @@ from kodkod_app.interrupts import Interrupts
 _MAX_MESSAGE_BYTES = 50 * 1024**2
 
 
+class NoEditor(Exception):
+    """The standard streams lead to none."""
+
+    exit_code = 2
+
+
 async def run(said: Mapping[str, Any], note: Callable[[str], object], *, trusts: bool) -> None:
     """Serve one editor until it leaves. See `KodkodAgent`."""
     with Interrupts():
@@ -40,5 +46,7 @@ async def _private_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     sys.stdin, sys.stdout = own_in, own_out  # it asks for their descriptors alone
     try:
         return await acp.stdio_streams(limit=_MAX_MESSAGE_BYTES)
+    except ValueError as fault:  # a regular file is nothing to wait for
+        raise NoEditor("standard input and output must lead to an editor, which runs this command itself") from fault
     finally:
         sys.stdin, sys.stdout = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from kodkod_engine.config import EngineConfig
@@ -19,8 +20,10 @@ def require_device(device: str) -> None:
     Raises:
         EngineError: it is not; says what there is.
     """
-    if not device.startswith("cuda"):
+    if device == "cpu":
         return
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise EngineError(f"device {device}: the engine computes on cpu, cuda, or one of several as cuda:1")
     gpu = find_gpu()
     if gpu is None:
         raise EngineError(f"device {device}: torch finds no CUDA device here; use device cpu")
