@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -25,6 +24,8 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+from record import RESULTS, circumstances
 
 from kodkod_agent import events
 from kodkod_agent.config import AgentConfig
@@ -40,7 +41,6 @@ from kodkod_engine.messages import AssistantMessage, ToolCall
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.none import NoSandbox
 
-RESULTS = Path(__file__).parent / "results"
 GOAL_MS, GOAL_BYTES = 20.0, 50_000_000
 CONTEXT_TOKENS = 400_000
 NUM_FILES = 200
@@ -55,10 +55,7 @@ def main() -> None:
     steps = given.steps
     kinds = {kind: asyncio.run(_measure(kind, steps, given.folder)) for kind in ("view", "edit")}
     result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load": [round(load, 2) for load in os.getloadavg()],
+        **circumstances(),
         "command": f"python agent/bench/overhead.py --steps {steps}",
         "project_files": NUM_FILES,
         "steps": steps,
@@ -125,11 +122,6 @@ def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time() - engine_s + children.ru_utime + children.ru_stime
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def _setup(folder: Path, kind: str, steps: int) -> SessionSetup:
     project = folder / "project"
     for number in range(NUM_FILES):
@@ -172,11 +164,6 @@ def _call(kind: str, number: int) -> ToolCall:
 def _turn(tokenizer: Tokenizer, call: ToolCall) -> list[int]:
     message = AssistantMessage(text="Next.", calls=(call,))
     return [*encode_pieces(tokenizer, assistant_pieces(message)), tokenizer.eos_id]
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

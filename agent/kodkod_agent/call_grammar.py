@@ -131,9 +131,10 @@ class _ToolGrammar:
         if where in _EXISTING:
             logs = self.world.base.tools.log_folder if _EXISTING[where] is Kind.ANYTHING else None
             return ExistingPath(self.tokenizer, Tree(self.world, _EXISTING[where], logs))
-        if where in (("write", "path"), ("git", "path")):
-            may_end = self._is_writable if self.spec.name == "write" else lambda _: True
-            return NewPath(self.tokenizer, (".git",), may_end)
+        if where == ("write", "path"):
+            return NewPath(self.tokenizer, (".git",), self.world.may_be_written, self.world.closed)
+        if where == ("git", "path"):
+            return NewPath(self.tokenizer, (".git",))
         if where == ("edit", "old") and path is not None:
             return self._old(path)
         if where == ("git", "message"):
@@ -158,9 +159,6 @@ class _ToolGrammar:
         if built is None:
             raise ValueError(f"{path} cannot be read as text")
         return built.result()
-
-    def _is_writable(self, path: str) -> bool:
-        return not self.world.is_folder(path)
 
     def _by_schema(self, key: str) -> ValueAcceptor:
         parameters = self.spec.parameters

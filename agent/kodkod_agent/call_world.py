@@ -20,7 +20,7 @@ from kodkod_engine.constraints.file_text import MAX_BYTES, StretchOf
 from kodkod_engine.constraints.paths import Entry
 from kodkod_tools.base import ToolContext, ToolError
 from kodkod_tools.files import read_text
-from kodkod_tools.paths import resolve, resolve_writable
+from kodkod_tools.paths import resolve, resolve_readable, resolve_writable
 from kodkod_tools.text.encoding import NotText, detect
 from kodkod_tools.text.lines import split
 from kodkod_tools.text.replace import Applied, replace
@@ -111,12 +111,29 @@ class CallWorld:
                 self._read[path] = None
         return self._read[path]
 
+    def log_text(self, path: str) -> str | None:
+        """That of a kept output, outside of the tree; None when it cannot be read."""
+        if path not in self._read:
+            try:
+                self._read[path] = read_text(resolve_readable(self.tools, path), self.tools.config.max_edit_bytes).text
+            except (ToolError, OSError):
+                self._read[path] = None
+        return self._read[path]
+
     def entries(self, kind: Kind, folder: str) -> list[Entry]:
         """What is in a folder below the work tree, its path with a slash or empty, as far as it leads to that kind."""
         key = (kind, folder)
         if key not in self._listed:
             self._listed[key] = [entry for entry in self._scan(kind, folder) if entry.may_be_named or entry.is_folder]
         return self._listed[key]
+
+    def closed(self, folder: str) -> set[bytes]:
+        """See `ChangedWorld`, without what the turn's own calls write."""
+        try:
+            with os.scandir(self.tools.work_tree / folder) as found:
+                return {os.fsencode(entry.name) for entry in found if not (entry.is_dir() and self._is_inside(entry))}
+        except OSError:
+            return set()
 
     def _scan(self, kind: Kind, folder: str) -> Iterable[Entry]:
         try:
@@ -205,17 +222,23 @@ class ChangedWorld:
         return None if text is None else self.base.automata.prepare(text)
 
     def num_lines(self, path: str) -> int | None:
-        """Of a text file; None of anything else, and of an empty one."""
+        """Of a text file, 1 of an empty one; None of anything else."""
         relative = self.base.relative(path)
-        text = None if relative is None else self.text(relative)
-        return len(split(text)) or None if text is not None else None
+        text = self.base.log_text(path) if relative is None else self.text(relative)
+        return None if text is None else max(1, len(split(text)))
 
-    def is_folder(self, path: str) -> bool:
-        """Whether a folder is there."""
+    def may_be_written(self, path: str) -> bool:
+        """Whether a file can be there: no folder is, and it leads nowhere else."""
         try:
-            return resolve(self.base.tools, path).absolute.is_dir()
-        except ToolError:
+            return not resolve_writable(self.base.tools, path).absolute.is_dir()
+        except (ToolError, OSError):
             return False
+
+    def closed(self, folder: bytes) -> set[bytes]:
+        """Names in a folder, its path with a slash or empty, that no new path leads through: files, and links out."""
+        path = os.fsdecode(folder)
+        written = {rest for name in self.changed if name.startswith(path) and "/" not in (rest := name[len(path) :])}
+        return self.base.closed(path) | {os.fsencode(name) for name in written}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from agent.conftest import FINISH, MEND, all_events, call, says
 from agent.constrained import assert_sound, context_of, drawn_call, make_tree
 from kodkod_agent import events
 from kodkod_agent.call_grammar import CallGrammar
+from kodkod_agent.call_world import Automata, CallWorld
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.session import Session
 from kodkod_agent.state import Status
@@ -224,6 +225,13 @@ def test_what_a_turn_writes_is_there_for_the_calls_behind(tokenizer, grammars):
         call("write", path="/etc/passwd", content=""),
         call("write", path=".git/config", content=""),
         call("write", path="src", content=""),
+        call("write", path="out/passwd", content=""),
+        call("write", path="out", content=""),
+        call("write", path="src/app.py/deep.py", content=""),
+        call("write", path="n" * 256, content=""),
+        call("write", path="ü" * 128, content=""),
+        call("write", path="deep/" * 400 + "x", content=""),
+        call("view", path="src/inner/empty.py", start=2),
         call("git", action="explode"),
         call("git", action="commit"),
         call("shell", command="ls", job="1"),
@@ -238,7 +246,32 @@ def test_what_cannot_be_done_cannot_be_said(tokenizer, grammars, made):
     assert first_refused(grammars["bytes"].constraint(), said(tokenizer, made)) is not None
 
 
+@pytest.mark.parametrize("path", ["n" * 252, "ü" * 126, "src/app.pyc/x", "out.txt", "link/new.py"])
+def test_what_is_no_link_out_no_file_and_not_too_long_can_be_written(tokenizer, grammars, path):
+    made = call("write", path=path, content="")
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, made)) is None
+
+
+def test_a_file_that_the_turn_writes_is_no_folder(tokenizer, grammars):
+    written, below = (call("write", path=path, content="x\n") for path in ("fresh.py", "fresh.py/deep.py"))
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, written, below)) is not None
+
+
+@pytest.mark.parametrize(("key", "line"), [("start", 2), ("end", 2), ("around", 2), ("around", 767_271_793)])
+def test_lines_of_a_kept_output_are_those_it_has(tokenizer, grammars, tools, key, line):
+    log = str(tools.log_folder / "test-1.log")
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, call("view", path=log, **{key: line})))
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, call("view", path=log, **{key: 1}))) is None
+
+
 # Bad input
+
+
+def test_a_path_that_no_disk_takes_ends_no_turn(tools):
+    """The world is asked about any text that a model may write."""
+    world = CallWorld(tools, Automata(Tokenizer.from_folder(Path(str(nano_folder()))))).after(())
+    assert not world.may_be_written("n" * 5_000)
+    assert world.closed(b"n" * 5_000 + b"/") == set()
 
 
 def test_a_schema_that_is_refused_leaves_its_argument_free_and_is_named(tokenizer, tools):

@@ -251,12 +251,14 @@ async def test_bad_patterns_paths_and_globs_are_results(sample: Path, call) -> N
         ({"pattern": "(unclosed"}, "unterminated"),
         ({"pattern": r"a\nb"}, "line"),
         ({"pattern": "a", "glob": "!x"}, "glob"),
+        ({"pattern": "a", "glob": "[z-a]"}, "glob"),
         ({"pattern": ""}, "pattern"),
     ):
         result = await call("search", **arguments)
         assert result.error is ErrorCode.BAD_ARGUMENTS
         assert word in result.for_model
     assert (await call("search", pattern="a", path="nowhere")).error is ErrorCode.NOT_FOUND
+    assert (await call("find", name="[z-a]")).error is ErrorCode.BAD_ARGUMENTS
 
 
 class TestLimits:
@@ -320,7 +322,7 @@ def test_reading_a_pattern_keeps_what_python_means(pattern: str) -> None:
 
 def test_the_walk_takes_ignores_from_above_up_to_the_repository(tree: Path) -> None:
     (tree / ".git").mkdir()
-    (tree / ".gitignore").write_text("*.log\n\\\n[z-\n")
+    (tree / ".gitignore").write_text("*.log\n\\\n[z-\n[z-a]\n")
     (tree / "sub").mkdir()
     (tree / "sub" / "a.log").write_text("")
     (tree / "sub" / "a.txt").write_text("")

@@ -93,11 +93,23 @@ def _valid(text: str) -> list[str]:
     good: list[str] = []
     for line in text.splitlines():
         try:
-            GitIgnoreSpec.from_lines([line])
+            _spec([line])
         except ValueError:
             continue
         good.append(line)
     return good
+
+
+def _spec(patterns: list[str]) -> GitIgnoreSpec:
+    """The patterns, read.
+
+    Raises:
+        ValueError: one of them is none. The library makes regular expressions of them, and not each of these is one.
+    """
+    try:
+        return GitIgnoreSpec.from_lines(patterns)
+    except re.error as error:
+        raise ValueError(str(error)) from error
 
 
 def _walk(root: str, folder: str, above: _Ignores | None, *, honour: bool) -> Iterator[str]:
@@ -135,7 +147,7 @@ def glob_filter(glob: str) -> Callable[[str], bool]:
     """
     if glob.startswith("!"):
         raise ValueError("a glob with ! in front is not supported; name what to include")
-    spec = GitIgnoreSpec.from_lines(_alternatives(glob.removeprefix("./")))
+    spec = _spec(_alternatives(glob.removeprefix("./")))
     return lambda path: spec.check_file(path).include is True
 
 

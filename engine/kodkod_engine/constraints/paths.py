@@ -16,6 +16,8 @@ from kodkod_engine.constraints.token_mask import TokenMask
 from kodkod_engine.constraints.vocabulary import Vocabulary, vocabulary_of
 
 _NO_NAMES = frozenset((b"", b".", b".."))
+_LONGEST_NAME, _LONGEST_PATH = 252, 1024
+"""Bytes of a new path: systems take names of 255, and a character that was begun may need three more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _completions(folders: Folders, written: bytes) -> list[bytes]:
 class NewPath:
     """Relative paths that stay below where they begin, whether something is there or not.
 
-    No name in it is empty, `.`, `..`, or forbidden; there are no control characters.
+    No name in it is empty, `.`, `..`, or forbidden; there are no control characters; nothing is too long for a disk.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class NewPath:
         tokenizer: Tokenizer,
         forbidden: Collection[str] = (),
         may_end: Callable[[str], bool] = lambda _: True,
+        closed: Callable[[bytes], Collection[bytes]] = lambda _: (),
     ) -> None:
         """Prepare.
 
@@ -131,10 +134,12 @@ class NewPath:
             tokenizer: the model's.
             forbidden: names, in lower case, that are no name of a folder or file here.
             may_end: asked about whole paths; one that is refused has to go on.
+            closed: names in a folder (its path with a slash, or empty) that are there and that no path leads through.
         """
         self._tokenizer = tokenizer
         self._no_names = _NO_NAMES | {name.encode() for name in forbidden}
         self._may_end = cache(may_end)
+        self._closed = cache(lambda folder: frozenset(closed(folder)))
         self._tokens = cache(self._find_tokens)
 
     def start(self) -> ValueState:
@@ -143,9 +148,14 @@ class NewPath:
 
     def tokens(self, written: bytes, utf8_state: int) -> TokenMask:
         """Ids that may follow."""
-        _, name = _split(written)
-        telling = name.lower() if any(other.startswith(name.lower()) for other in self._no_names) else b"*"
-        return self._tokens(telling, utf8_state)
+        folder, name = _split(written)
+        closed = frozenset(other for other in self._closed(folder) if other.startswith(name))
+        is_telling = closed or any(other.startswith(name.lower()) for other in self._no_names)
+        found = self._tokens(name if is_telling else b"*", closed, utf8_state)
+        if len(written) > _LONGEST_PATH:
+            found = found.without(_deeper(self._tokenizer))
+        room = max(_LONGEST_NAME - len(name), int(utf8_state != utf8.BETWEEN))
+        return found if room >= _longest(self._tokenizer) else found.without(_longer(self._tokenizer, room))
 
     def may_end(self, written: bytes) -> bool:
         """Whether it is a path."""
@@ -157,18 +167,20 @@ class NewPath:
         data = self._tokenizer.bytes_of(token_id)
         return _NewPath(self, written + data, utf8.advance(utf8_state, data))
 
-    def _find_tokens(self, name: bytes, utf8_state: int) -> TokenMask:
+    def _find_tokens(self, name: bytes, closed: frozenset[bytes], utf8_state: int) -> TokenMask:
         vocabulary = vocabulary_of(self._tokenizer)
+        slashed = _with_slash(self._tokenizer)
         bits = np.zeros(vocabulary.size, np.bool_)
-        bits[[token for token, data in _with_slash(self._tokenizer) if not self._splits_well(name + data)]] = True
+        bits[[token for token, data in slashed if not self._splits_well(name + data, closed)]] = True
         return (
             vocabulary.utf8_tokens(utf8_state, plain=True)
             .without(_white_space(self._tokenizer))
             .without(TokenMask.from_bits(bits))
         )
 
-    def _splits_well(self, path: bytes) -> bool:
-        return all(name.lower() not in self._no_names for name in path.split(b"/")[:-1])
+    def _splits_well(self, path: bytes, closed: frozenset[bytes]) -> bool:
+        *folders, _ = path.split(b"/")
+        return folders[0] not in closed and all(name.lower() not in self._no_names for name in folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +207,30 @@ class _NewPath:
 def _with_slash(tokenizer: Tokenizer) -> list[tuple[int, bytes]]:
     tokens = ((token_id, tokenizer.bytes_of(token_id)) for token_id in range(tokenizer.vocab_size))
     return [(token_id, data) for token_id, data in tokens if b"/" in data and token_id not in tokenizer.control_ids]
+
+
+@cache
+def _deeper(tokenizer: Tokenizer) -> TokenMask:
+    """Tokens with a slash."""
+    return TokenMask.of((token_id for token_id, _ in _with_slash(tokenizer)), tokenizer.vocab_size)
+
+
+@cache
+def _first_parts(tokenizer: Tokenizer) -> dict[int, int]:
+    """Bytes of a token up to its first slash, by id."""
+    return {token_id: len(tokenizer.bytes_of(token_id).split(b"/")[0]) for token_id in range(tokenizer.vocab_size)}
+
+
+@cache
+def _longest(tokenizer: Tokenizer) -> int:
+    return max(_first_parts(tokenizer).values())
+
+
+@cache
+def _longer(tokenizer: Tokenizer, room: int) -> TokenMask:
+    """Tokens that add more bytes than that to a name."""
+    parts = _first_parts(tokenizer).items()
+    return TokenMask.of((token_id for token_id, size in parts if size > room), tokenizer.vocab_size)
 
 
 @cache
