@@ -288,7 +288,7 @@ def open_model(name: str, folder: Path, streams: int) -> Any:
             write_byte_tokenizer(place)
     else:
         place = Path(str(nano_folder()))
-    return load_engine(str(place), threads=1, max_running=streams, max_cached_tokens=32_768)
+    return load_engine(str(place), threads=1, max_running=streams, max_cached_tokens=131_072)
 
 
 async def sample(name: str, folder: Path, options: argparse.Namespace) -> None:

@@ -18,6 +18,8 @@ class Tally:
     calls: int = 0
     malformed_calls: int = 0
     """That could not be read, or name no tool."""
+    failed_calls: int = 0
+    """That ended with an error of whatever kind, the malformed ones among them."""
     test_runs: int = 0
     """By the model and by the agent."""
     change: str = ""
@@ -29,6 +31,7 @@ class Tally:
             case events.CallFinished():
                 self.calls += 1
                 self.malformed_calls += event.error in _MALFORMED
+                self.failed_calls += event.error is not None
                 self.test_runs += event.name == "test" and not event.refused
             case events.CallWritten(call) if call.name == "edit" and not self.change:
                 self.change = _told(call)
