@@ -1,10 +1,13 @@
-"""The terminal as Textual drives it, but for two things.
+"""The terminal as Textual drives it, but for three things.
 
 A terminal that is gone ends the app instead of blocking it: Textual's writing thread dies of the first write to a
 closed terminal, and whoever writes after that waits for ever.
 
 Esc is a key as soon as it may be (`ESCDELAY`). Textual looks ten times a second alone whether it stood by itself or was
 the first byte of another key's sequence.
+
+A process that was stopped from outside (`kill -STOP`) and goes on takes the terminal again. Textual begins a second
+time without having ended: two threads read the keys, each gets some, and leaving waits for ever for the other one.
 """
 
 from __future__ import annotations
@@ -59,6 +62,31 @@ class TerminalDriver(LinuxDriver):
                     self._pass_on(parser.feed(text) if (text := decode(data)) else ())
                 self._pass_on(parser.tick())
                 wait_s = constants.ESCAPE_DELAY + _MARGIN_S if is_typed else _IDLE_S
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Go on: where Ctrl+Z ended the application mode, by beginning it anew; else by doing both, in the loop."""
+        if self._auto_restart and self._is_reading:
+            self._loop.call_soon_threadsafe(self._take_again)  # the signal may have come in the middle of a write
+        else:
+            super()._sigcont_application()
+
+    def _take_again(self) -> None:
+        """Whoever had the terminal meanwhile may have left it otherwise. What was typed meanwhile is not lost."""
+        if not self._is_reading:
+            return  # the app was left before it came to this
+        reader, attributes = self._key_thread, self.attrs_before
+        self.exit_event.set()
+        if reader is not None:
+            reader.join()
+        self.exit_event.clear()
+        self.close()
+        self.resume_application_mode()
+        self.attrs_before = attributes  # those of the terminal as the person had it, not as it stood just now
+        self._app.refresh(layout=True)
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._key_thread is not None and self._key_thread.is_alive()
 
     def _read(self) -> bytes:
         """What was typed; empty when the terminal is gone."""

@@ -53,6 +53,12 @@ class Terminal:
         """As a window that is closed: nothing is read and nothing can be written any more."""
         os.close(self._fd)
 
+    @property
+    def edits_lines(self) -> bool:
+        """Whether it treats what is typed as a shell wants it: shown, and line by line."""
+        wanted: int = termios.ECHO | termios.ICANON
+        return bool(termios.tcgetattr(self._fd)[3] & wanted == wanted)
+
     def press(self, keys: str) -> None:
         """Type."""
         os.write(self._fd, keys.encode())
@@ -122,6 +128,36 @@ def test_a_terminal_that_is_closed_ends_the_program_in_order(
             terminal.until(lambda text: text.count("UTC") > 2, "the output")
         terminal.close()
         assert exit_code_of(terminal.pid) == 128 + signal.SIGHUP
+
+
+def test_what_was_stopped_from_outside_goes_on_and_leaves_the_terminal_as_it_was(
+    project: Path, home: Path, tmp_path: Path
+) -> None:
+    (home / "sessions").mkdir(parents=True)
+    (home / "sessions" / ".welcomed").touch()
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text(json.dumps({"text": "", "calls": []}) + "\n")
+    with opened(project, "-m", f"script:{recording}", "--sandbox", "none") as terminal:
+        terminal.until(lambda text: "recording" in text, "the session")
+        assert not terminal.edits_lines
+        for typed in ("/q", "ui", "t"):
+            os.kill(terminal.pid, signal.SIGSTOP)
+            wait_for(lambda: psutil.Process(terminal.pid).status() == psutil.STATUS_STOPPED)
+            terminal.press(typed)
+            seen = len(terminal.raw)
+            os.kill(terminal.pid, signal.SIGCONT)
+            terminal.until(lambda _, seen=seen: b"\x1b[?1049h" in terminal.raw[seen:], "the terminal taken again")
+        terminal.until(lambda text: "leave; the session is kept" in text, "the command")
+        terminal.press("\r")
+        assert exit_code_of(terminal.pid) == 0
+        assert terminal.edits_lines
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < end_s, "it did not come to pass"
+        time.sleep(0.01)
 
 
 def exit_code_of(pid: int) -> int:
