@@ -357,6 +357,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="draw nothing; count what is there, and write the record")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     names = options.model or ["nano", "random"]
     try:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -48,9 +49,9 @@ from kodkod_sandbox.choose import SandboxKind
 
 RESULTS = Path(__file__).parent / "results"
 _TICK_S, _STOPPED_S = 0.1, 2.0
-PACKAGES = ("cachetools==5.3.3", "boltons==26.2.0", "parse==1.20.1", "inflection==0.5.1", "semver==3.0.2")
+PACKAGES = ("cachetools==5.3.3", "parse==1.20.1", "inflection==0.5.1", "semver==3.0.2")
 """Those of the evaluation whose tests are quickest."""
-BRIEF = {"max_turns": 16, "max_turn_tokens": 512}
+BRIEF = {"max_turns": 10, "max_turn_tokens": 256}
 """Of a model that is left to itself, which else goes on until its context is full."""
 
 
@@ -73,12 +74,13 @@ class Arm:
         )
 
 
-def arms(kind: str, limit_s: float) -> list[Arm]:
+def arms(kind: str, limit_s: float, tries: int) -> list[Arm]:
     """Of one kind of comparison."""
     plain = EngineConfig(speculation=Speculation.NONE)
     if kind == "guided":
-        packed = [Arm(name, EngineConfig(precision=name)) for name in ("fp8", "int8", "int4")]
-        return [Arm("bf16"), Arm("bf16, no speculation", plain), *packed]
+        few = {"max_tries": tries}
+        packed = [Arm(name, EngineConfig(precision=name), few) for name in ("fp8", "int8", "int4")]
+        return [Arm("bf16", agent=few), Arm("bf16, no speculation", plain, few), *packed]
     brief = {**BRIEF, "timeout_s": limit_s}
     loose = {**brief, "constraints": False}
     return [
@@ -192,7 +194,7 @@ class Comparison:
         )
         before, stopped_s = model.engine.stats(), self.stopped.seconds
         with open_broken_tree(workshop.package, instance) as bench:
-            keep = self.folder / "trajectories" / f"{key} {arm.name}".replace("/", "-")
+            keep = trajectories(self.folder, key, arm.name)
             made = await repair(bench, instance.failing_tests, model, settings, keep, self.sandbox)
             changes = bench.changes()
         after, report = model.engine.stats(), made.report
@@ -210,6 +212,23 @@ class Comparison:
         )  # fmt: skip
 
 
+def trajectories(folder: Path, key: str, arm: str) -> Path:
+    """Where those of one repair are kept."""
+    return folder / "trajectories" / f"{key} {arm}".replace("/", "-")
+
+
+def errors(folder: Path) -> Counter[str]:
+    """How often calls ended with which error; a call that the token limit cut off is told from a malformed one."""
+    found: Counter[str] = Counter()
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)["event"]
+            if event["kind"] == "call_finished" and event["error"]:
+                was_cut = event["error"] == "malformed_call" and "the call was cut off" in event["for_model"]
+                found["cut off by the token limit" if was_cut else event["error"]] += 1
+    return found
+
+
 def told(record: ArmRecord | None) -> str:
     """A line of progress."""
     assert record is not None
@@ -217,7 +236,7 @@ def told(record: ArmRecord | None) -> str:
     return f"{record.key} {record.kind}, {record.arm}: {verdict}, {record.seconds:.1f} s, {record.steps} steps"
 
 
-def figures(records: Sequence[ArmRecord], names: Sequence[str]) -> dict[str, Any]:
+def figures(records: Sequence[ArmRecord], names: Sequence[str], folder: Path) -> dict[str, Any]:
     """Of the faults that every arm has done."""
     by_arm = {name: {one.key: one for one in records if one.arm == name} for name in names}
     keys = sorted(set.intersection(*(set(found) for found in by_arm.values())))
@@ -226,7 +245,11 @@ def figures(records: Sequence[ArmRecord], names: Sequence[str]) -> dict[str, Any
         "faults": len(keys),
         "packages": len({key.split("/")[0] for key in keys}),
         "arms": {
-            name: _figures([found[key] for key in keys], [base[key] for key in keys]) for name, found in by_arm.items()
+            name: {
+                **_figures([found[key] for key in keys], [base[key] for key in keys]),
+                "errors": sum((errors(trajectories(folder, key, name)) for key in keys), Counter()),
+            }
+            for name, found in by_arm.items()
         },
     }
 
@@ -240,7 +263,6 @@ def _figures(found: Sequence[ArmRecord], base: Sequence[ArmRecord]) -> dict[str,
         "resolved_by_the_first_arm_alone": [one.key for one, other in pairs if other.resolved and not one.resolved],
         "turns": sum(one.turns for one in found),
         "calls": sum(one.calls for one in found),
-        "malformed_calls": sum(one.malformed_calls for one in found),
         "failed_calls": sum(one.failed_calls for one in found),
         "turns_without_a_call": sum(one.turns_without_a_call for one in found),
         "constrained_tokens": sum(one.constrained_tokens for one in found),
@@ -281,13 +303,14 @@ def main() -> None:
     parser.add_argument("--faults", type=int, help="in all packages together [default: 40, and 8 of `free`]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--candidates", type=int, help="[default: 8, and 1 of `free`]")
-    parser.add_argument("--limit-s", type=float, default=45.0, help="of each fault, with `free`")
+    parser.add_argument("--tries", type=int, default=8, help="edits of a candidate, with `guided`")
+    parser.add_argument("--limit-s", type=float, default=300.0, help="of each fault, with `free`; a stop counts")
     parser.add_argument("--sandbox", type=SandboxKind, default=SandboxKind.LANDLOCK)
     parser.add_argument("--report", action="store_true", help="repair nothing; count what is there")
     options = parser.parse_args()
     is_free = options.kind == "free"
     candidates = options.candidates or (1 if is_free else 8)
-    compared = arms(options.kind, options.limit_s)
+    compared = arms(options.kind, options.limit_s, options.tries)
     options.output.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(compared, candidates, options.sandbox, options.output.resolve(), options.seed)
     if not options.report:
@@ -296,8 +319,8 @@ def main() -> None:
         **circumstances(),
         "seed": options.seed,
         "candidates": candidates,
-        **({**BRIEF, "limit_s": options.limit_s} if is_free else {}),
-        **figures(list(comparison.records), [arm.name for arm in compared]),
+        **({**BRIEF, "limit_s": options.limit_s} if is_free else {"tries": options.tries}),
+        **figures(list(comparison.records), [arm.name for arm in compared], comparison.folder),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (RESULTS / f"{datetime.now(UTC):%Y-%m-%d-%H%M}-repair-{options.kind}.json").write_text(text, encoding="utf-8")
