@@ -7,6 +7,10 @@ alternate between the two in one run; the ratio of medians is what counts. Ours 
 (queue, scheduler, sampling, streaming), theirs as bare forward passes with its own cache and an argmax. The limit
 of decoding is the bytes a step must read (weights of the experts it really hit included) at the read bandwidth of the
 same run; that of a prompt is its products at the matrix rate of the same run.
+
+Everything runs on the engine's thread. Each thread that computes gets OpenMP threads of its own, and where there are
+more of them than cores, all of them sleep between operations: beside a second pool transformers took up to twice as
+long.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from measure import keep, matmul_rate, read_bandwidth, seconds, summary
@@ -31,6 +36,8 @@ from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
 from kodkod_engine.models.random_checkpoint import TINY, YARN, write_random_checkpoint
+
+Result = TypeVar("Result")
 
 CONFIG: dict[str, Any] = {
     **TINY,
@@ -54,9 +61,10 @@ CONFIG: dict[str, Any] = {
 CONTEXT_TOKENS = 256
 DECODE_TOKENS = 6
 DECODE_REPEATS = {1: 5, 4: 3, 16: 2}
-PREFILL_REPEATS = {512: 3, 4096: 1}
+PREFILL_REPEATS = {512: 5, 4096: 1}
 """By batch, by prompt length; transformers takes minutes for the last ones on a processor without bf16 arithmetic: it
 rebuilds keys and values of the whole context in every step."""
+WARM_UPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +162,22 @@ def complete(engine: NativeEngine, prompts: list[tuple[int, ...]], max_tokens: i
     return asyncio.run(together())
 
 
+def on_engine_thread(engine: NativeEngine, work: Callable[[], Result]) -> Result:
+    """Do something where the engine computes, so that its threads are the only ones."""
+    results: list[Result] = []
+
+    def watch(_runs: object, _hidden: object) -> None:
+        if not results:
+            results.append(work())
+
+    engine.runner.watchers.append(watch)
+    try:
+        complete(engine, [(CONFIG["vocab_size"] - 1,)], 1)
+    finally:
+        engine.runner.watchers.remove(watch)
+    return results[0]
+
+
 def decode(engine: NativeEngine, prompts: list[tuple[int, ...]]) -> float:
     """Seconds per step of all prompts decoding together.
 
@@ -223,13 +247,13 @@ def measure_point(engine: NativeEngine, peer: Peer, point: Point, prompts: Promp
     theirs: list[float] = []
     rates: list[float] = []
     for _ in range(point.repeats):
-        rates.append(read_bandwidth(repeats=3))
+        rates.append(on_engine_thread(engine, partial(read_bandwidth, repeats=3)))
         if point.kind == "decode":
             ours.append(decode(engine, prompts.take(point.size, CONTEXT_TOKENS)))
-            theirs.append(peer.decode(point.size))
+            theirs.append(on_engine_thread(engine, partial(peer.decode, point.size)))
         else:
             ours.append(prefill(engine, prompts.take(1, point.size)[0]))
-            theirs.append(peer.prefill(prompts.take(1, point.size)[0]))
+            theirs.append(on_engine_thread(engine, partial(peer.prefill, prompts.take(1, point.size)[0])))
     mine, other = summary(ours), summary(theirs)
     return {
         "point": point.name,
@@ -246,17 +270,18 @@ def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
     """The record after each point, warm, with the limits of this run."""
     engine = load_engine(checkpoint, max_cached_tokens=65_536)
     try:
-        peer, prompts = Peer(engine), Prompts()
-        decode(engine, prompts.take(1, CONTEXT_TOKENS))
-        peer.decode(1)
-        prefill(engine, prompts.take(1, CONTEXT_TOKENS)[0])
-        peer.prefill(prompts.take(1, CONTEXT_TOKENS)[0])
+        peer, prompts = on_engine_thread(engine, partial(Peer, engine)), Prompts()
+        for _ in range(WARM_UPS):
+            decode(engine, prompts.take(1, CONTEXT_TOKENS))
+            on_engine_thread(engine, partial(peer.decode, 1))
+            prefill(engine, prompts.take(1, CONTEXT_TOKENS)[0])
+            on_engine_thread(engine, partial(peer.prefill, prompts.take(1, CONTEXT_TOKENS)[0]))
         rows: list[dict[str, Any]] = []
         record = {
             "what": f"decode at {CONTEXT_TOKENS} tokens of context, prefill cold; random backbone, bf16, n-grams off",
             "parameters": sum(parameter.numel() for parameter in engine.runner.loaded.model.parameters()),
-            "fp32_matmul_flop_per_s": matmul_rate(torch.float32),
-            "bf16_matmul_flop_per_s": matmul_rate(torch.bfloat16),
+            "fp32_matmul_flop_per_s": on_engine_thread(engine, partial(matmul_rate, torch.float32)),
+            "bf16_matmul_flop_per_s": on_engine_thread(engine, partial(matmul_rate, torch.bfloat16)),
             "points": rows,
         }
         for point in points:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import NOBODY, ChosenToken, TokenRun
@@ -65,6 +66,8 @@ class ModelRunner:
         self._kernel_rows = kernel_rows(a_matrix)
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
         self._chooses_on_device = loaded.device.type == "cuda"
+        if loaded.device.type == "cpu":
+            keep_freed_memory()
         self.watchers: list[Watcher] = []
         """Told of every step's hidden states, on the engine thread; they keep what they need."""
 

@@ -26,6 +26,10 @@ MAX_KERNEL_CONTEXT = 1024
 MAX_SCORE_VALUES = 1 << 22
 """Scores held at a time in the expanded form; 8 MiB in bf16, so that they stay in the processor's cache."""
 
+MAX_TILE_QUERIES = 256
+"""Queries at a time in the expanded form: up to here products keep their speed, and what a tile's last query alone may
+see is computed for all of it."""
+
 MAX_ABSORBED_TOKENS = 64
 """New tokens of a sequence up to which a CUDA device attends over the latents themselves."""
 
@@ -65,7 +69,7 @@ class LatentAttention(nn.Module):
         )
         latent = self.kv_norm(latent) * config.kv_scale
         cache.write(self.cache_layer, batch.slots, torch.cat([latent, rotate(rope_key, rope_table)], dim=-1))
-        query = (self.q_b(self.q_norm(down)) * config.q_scale).unflatten(-1, (config.num_heads, -1))
+        query = self._scaled(self.q_b(self.q_norm(down))).unflatten(-1, (config.num_heads, -1))
         query = self._rotated(query, rope_table)
         out = query.new_empty(query.shape[0], config.num_heads * config.v_head_dim)
         for group in batch.groups:
@@ -73,11 +77,14 @@ class LatentAttention(nn.Module):
         result: Tensor = self.o(out)
         return result
 
+    def _scaled(self, query: Tensor) -> Tensor:
+        return query * self.config.q_scale if query.requires_grad else query.mul_(self.config.q_scale)
+
     def _rotated(self, query: Tensor, rope_table: Tensor) -> Tensor:
         """The rope part of a fresh query turned: [tokens, heads, nope + rope]."""
         nope, rope = query.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], dim=-1)
         turned = rotate(rope, rope_table[:, None])
-        if not takes_kernels(query):
+        if query.requires_grad:
             return torch.cat([nope, turned], dim=-1)
         rope.copy_(turned)  # a third of what joining them would move
         return query
@@ -227,9 +234,9 @@ class LatentAttention(nn.Module):
         per_head = (self.kv_b.weight.to(dtype) @ latent.t()).unflatten(0, (config.num_heads, -1))
         key, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
         key = torch.cat([key, rope_key.t().expand(config.num_heads, -1, -1)], dim=1)
-        scaled = (query * config.score_scale).to(dtype).transpose(0, 1)
+        scaled = _times(query, config.score_scale, dtype).transpose(0, 1)
         out = query.new_empty(len(query), config.num_heads, config.v_head_dim)
-        tile = max(1, MAX_SCORE_VALUES // len(latents))
+        tile = max(1, min(MAX_TILE_QUERIES, MAX_SCORE_VALUES // len(latents)))
         for start in range(0, len(query), tile):
             rows = slice(start, start + tile)
             visible = min(int(positions[rows][-1]) + 1, len(latents))
@@ -238,6 +245,13 @@ class LatentAttention(nn.Module):
             for head in range(config.num_heads):
                 out[rows, head] = _attend_one_head(scaled[head, rows], key[head], value[head], mask, visible)
         return out
+
+
+def _times(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    """The product in x's precision, rounded to a dtype; in one pass where no gradient is asked for."""
+    if x.requires_grad:
+        return (x * factor).to(dtype)
+    return torch.mul(x, factor, out=torch.empty(x.shape, dtype=dtype, device=x.device))
 
 
 def _mask(positions: Tensor, visible: int, dtype: torch.dtype) -> Tensor:

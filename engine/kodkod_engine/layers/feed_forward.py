@@ -16,7 +16,8 @@ def swiglu(gate_and_up: Tensor) -> Tensor:
 
         return swiglu_rows(gate_and_up)
     gate, up = gate_and_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    activated = F.silu(gate)
+    return activated * up if activated.requires_grad else activated.mul_(up)
 
 
 class FeedForward(nn.Module):

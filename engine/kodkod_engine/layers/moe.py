@@ -9,9 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.expert_mix import expert_mix
+from kodkod_engine.kernels.expert_rows import expert_rows, takes_expert_rows
 from kodkod_engine.layers.feed_forward import swiglu
 from kodkod_engine.layers.grouped_experts import grouped_experts
-from kodkod_engine.layers.linear import is_host_bf16, linear, many_rows_linear, max_expert_mix_rows, narrowed
+from kodkod_engine.layers.linear import (
+    is_host_bf16,
+    linear,
+    many_rows_linear,
+    max_expert_mix_rows,
+    max_thin_rows,
+    narrowed,
+    product_dtype,
+)
 from kodkod_engine.layers.on_device import takes_kernels
 from kodkod_engine.layers.packed import PackedParameter, Precision, Slot
 from kodkod_engine.layers.split_product import has_wide_products, split_product
@@ -70,11 +79,18 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; summed in fp32."""
         chosen, weights = self.router(x)
+        if self._fits_rows_kernel(x):
+            return expert_rows(x, self.gate_up, self.down, chosen, weights)
         if is_host_bf16(self.down) and x.shape[0] <= max_expert_mix_rows() and not torch.is_grad_enabled():
             return expert_mix(x, self.gate_up, self.down, chosen, weights)
         if takes_kernels(x) and x.dtype == self.down.dtype == torch.bfloat16:
             return grouped_experts(x, self.gate_up, self.down, chosen, weights)
         return self._by_expert(x, chosen, weights)
+
+    def _fits_rows_kernel(self, x: Tensor) -> bool:
+        is_many = is_host_bf16(self.down) and len(x) > max_thin_rows() and not torch.is_grad_enabled()
+        has_products = product_dtype(self.down, x.dtype) == torch.bfloat16
+        return is_many and has_products and takes_expert_rows(self.gate_up)
 
     def _by_expert(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         is_identity = chosen >= self.num_experts

@@ -1,0 +1,200 @@
+"""Products of a few bf16 weight rows with tiles of sixteen tokens, for use inside numba kernels.
+
+Weights are read as they lie. One instruction multiplies a pair of neighbouring weights with the same pair of sixteen
+tokens and adds to fp32 sums, so the tokens' side is what has to be turned: [pairs, tokens], two bf16 numbers in a word.
+The compiler finds neither the instruction nor the transposition in plain loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from kodkod_engine.kernels.vector_code import F32, I8, I32, I64, Row, load, splat
+
+TOKENS_PER_TILE = 16
+"""Lanes of a vector."""
+
+ROWS = 8
+"""Weight rows at a time."""
+
+MAX_TILES = 3
+"""Tiles at a time: 8 rows with 3 tiles are 24 sums, which with their operands fill the 32 registers."""
+
+_HALF = ROWS // 2
+_TO_L1 = (0, 3, 1)
+"""Arguments of LLVM's prefetch: for reading, wanted close, data."""
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and has no bf16
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+_WORDS, _SUMS = ir.VectorType(I32, TOKENS_PER_TILE), ir.VectorType(F32, TOKENS_PER_TILE)
+_PAIRS = ir.VectorType(_BFloat(), 2 * TOKENS_PER_TILE)
+_WORD_BYTES, _VECTOR_BYTES = 4, 4 * TOKENS_PER_TILE
+
+
+def has_tile_products() -> bool:
+    """Whether this processor has the instruction, and nothing better (AMX) that torch would use."""
+    return bool(torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported())
+
+
+def _interleaved(builder: Any, vectors: list[Any]) -> Any:
+    """Vectors of n values as one: their first values, then their second ones, ...; a power of two of them."""
+    if len(vectors) == 1:
+        return vectors[0]
+    even, odd = _interleaved(builder, vectors[0::2]), _interleaved(builder, vectors[1::2])
+    size = even.type.count
+    places = [place for i in range(size) for place in (i, size + i)]
+    return builder.shuffle_vector(even, odd, ir.Constant(ir.VectorType(I32, 2 * size), places))
+
+
+def _broadcast(builder: Any, pointer: Any) -> Any:
+    """A pair of weights in every lane."""
+    undefined = ir.Constant(_WORDS, ir.Undefined)
+    word = builder.load(builder.bitcast(pointer, I32.as_pointer()), align=2)
+    one = builder.insert_element(undefined, word, I32(0))
+    return builder.bitcast(builder.shuffle_vector(one, undefined, splat(_WORDS, 0)), _PAIRS)
+
+
+def _declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _sums(builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], pairs: Any) -> list[list[Any]]:
+    """The loop over pairs: sums by row and tile. All arguments but the last are byte pointers."""
+    multiply_add = _declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, _SUMS, _PAIRS, _PAIRS)
+    prefetch = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
+    before, loop = builder.block, builder.append_basic_block("pairs")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    pair = builder.phi(I64)
+    carried = [[builder.phi(_SUMS) for _ in tiles] for _ in rows]
+    for pointer in ahead:
+        place = builder.gep(pointer, [builder.mul(pair, I64(_HALF * _WORD_BYTES))])
+        builder.call(prefetch, [place, *map(I32, _TO_L1)])
+    shift = builder.mul(pair, I64(_VECTOR_BYTES))
+    tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), _PAIRS) for tile in tiles]
+    shift = builder.mul(pair, I64(_WORD_BYTES))
+    weights = [_broadcast(builder, builder.gep(row, [shift])) for row in rows]
+    sums = [
+        [builder.call(multiply_add, [total, token, weight]) for total, token in zip(own, tokens, strict=True)]
+        for own, weight in zip(carried, weights, strict=True)
+    ]
+    following = builder.add(pair, I64(1))
+    _close(builder, before, [(pair, I64(0), following), *_summed(carried, sums)])
+    after = builder.append_basic_block("summed")
+    builder.cbranch(builder.icmp_signed("<", following, pairs), loop, after)
+    builder.position_at_end(after)
+    return sums
+
+
+def _summed(carried: list[list[Any]], sums: list[list[Any]]) -> Iterator[tuple[Any, Any, Any]]:
+    """The sums for `_close`: they begin at zero."""
+    for own, totals in zip(carried, sums, strict=True):
+        yield from ((place, splat(_SUMS, 0.0), total) for place, total in zip(own, totals, strict=True))
+
+
+def _close(builder: Any, before: Any, carried: list[tuple[Any, Any, Any]]) -> None:
+    """What each value of a loop is at first and afterwards."""
+    for own, first, following in carried:
+        own.add_incoming(first, before)
+        own.add_incoming(following, builder.block)
+
+
+def _make(num_tiles: int, by_token: bool) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        weight, first, gap, following, x, tile, out = values
+        kinds = signature.args
+
+        def row(number: Any) -> Any:
+            return Row(context, builder, kinds[0], weight, number).at
+
+        halves = [first, builder.add(first, gap)]
+        rows = [row(builder.add(half, I64(r))) for half in halves for r in range(_HALF)]
+        ahead = [row(following), row(builder.add(following, gap))]
+        own = Row(context, builder, kinds[4], x, tile)
+        tiles = [builder.gep(own.at, [builder.mul(own.stride, I64(t))]) for t in range(num_tiles)]
+        sums = _sums(builder, rows, tiles, ahead, own.width)
+        start = builder.bitcast(context.make_array(kinds[6])(context, builder, out).data, I8.as_pointer())
+        for t in range(num_tiles):
+            of_tile = [by_row[t] for by_row in sums]
+            vectors = [_interleaved(builder, [of_tile[r] for r in range(ROWS)])] if by_token else of_tile
+            for number, vector in enumerate(vectors):
+                place = t * ROWS if by_token else number * num_tiles + t
+                pointer = builder.gep(start, [I64(_VECTOR_BYTES * place)])
+                builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    def tile_products(_context: Any, weight: Any, first: Any, gap: Any, ahead: Any, x: Any, tile: Any, out: Any) -> Any:
+        return types.void(weight, types.int64, types.int64, types.int64, x, types.int64, out), generate
+
+    return intrinsic(tile_products)
+
+
+products_by_row: dict[int, Any] = {count: _make(count, by_token=False) for count in range(1, MAX_TILES + 1)}
+"""By number of tiles: inside a kernel, `products(weight, first, gap, ahead, x, tile, out)` sums weight rows by tokens.
+
+The weight rows, bits (uint16 [rows, in], contiguous), are first to first + 3 and first + gap to first + gap + 3. The
+tokens are tiles tile, tile + 1, ... of x, int32 [tiles, in / 2, 16], which starts at a multiple of 64 bytes. `out` is
+flat memory for fp32 [8, tiles * 16]. The fours of rows from `ahead` and from ahead + gap are asked for meanwhile.
+Nothing is checked."""
+
+products_by_token: dict[int, Any] = {count: _make(count, by_token=True) for count in range(1, MAX_TILES + 1)}
+"""The same with `out` fp32 [tiles * 16, 8]."""
+
+
+def _turn(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    x, tokens, tile, pair, out = values
+    kinds = signature.args
+    numbers = context.make_array(kinds[1])(context, builder, tokens).data
+    start = builder.mul(tile, I64(TOKENS_PER_TILE))
+    vectors = []
+    for lane in range(TOKENS_PER_TILE):
+        token = builder.load(builder.gep(numbers, [builder.add(start, I64(lane))]))
+        row = Row(context, builder, kinds[0], x, token).at
+        place = builder.gep(row, [builder.mul(pair, I64(_WORD_BYTES))])
+        vectors.append(load(builder, place, _WORDS, 4))
+    turned = _interleaved(builder, vectors)
+    target = Row(context, builder, kinds[4], out, tile).at
+    place = builder.gep(target, [builder.mul(pair, I64(_VECTOR_BYTES))])
+    builder.store(turned, builder.bitcast(place, turned.type.as_pointer()), align=64)
+    return context.get_dummy_value()
+
+
+def _turn_signature(_context: Any, x: Any, tokens: Any, tile: Any, pair: Any, out: Any) -> Any:
+    return types.void(x, tokens, types.int64, types.int64, out), _turn
+
+
+turn: Any = intrinsic(_turn_signature)
+"""Inside a kernel: `turn(x, tokens, tile, pair, out)` brings sixteen pairs from `pair` on of a tile's tokens (int64
+[tiles * 16], rows of x int32 [rows, in / 2]) to out[tile, pair : pair + 16], int32 [tiles, in / 2, 16]."""
+
+
+def _float_of(_context: Any, bits: Any) -> Any:
+    return types.float32(types.int32), lambda _c, builder, _s, values: builder.bitcast(values[0], F32)
+
+
+def _bits_of(_context: Any, value: Any) -> Any:
+    return types.int32(types.float32), lambda _c, builder, _s, values: builder.bitcast(values[0], I32)
+
+
+float_of: Any = intrinsic(_float_of)
+"""Inside a kernel: the fp32 value with these bits, int32 -> float32."""
+
+word_of: Any = intrinsic(_bits_of)
+"""Inside a kernel: the bits of an fp32 value, float32 -> int32."""

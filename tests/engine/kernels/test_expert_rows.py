@@ -1,0 +1,121 @@
+"""The experts of many tokens against their reference: full and half-full tiles, crowds, identity experts, odd sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.playing import relative_error
+from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.expert_rows import expert_rows, reference, takes_expert_rows
+from kodkod_engine.layers import linear as linear_module
+from kodkod_engine.layers import moe
+from kodkod_engine.layers.moe import MixtureOfExperts
+
+pytestmark = pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
+
+Case = tuple[torch.Tensor, ...]
+
+
+def drawn(tokens: int, hidden: int, width: int, experts: int, identity: int, per_token: int, seed: int = 0) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, hidden, generator=generator)
+    gate_up = (torch.randn(experts, 2 * width, hidden, generator=generator) / hidden**0.5).bfloat16()
+    down = (torch.randn(experts, hidden, width, generator=generator) / width**0.5).bfloat16()
+    order = torch.rand(tokens, experts + identity, generator=generator).argsort(dim=1)
+    return x, gate_up, down, order[:, :per_token].contiguous(), torch.rand(tokens, per_token, generator=generator)
+
+
+def by_reference(case: Case) -> torch.Tensor:
+    """On activations as the kernel rounds them, but for identity experts, which take them as they are."""
+    x, gate_up, down, chosen, weights = case
+    is_real = chosen < len(down)
+    rounded = reference(x.bfloat16().float(), gate_up, down, chosen, weights * is_real)
+    return rounded + x * (weights * ~is_real).sum(dim=1, keepdim=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.integers(1, 70),
+    hidden=st.sampled_from([32, 96, 288]),
+    width=st.sampled_from([4, 12, 68]),
+    experts=st.integers(1, 5),
+    identity=st.integers(0, 3),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_equals_the_reference(tokens, hidden, width, experts, identity, seed, data):
+    case = drawn(tokens, hidden, width, experts, identity, data.draw(st.integers(1, experts + identity)), seed)
+    got = expert_rows(*case)
+    assert got.dtype == torch.float32
+    assert relative_error(got, by_reference(case).double()) < 5e-3
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_output_has_one_owner_whatever_the_threads(monkeypatch, threads):
+    case = drawn(40, 64, 20, 3, 1, 2)
+    monkeypatch.setattr("kodkod_engine.kernels.expert_rows.get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert relative_error(expert_rows(*case), by_reference(case).double()) < 5e-3
+
+
+def test_a_crowd_on_one_expert_beside_empty_ones():
+    x, gate_up, down, _, weights = drawn(300, 64, 16, 7, 0, 2)
+    chosen = torch.tensor([5, 2]).repeat(300, 1)
+    case = x, gate_up, down, chosen, weights
+    assert relative_error(expert_rows(*case), by_reference(case).double()) < 5e-3
+
+
+def test_nobody_chooses_a_real_expert():
+    x, gate_up, down, _, _ = drawn(20, 32, 4, 3, 2, 1)
+    out = expert_rows(x, gate_up, down, torch.full((20, 2), 3), torch.full((20, 2), 0.25))
+    assert torch.equal(out, x * 0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e4])
+def test_the_activation_holds_for_gates_of_any_size(scale):
+    """One expert that returns its activations: weights of gate, up and down are the identity."""
+    x = torch.linspace(-1, 1, 32 * 32).view(32, 32).bfloat16().float() * scale
+    eye = torch.eye(32, dtype=torch.bfloat16)
+    gate_up, down = torch.cat([eye, eye])[None], eye[None]
+    out = expert_rows(x, gate_up, down, torch.zeros(32, 1, dtype=torch.int64), torch.ones(32, 1))
+    narrow = x.bfloat16().float()
+    exact = F.silu(narrow.double()) * narrow.double()
+    assert torch.allclose(out.double(), exact, rtol=2**-8, atol=1e-25)
+
+
+def test_what_is_no_number_stays_with_its_token():
+    case = drawn(20, 32, 8, 2, 0, 1)
+    clean = expert_rows(*case)
+    case[0][3, 5] = float("nan")
+    out = expert_rows(*case)
+    assert out[3].isnan().all()
+    rest = [token for token in range(20) if token != 3]
+    assert torch.equal(out[rest], clean[rest])
+
+
+@pytest.mark.parametrize(("width", "hidden", "takes"), [(8, 64, True), (6, 64, False), (8, 48, False)])
+def test_sizes_it_does_not_take_are_told(width, hidden, takes):
+    assert takes_expert_rows(torch.empty(2, 2 * width, hidden, dtype=torch.bfloat16)) is takes
+
+
+@torch.inference_mode()
+def test_the_layer_goes_this_way_for_many_tokens_alone(tiny, monkeypatch):
+    taken: list[int] = []
+    monkeypatch.setattr(moe, "expert_rows", lambda *case: taken.append(len(case[0])) or expert_rows(*case))
+    experts = MixtureOfExperts(tiny.config)
+    for name, parameter in experts.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.0 if "bias" in name else parameter.shape[-1] ** -0.5)
+    experts.gate_up.data, experts.down.data = experts.gate_up.data.bfloat16(), experts.down.data.bfloat16()
+    assert takes_expert_rows(experts.gate_up)
+    x = torch.randn(40, tiny.config.hidden_size)
+    out = experts(x)
+    assert taken == [40]
+    experts(x[:16])
+    monkeypatch.setattr(linear_module, "_CPU_HAS_NATIVE_BF16", False)
+    slow = experts(x)
+    assert taken == [40]
+    assert relative_error(out, slow.double()) < 1e-2
