@@ -22,8 +22,9 @@ from kodkod_engine.kernels.gpu.route import Routing
 from kodkod_engine.layers.moe import Router
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models import gpu_step
-from kodkod_engine.models.gpu_step import GpuStep, ShapeKey, StepBuffers
+from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.loading import LoadedModel
+from kodkod_engine.models.step_buffers import ShapeKey, StepBuffers
 
 
 @dataclass(frozen=True, slots=True)

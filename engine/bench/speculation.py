@@ -81,7 +81,8 @@ class ReplayingRunner(ModelRunner):
         place = position - length
         return answer[place] if 0 <= place < len(answer) else None
 
-    def run(self, copies: Any, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+    def run(self, copies: Any, runs: Sequence[TokenRun], num_steps: int = 1) -> list[tuple[ChosenToken, ...]]:
+        assert num_steps == 1, "what is replayed is replayed step by step"
         chosen = super().run(copies, runs)
         return [self._replayed(run) or tokens for run, tokens in zip(runs, chosen, strict=True)]
 

@@ -8,6 +8,7 @@ from typing import Literal
 from kodkod_engine.api import Speculation
 from kodkod_engine.backends.vllm_config import VllmConfig
 
+DEVICE_VISIT_STEPS = 4
 HOST_STEP_TOKENS = 512
 DEVICE_STEP_TOKENS = 4096
 
@@ -34,6 +35,8 @@ class EngineConfig:
     """Load the draft block; None does when the checkpoint has one."""
     speculation: Speculation = Speculation.AUTO
     """How tokens are guessed ahead; a request may ask for another way."""
+    steps_per_visit: int | None = None
+    """Tokens that free-running answers may get before the engine looks again, at most. None: see `visit_steps`."""
     ngram_tables: Literal["resident", "pinned", "mapped"] = "resident"
     """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
 
@@ -47,7 +50,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         # A name is as good: it comes from a command line or a settings file.
         object.__setattr__(self, "speculation", Speculation(self.speculation))
-        for name in ("max_cached_tokens", "block_size", "max_step_tokens", "max_running"):
+        for name in ("max_cached_tokens", "block_size", "max_step_tokens", "max_running", "steps_per_visit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -56,3 +59,8 @@ class EngineConfig:
     def step_tokens(self) -> int:
         """`max_step_tokens`, or what suits the device: a long step reads every expert once, which a GPU feels most."""
         return self.max_step_tokens or (DEVICE_STEP_TOKENS if self.device.startswith("cuda") else HOST_STEP_TOKENS)
+
+    @property
+    def visit_steps(self) -> int:
+        """`steps_per_visit`, or what suits the device: on a processor nothing waits for the host."""
+        return self.steps_per_visit or (DEVICE_VISIT_STEPS if self.device.startswith("cuda") else 1)

@@ -430,12 +430,12 @@ async def test_a_gpu_lost_in_a_turn_leaves_a_session_that_another_process_goes_o
     setup = setup_of([LOOK, says("", MEND), says("", FINISH)])
     run, found, chosen = setup.engine._runner.run, [], []
 
-    def until_it_is_lost(copies, runs):
+    def until_it_is_lost(copies, runs, num_steps=1):
         if of(found, events.CallFinished):
             chosen.extend(one for one in runs if one.choices)
             if len(chosen) > 5:
                 raise lost
-        return run(copies, runs)
+        return run(copies, runs, num_steps)
 
     setup.engine._runner.run = until_it_is_lost
     async with await Session.create(root, setup) as session:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from kodkod_engine.api import TokenLogprob
@@ -58,12 +59,19 @@ class ScriptedRunner:
     def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
         """See `StepRunner`; there is nothing to fetch."""
 
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+    def run(
+        self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun], num_steps: int = 1
+    ) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`."""
         del copies  # there is no KV to copy
         if self._seconds_per_step:
-            time.sleep(self._seconds_per_step)
-        return [tuple(self._follow(run)) for run in runs]
+            time.sleep(self._seconds_per_step * num_steps)
+        return [tuple(self._follow(run) if num_steps == 1 else self._recite(run, num_steps)) for run in runs]
+
+    def _recite(self, run: TokenRun, num_steps: int) -> Iterator[ChosenToken]:
+        (choice,) = run.choices
+        for place in range(num_steps):
+            yield self._next(run.request_id, replace(choice, position=choice.position + place))
 
     def _follow(self, run: TokenRun) -> Iterator[ChosenToken]:
         drafts = iter(run.draft_ids)

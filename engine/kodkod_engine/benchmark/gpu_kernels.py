@@ -23,7 +23,8 @@ from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.route import route
 from kodkod_engine.layers.attention import LatentAttention
-from kodkod_engine.models.gpu_step import GpuStep, ShapeKey, bucket_of
+from kodkod_engine.models.gpu_step import GpuStep
+from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
 
 WARM_UPS = 2
 
@@ -124,7 +125,7 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
     slots = torch.arange(tokens, device=one.device)
     places = torch.full((tokens,), context - 1, device=one.device)
     table = torch.arange(context, device=one.device).expand(tokens, -1).contiguous()
-    key = ShapeKey(tokens, 1, bucket_of(context), is_greedy=False)
+    key = ShapeKey(tokens, 1, bucket_of(context), Ending.HIDDEN)
     projections = len(blocks) * one.nbytes / 2
 
     def inputs() -> None:

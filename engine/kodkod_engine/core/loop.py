@@ -16,9 +16,11 @@ from kodkod_engine.core.scheduler import Scheduler, StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
+from kodkod_engine.core.visits import Visits
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
-from kodkod_engine.speculation.speculator import Speculator, StepTimes
+from kodkod_engine.speculation.speculator import Speculator
+from kodkod_engine.speculation.step_times import StepTimes
 
 MEASURED_TOKENS = 128
 MEASURING_S = 0.25
@@ -46,14 +48,16 @@ class EngineLoop(EngineThread):
         max_step_tokens: int,
         max_running: int,
         speculator: Speculator | None = None,
+        steps_per_visit: int = 1,
     ) -> None:
-        """Start the thread. Without a speculator every step is a plain one."""
+        """Start the thread. Without a speculator every step is a plain one. `steps_per_visit`: see `Visits`."""
         super().__init__(EngineStats(total_blocks=pool.num_blocks, free_blocks=pool.num_free))
         self._pool = pool
         self._vocab_size = vocab_size
         self._tree = PrefixTree(pool)
         self._scheduler = Scheduler(pool, self._tree, max_step_tokens=max_step_tokens, max_running=max_running)
         self._max_step_tokens = max_step_tokens
+        self._visits = Visits(steps_per_visit)
         self._runner = runner
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
@@ -94,17 +98,34 @@ class EngineLoop(EngineThread):
         for job in jobs:
             self._answers[job.entry.sequence.id].began(started)
         self._announce(plan.entries)
-        chosen = self._runner.run(plan.copies, [job.run for job in jobs])
+        num_steps = 1 if proposals else self._num_steps(jobs)
+        chosen = self._runner.run(plan.copies, [job.run for job in jobs], num_steps)
         self._count_first([job.entry for job in jobs])
         emitted = self._take_all(jobs, chosen)
         self._stats = replace(
             self._stats,
-            steps=self._stats.steps + 1,
+            steps=self._stats.steps + num_steps,
             generated_tokens=self._stats.generated_tokens + sum(emitted.values()),
         )
         if jobs:
             num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
-            self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds()))
+            self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds(), num_steps))
+
+    def _num_steps(self, jobs: list[_Job]) -> int:
+        """Of the visit that begins with these, which have no drafts: slots for its tokens are reserved."""
+        if self._scheduler.waiting or not jobs:
+            return 1
+        num_steps = self._visits.num_steps(
+            [job.entry for job in jobs],
+            [self._answers[job.entry.sequence.id].request for job in jobs],
+            plain_steps=self._speculator.plain_steps,
+            step_s=self._speculator.plain_step_s(len(jobs), max(job.run.end for job in jobs)),
+        )
+        if num_steps == 1 or all(self._scheduler.reserve(job.entry.sequence, num_steps - 1) for job in jobs):
+            return num_steps
+        for job in jobs:
+            self._scheduler.reclaim(job.entry.sequence)
+        return 1
 
     def _announce(self, entries: tuple[StepEntry, ...]) -> None:
         """Tell the runner what is to come of prompts that go on after this step, each token once."""
@@ -213,7 +234,11 @@ class EngineLoop(EngineThread):
         )
 
     def _take(self, job: _Job, tokens: tuple[ChosenToken, ...], plain_step_s: float) -> int:
-        """Accepted drafts and the token after them become the sequence's; returns how many were emitted."""
+        """Accepted drafts, or a visit's tokens, and the token after them become the sequence's.
+
+        Returns:
+            How many were emitted.
+        """
         sequence, num_accepted = job.entry.sequence, len(tokens) - 1
         room = sequence.max_total_tokens - sequence.num_tokens
         num_taken, reason = self._answers[sequence.id].take(tokens, room=room)
@@ -223,8 +248,9 @@ class EngineLoop(EngineThread):
         if num_taken > num_accepted:
             self._scheduler.append_token(sequence, tokens[-1].token_id)
         self._speculator.emitted(sequence.id, num_taken, plain_step_s)
-        if job.proposal.segments:
+        if len(tokens) > 1 or job.proposal.segments:
             self._scheduler.reclaim(sequence)
+        if job.proposal.segments:
             self._speculator.verified(sequence.id, job.proposal, num_accepted, min(num_taken, num_accepted))
         if reason is not None:
             self._end(sequence.id, reason)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeAlias
 
 import numba
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
+from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.scheduler import BlockCopy
-from kodkod_engine.core.step import NOBODY, ChosenToken, TokenRun
+from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_run
 from kodkod_engine.core.verifier import follow, follow_ids
 from kodkod_engine.errors import DeviceLost
 from kodkod_engine.kv.cache import KvCache
@@ -36,6 +38,8 @@ SMALL_LAYER_BYTES = 8 << 20
 MAX_GROUPED_TOKENS = 16
 """Runs up to this length attend together with runs of the same length; longer ones alone."""
 
+
+_ANY = Choice(SamplingParams(), 0, None)
 
 Watcher: TypeAlias = Callable[[Sequence[TokenRun], Sequence[Tensor]], None]
 """Takes the runs of a step and the hidden states of each, before the final norm: [run length, hidden]."""
@@ -84,40 +88,65 @@ class ModelRunner:
         if embedding is not None and windows is not None:
             embedding.row_source.expect(windows)
 
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+    def run(
+        self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun], num_steps: int = 1
+    ) -> list[tuple[ChosenToken, ...]]:
         """See `StepRunner`.
 
         Raises:
             DeviceLost: nothing can be computed in this process any more.
         """
         try:
-            return self._run(copies, runs)
+            return self._run(copies, runs, num_steps)
         except RuntimeError as fault:
             if is_lost(fault):
                 raise DeviceLost(cause_of(fault)) from fault
             raise
 
     @torch.inference_mode()
-    def _run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+    def _run(
+        self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun], num_steps: int
+    ) -> list[tuple[ChosenToken, ...]]:
         for copy in copies:
             self.cache.copy_block(copy.source_block, copy.target_block, copy.num_tokens)
         if not runs:
             return []
-        chosen = None if self.watchers or not all(map(_is_greedy, runs)) else self._greedy(runs)
-        return self._chosen(runs) if chosen is None else chosen
+        ids = self._on_device(runs, num_steps) if num_steps > 1 else None
+        if ids is not None:
+            return [tuple(map(ChosenToken, of_run)) for of_run in ids]
+        return self._step_by_step(runs, num_steps)
 
-    def _greedy(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]] | None:
-        """What the device chooses by itself, so that ids alone come back; None where it does not."""
-        if not self._chooses_on_device:
+    def _on_device(self, runs: Sequence[TokenRun], num_steps: int) -> list[list[int]] | None:
+        """What the device chooses by itself, so that ids alone come back; None where it does not.
+
+        Per run: the ids for its choices, or those of all steps of a visit.
+        """
+        if not self._chooses_on_device or self.watchers or not all(map(_is_free, runs)):
             return None
         order = _by_length(runs)
-        batch = build_batch([runs[index] for index in order], self)
-        ids = self.loaded.model.greedy(batch, self.cache)
+        batch = build_batch([runs[index] for index in order], self, ahead=num_steps - 1)
+        choices = [choice for index in order for choice in _of_each_token(runs[index])]
+        draws = draws_of(choices, num_steps) if any(choice.sampling.temperature > 0 for choice in choices) else None
+        ids = self.loaded.model.choose(batch, self.cache, draws, num_steps)
         if ids is None:
             return None
-        rows = iter(ids.tolist())
-        of_run = {index: [next(rows) for _ in runs[index].token_ids][-len(runs[index].choices) :] for index in order}
-        return [follow_ids(of_run[index], run) for index, run in enumerate(runs)]
+        rows: Iterator[list[int]] = iter(ids.T.tolist())
+        of_run = {index: list(chain.from_iterable(next(rows) for _ in runs[index].token_ids)) for index in order}
+        return [of_run[index][-len(run.choices) * num_steps :] for index, run in enumerate(runs)]
+
+    def _step_by_step(self, runs: Sequence[TokenRun], num_steps: int) -> list[tuple[ChosenToken, ...]]:
+        chosen = [self._one_step(runs)]
+        while len(chosen) < num_steps:
+            pairs = zip(runs, chosen[-1], strict=True)
+            runs = [next_run(run, token.token_id, self.context_tokens) for run, (token,) in pairs]
+            chosen.append(self._one_step(runs))
+        return [tuple(chain.from_iterable(of_run)) for of_run in zip(*chosen, strict=True)]
+
+    def _one_step(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+        ids = self._on_device(runs, 1)
+        if ids is None:
+            return self._chosen(runs)
+        return [follow_ids(of_run, run) for of_run, run in zip(ids, runs, strict=True)]
 
     def _chosen(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         hidden = self.forward(runs).hidden
@@ -174,12 +203,16 @@ def _by_length(runs: Sequence[TokenRun]) -> list[int]:
     return sorted(range(len(runs)), key=lambda index: len(runs[index].token_ids))
 
 
-def _is_greedy(run: TokenRun) -> bool:
-    """Whether what follows a run is the most probable id and nothing else is asked."""
+def _is_free(run: TokenRun) -> bool:
+    """Whether nothing but an id is asked for, and any will do."""
     return bool(run.choices) and all(
-        choice.sampling.temperature == 0 and choice.allowed_ids is None and choice.sampling.logprobs is None
-        for choice in run.choices
+        choice.allowed_ids is None and choice.sampling.logprobs is None for choice in run.choices
     )
+
+
+def _of_each_token(run: TokenRun) -> list[Choice]:
+    """Its choices, and before them any for the tokens after which none is asked."""
+    return [_ANY] * (len(run.token_ids) - len(run.choices)) + list(run.choices)
 
 
 def kernel_threads(loaded: LoadedModel) -> int:
@@ -189,10 +222,13 @@ def kernel_threads(loaded: LoadedModel) -> int:
     return 1 if layer_bytes < SMALL_LAYER_BYTES else min(torch.get_num_threads(), numba.get_num_threads())
 
 
-def build_batch(runs: Sequence[TokenRun], runner: ModelRunner) -> StepBatch:
-    """Tensors of one step, on the host; `runs` in ascending order of length."""
+def build_batch(runs: Sequence[TokenRun], runner: ModelRunner, ahead: int = 0) -> StepBatch:
+    """Tensors of one step, on the host; `runs` in ascending order of length.
+
+    With blocks and context for so many tokens `ahead` of its own.
+    """
     block_size = runner.layout.block_size
-    blocks = [_int64s(run.block_ids)[: -(-run.end // block_size)] for run in runs]
+    blocks = [_int64s(run.block_ids)[: -(-(run.end + ahead) // block_size)] for run in runs]
     lengths = [len(run.token_ids) for run in runs]
     ids = _int64s([token_id for run in runs for token_id in run.token_ids])
     positions = _int64s([place for run in runs for place in range(run.start, run.end)])
@@ -204,7 +240,7 @@ def build_batch(runs: Sequence[TokenRun], runner: ModelRunner) -> StepBatch:
         windows=_windows(runs, runner.context_tokens),
         positions=torch.from_numpy(positions),
         slots=torch.from_numpy(slots),
-        groups=tuple(_groups(runs, table, positions, block_size)),
+        groups=tuple(_groups(runs, table, positions, block_size, ahead)),
     )
 
 
@@ -238,12 +274,14 @@ def _windows(runs: Sequence[TokenRun], depth: int) -> Tensor | None:
     return torch.from_numpy(_int64s(flat)[_int64s(places)[:, None] - np.arange(depth + 1)])
 
 
-def _groups(runs: Sequence[TokenRun], table: Int64Rows, positions: Int64s, block_size: int) -> Iterator[AttentionGroup]:
+def _groups(
+    runs: Sequence[TokenRun], table: Int64Rows, positions: Int64s, block_size: int, ahead: int
+) -> Iterator[AttentionGroup]:
     """Of neighbouring runs of the same length; the group's rows of the table, as wide as its context."""
     row = 0
     for members in _together(runs):
         query_len = len(runs[members[0]].token_ids)
-        context_len = max(runs[index].end for index in members)
+        context_len = max(runs[index].end for index in members) + ahead
         rows = slice(row, row + len(members) * query_len)
         own = table[members[0] : members[-1] + 1, : -(-context_len // block_size)]
         yield AttentionGroup(

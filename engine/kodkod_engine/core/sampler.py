@@ -12,9 +12,13 @@ from torch import Tensor
 from kodkod_engine.api import SamplingParams, TokenLogprob
 from kodkod_engine.constraints.token_mask import packed_rows
 from kodkod_engine.core.step import Choice, ChosenToken, Restriction
+from kodkod_engine.layers.draws import Draws
 
 _MAX_GATHERED = 256
 """Sets up to this size are looked at by themselves, without the rest of the vocabulary."""
+
+_MOST_K = 2**31
+"""Beyond every vocabulary: there a top-k keeps all."""
 
 
 def choose(logits: Tensor, choices: Sequence[Choice]) -> list[ChosenToken]:
@@ -115,7 +119,8 @@ def filtered_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
         scaled = scaled.masked_fill(scaled < threshold, float("-inf"))
     probabilities = scaled.softmax(dim=-1)
     if sampling.top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
+        # Of equal tokens the lower ids stay, as on a device.
+        ordered, order = probabilities.sort(descending=True, stable=True)
         mass_before = ordered.cumsum(dim=-1) - ordered
         probabilities[order[mass_before >= sampling.top_p]] = 0
     if sampling.min_p > 0:
@@ -135,6 +140,30 @@ def draw(logits: Tensor, sampling: SamplingParams, position: int) -> int:
     point = uniform(sampling.seed, position) * float(cumulative[-1])
     # The first token whose cumulative sum passes the point: a token of probability 0 is never drawn.
     return int(torch.searchsorted(cumulative, point, right=True))
+
+
+def draws_of(choices: Sequence[Choice], num_steps: int) -> Draws:
+    """What a device needs to draw the same ids: one row for each choice, which nothing restricts.
+
+    Args:
+        choices: of the first step; in each later one every row stands a position further on.
+        num_steps: draws of each row.
+    """
+
+    def each(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([getattr(choice.sampling, name) for choice in choices], dtype=dtype)
+
+    floats = torch.float64
+    top_k = torch.tensor([min(choice.sampling.top_k, _MOST_K) for choice in choices])
+    points = [[_point(choice, step) for choice in choices] for step in range(num_steps)]
+    return Draws(
+        each("temperature", floats), top_k, each("top_p", floats), each("min_p", floats),
+        torch.tensor(points, dtype=floats),
+    )  # fmt: skip
+
+
+def _point(choice: Choice, step: int) -> float:
+    return uniform(choice.sampling.seed, choice.position + step) if choice.sampling.temperature > 0 else 0.0
 
 
 def _logprob(restricted: Tensor, token_id: int, num_top: int) -> TokenLogprob:

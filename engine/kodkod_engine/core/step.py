@@ -6,7 +6,7 @@ Plain integers cross this line, in both directions; a runner may be a model or a
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kodkod_engine.api import SamplingParams, TokenLogprob
@@ -54,6 +54,20 @@ class TokenRun:
         return self.token_ids[len(self.token_ids) + 1 - len(self.choices) :] if self.choices else ()
 
 
+def next_run(run: TokenRun, token_id: int, context_tokens: int) -> TokenRun:
+    """What a visit computes after a run of one choice, once this token was chosen."""
+    (choice,) = run.choices
+    before = [*run.context_ids, *run.token_ids]
+    return TokenRun(
+        request_id=run.request_id,
+        token_ids=[token_id],
+        context_ids=before[max(0, len(before) - context_tokens) :],
+        start=run.end,
+        block_ids=run.block_ids,
+        choices=[replace(choice, position=choice.position + 1)],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Restriction:
     """What a constraint did to a choice."""
@@ -97,11 +111,21 @@ class StepRunner(Protocol):
         """
         ...
 
-    def run(self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+    def run(
+        self, copies: Sequence[BlockCopy], runs: Sequence[TokenRun], num_steps: int = 1
+    ) -> list[tuple[ChosenToken, ...]]:
         """Copy blocks in order, compute the runs, choose.
+
+        Args:
+            copies: to be made before anything is written.
+            runs: of the step, or of the first of several.
+            num_steps: more than 1 for a visit. Each run is then one token with one choice, which nothing restricts and
+                of which no log-probabilities are asked; each later step computes what was chosen in the one before.
+                The blocks have room for all.
 
         Returns:
             One entry per run: the tokens that follow what was accepted before. They are the drafts up to the first that
-            is not what is chosen in its place, and then what is chosen there. Empty where nothing was asked for.
+            is not what is chosen in its place, and then what is chosen there. Empty where nothing was asked for. Of a
+            visit: `num_steps` tokens, none of the last one's KV.
         """
         ...

@@ -2,7 +2,8 @@
 
 The reference is the model itself (`LongcatFlash.forward`); this computes the same for steps of few tokens whose
 sequences all add equally many. A step's shape is (sequences, new tokens, context bucket): its graph is captured when it
-first comes up and replayed from then on, so the host only copies a few integers per step.
+first comes up and replayed from then on, so the host only copies a few integers per step. A graph that ends with chosen
+ids leaves its integers as the next step needs them: replayed again it is the next step, and the host need not look.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan, plans_for
+from kodkod_engine.kernels.gpu.next_step import next_step
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
 from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.kernels.gpu.thin_linear import THIN_ROWS, thin_linear
 from kodkod_engine.kernels.gpu.tuning import replay_ms, tuner_of
 from kodkod_engine.kv.cache import KvCache
+from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.on_device import fits_tile
 from kodkod_engine.layers.packed import PackedMatrix
 from kodkod_engine.layers.step_batch import Blocks, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
+from kodkod_engine.models.step_buffers import MOST_STEPS, Ending, ShapeKey, StepBuffers, bucket_of
 
 if TYPE_CHECKING:
     from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer, LongcatFlash
@@ -38,30 +43,12 @@ if TYPE_CHECKING:
 MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
 
-SMALLEST_BUCKET = 256
 CAPABILITY = (8, 0)
 CAPABILITY_FOR_FP8 = (8, 9)
 """Of a device: what it must be to compute with bf16, and with FP8 codes as they are."""
 
 WARM_UPS = 2
 """Runs before a capture, which may not compile or allocate."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeKey:
-    """Steps that share a graph."""
-
-    sequences: int
-    query_len: int
-    context: int
-    """Places, an upper bound: see `bucket_of`."""
-    is_greedy: bool
-    """Whether the graph goes on to the most probable next ids."""
-
-
-def bucket_of(context_len: int) -> int:
-    """The next power of two: contexts share a graph within it."""
-    return max(SMALLEST_BUCKET, 1 << (context_len - 1).bit_length())
 
 
 def _is_recent(model: LongcatFlash, device: torch.device) -> bool:
@@ -85,46 +72,6 @@ def latent_shape(config: ModelConfig) -> LatentShape:
         kv_scale=config.kv_scale,
         eps=LATENT_NORM_EPS,
     )
-
-
-class StepBuffers:
-    """The integers of one shape, where its graph reads them, and what it leaves.
-
-    They are one run of integers: the host fills its copy and sends it whole.
-    """
-
-    def __init__(self, key: ShapeKey, window: int, block_size: int, embedded: Tensor) -> None:
-        """`window`: ids of a token's window, 1 without n-grams; `embedded`: [tokens, hidden], used as it is."""
-        tokens = key.sequences * key.query_len
-        sizes = (tokens, tokens, tokens * window, key.sequences * -(-key.context // block_size))
-        self._host = torch.zeros(sum(sizes), dtype=torch.int64, pin_memory=embedded.is_cuda)
-        self._device = self._host.to(embedded.device, copy=True)
-        self.positions, self.slots, windows, blocks = self._device.split(sizes)
-        self.windows, self.blocks = windows.view(tokens, window), blocks.view(key.sequences, -1)
-        """The first column of `windows` are the tokens' own ids."""
-        views = [part.numpy() for part in self._host.split(sizes)]
-        self._places, self._windows, self._blocks = views[:2], views[2], views[3].reshape(key.sequences, -1)
-        self._sent: torch.cuda.Event | None = torch.cuda.Event() if embedded.is_cuda else None
-        self.embedded = embedded
-        """Filled before the graph when the tables are not where it can read them."""
-        self.out: Tensor | None = None
-        self.replay: Callable[[], None] | None = None
-
-    def fill(self, batch: StepBatch) -> None:
-        """Send the integers of a step, from the host's memory."""
-        if self._sent is not None:
-            self._sent.synchronize()  # the copy of the step before may still be under way
-        (group,) = batch.groups
-        assert isinstance(group.places, Blocks)
-        table = group.places.table
-        self._places[0][:], self._places[1][:] = batch.positions.numpy(), batch.slots.numpy()
-        ids = batch.token_ids if batch.windows is None else batch.windows
-        self._windows[:] = ids.numpy().reshape(-1)
-        # What lies beyond a sequence's position is never seen, so older blocks may stay there.
-        self._blocks[:, : table.shape[1]] = table.numpy()
-        self._device.copy_(self._host, non_blocking=True)
-        if self._sent is not None:
-            self._sent.record()
 
 
 @dataclass
@@ -158,40 +105,60 @@ class GpuStep:
         resident = embedding.resident if embedding is not None else None
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
 
-    def admits(self, batch: StepBatch) -> bool:
-        """Whether a step is one for it: few tokens, one group."""
+    def admits(self, batch: StepBatch, num_steps: int = 1) -> bool:
+        """Whether a step is one for it: few tokens, one group; several in a row where it embeds tokens by itself."""
         is_small = len(batch.groups) == 1 and len(batch.token_ids) <= MAX_TOKENS
-        return self._has_kernels and is_small and isinstance(batch.groups[0].places, Blocks)
+        is_able = self._has_kernels and is_small and isinstance(batch.groups[0].places, Blocks)
+        return is_able and (num_steps == 1 or self._goes_on(batch, num_steps))
+
+    def _goes_on(self, batch: StepBatch, num_steps: int) -> bool:
+        embeds = self._input is not None or self.model.embedding is None
+        return embeds and batch.groups[0].query_len == 1 and num_steps <= MOST_STEPS
 
     @torch.inference_mode()
     def __call__(self, batch: StepBatch) -> Tensor:
         """Hidden states before the final norm, [tokens, hidden]; overwritten by the next step of the same shape."""
-        return self._run(batch, is_greedy=False)
+        return self._run(batch, Ending.HIDDEN)
 
     @torch.inference_mode()
-    def greedy(self, batch: StepBatch) -> Tensor:
-        """The most probable id after each token: int64 [tokens], on the device; overwritten like the hidden states."""
-        return self._run(batch, is_greedy=True)
+    def choose(self, batch: StepBatch, draws: Draws | None = None, num_steps: int = 1) -> Tensor:
+        """The ids after each token, and after those: a visit of several steps, each with the ids of the one before.
 
-    def _run(self, batch: StepBatch, *, is_greedy: bool) -> Tensor:
+        Args:
+            batch: of the first step; its blocks and context have room for all.
+            draws: how they are chosen, on the host; None takes the most probable ones.
+            num_steps: more than 1 only for one token of each sequence.
+
+        Returns:
+            int64 [num_steps, tokens], on the device; overwritten like the hidden states.
+        """
+        return self._run(batch, Ending.GREEDY if draws is None else Ending.DRAWN, draws, num_steps)[:num_steps]
+
+    def _run(self, batch: StepBatch, ending: Ending, draws: Draws | None = None, num_steps: int = 1) -> Tensor:
         group = batch.groups[0]
-        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), is_greedy)
+        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), ending)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = self._buffers(key, self.cache.layout.block_size)
-        shape.fill(batch)
-        if self._input is None and self.model.embedding is not None:
-            shape.embedded.copy_(self.model.embed(batch.to(self._device)))
         if shape.replay is None:
+            # Alone, so that it stays where it is however often it is run.
+            self._fill(shape, batch, draws, 1)
             self._prepare(shape, key)
+        self._fill(shape, batch, draws, num_steps)
         assert shape.replay is not None
-        shape.replay()
+        for _ in range(num_steps):
+            shape.replay()
         assert shape.out is not None
         return shape.out
 
+    def _fill(self, shape: StepBuffers, batch: StepBatch, draws: Draws | None, num_steps: int) -> None:
+        shape.fill(batch, draws, num_steps)
+        if self._input is None and self.model.embedding is not None:
+            shape.embedded.copy_(self.model.embed(batch.to(self._device)))
+
     def _buffers(self, key: ShapeKey, block_size: int) -> StepBuffers:
         spec = self.model.config.ngram
-        embedded = self._nothing.new_empty(key.sequences * key.query_len, self.model.config.hidden_size)
+        embedded = self._nothing.new_empty(key.tokens, self.model.config.hidden_size)
         return StepBuffers(key, 1 + (spec.context_tokens if spec else 0), block_size, embedded)
 
     def plan(self, key: ShapeKey, attend: Callable[[Plan], Tensor]) -> Plan:
@@ -204,7 +171,7 @@ class GpuStep:
             shape.replay = partial(self._run_here, shape, key)
             return
         graph, shape.out = self._captured(shape, key, is_early=self.begins_early is True)
-        if self.begins_early is None and key.sequences * key.query_len <= THIN_ROWS:
+        if self.begins_early is None and key.tokens <= THIN_ROWS:
             graph, shape.out = self._quicker(graph, shape.out, shape, key)
         shape.replay = graph.replay
 
@@ -245,7 +212,10 @@ class GpuStep:
 
     def _result(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
         x = self._compute(shape, key)
-        return self._ids(x) if key.is_greedy else x
+        if key.ending is Ending.HIDDEN:
+            return x
+        next_step(self._ids(x, shape), shape.places, shape.chosen, self.cache.layout.block_size)
+        return shape.chosen
 
     def _compute(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
         x = self._embed(shape)
@@ -255,14 +225,15 @@ class GpuStep:
 
     def _embed(self, shape: StepBuffers) -> Tensor:
         if self._input is not None:
-            return self._input(shape.windows, shape.embedded)
+            return self._input(shape.places.windows, shape.embedded)
         if self.model.embedding is None:
-            return F.embedding(shape.windows[:, 0], self.model.words)
+            return F.embedding(shape.places.windows[:, 0], self.model.words)
         return shape.embedded
 
-    def _ids(self, x: Tensor) -> Tensor:
+    def _ids(self, x: Tensor, shape: StepBuffers) -> Tensor:
         norm = self.model.norm
-        return thin_linear(x, self.model.head_weight, norm=norm.weight, eps=norm.eps).argmax(dim=-1)
+        logits = thin_linear(x, self.model.head_weight, norm=norm.weight, eps=norm.eps)
+        return logits.argmax(dim=-1) if shape.draws is None else draw_ids(logits, shape.draws, shape.places.step)
 
     def _layer(self, layer: DualLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
         first, second = layer.first, layer.second
@@ -319,17 +290,17 @@ class GpuStep:
             kv_b,
             attention.kv_norm.weight,
             self.turns,
-            shape.positions,
-            shape.slots,
+            shape.places.positions,
+            shape.places.slots,
             cache,
             self.latent,
         )
-        places = shape.positions.view(sequences, new)
+        places = shape.places.positions.view(sequences, new)
 
         def attend(plan: Plan) -> Tensor:
             sizes = (config.v_head_dim, config.score_scale, self.cache.layout.block_size)
             query = wide.view(sequences, new, heads, -1)
-            return latent_decode(query, cache, shape.blocks, places, kv_b, *sizes, plan=plan)
+            return latent_decode(query, cache, shape.places.blocks, places, kv_b, *sizes, plan=plan)
 
         values = attend(self.plan(key, attend))
         return thin_linear(values, attention.o.home, residual=x)

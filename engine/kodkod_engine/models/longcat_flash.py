@@ -19,6 +19,7 @@ from kodkod_engine.kernels.dual_layer import LayerWeights, StepArrays, dual_laye
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.compiled import layer_weights, step_arrays
+from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.feed_forward import FeedForward
 from kodkod_engine.layers.linear import Linear, linear
 from kodkod_engine.layers.moe import MixtureOfExperts
@@ -169,11 +170,13 @@ class LongcatFlash(nn.Module):
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
 
-    def greedy(self, batch: StepBatch, cache: KvCache) -> Tensor | None:
-        """As `forward`, on to the most probable id after each token, int64 [tokens]; None, and nothing done, where the
-        fused step does not take the batch."""
+    def choose(self, batch: StepBatch, cache: KvCache, draws: Draws | None = None, num_steps: int = 1) -> Tensor | None:
+        """As `forward`, on to the ids that follow: int64 [num_steps, tokens], see `GpuStep.choose`.
+
+        None, and nothing done, where the fused step does not take the batch.
+        """
         fused = self._fused_for(batch, cache)
-        return None if fused is None else fused.greedy(batch)
+        return fused.choose(batch, draws, num_steps) if fused and fused.admits(batch, num_steps) else None
 
     def _fused_for(self, batch: StepBatch, cache: KvCache) -> GpuStep | None:
         if self.norm.weight.device.type != "cuda" or torch.is_grad_enabled():

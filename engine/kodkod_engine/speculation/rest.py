@@ -35,6 +35,17 @@ class Rest:
         self._num_steps += 1
         return True
 
+    @property
+    def left_steps(self) -> int:
+        """How many more of them there are."""
+        return self._left_steps
+
+    def pass_over(self, num_steps: int) -> None:
+        """So many more were taken together with the last one."""
+        taken = min(num_steps, self._left_steps)
+        self._left_steps -= taken
+        self._num_steps += taken
+
     def take_steps(self) -> int:
         """How many were rested since this was last asked."""
         taken, self._num_steps = self._num_steps, 0

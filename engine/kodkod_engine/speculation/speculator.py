@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from kodkod_engine.api import DraftUsage, GenerationRequest, Speculation
 from kodkod_engine.core.scheduler import StepEntry
@@ -24,6 +23,7 @@ from kodkod_engine.speculation.forecast import MAX_TOKENS, Forecast
 from kodkod_engine.speculation.means import Brought, Kind, Means, num_bought
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment
 from kodkod_engine.speculation.rest import Rest
+from kodkod_engine.speculation.step_times import StepTimes
 from kodkod_engine.speculation.stream import COPYING, FORCED, Asked, Planned, Stream
 
 logger = logging.getLogger(__name__)
@@ -39,18 +39,6 @@ MOST_LOOKING = 4.0
 
 PLAIN = Planned()
 """A step about which nothing was decided."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """What a step was and what it took."""
-
-    num_tokens: int
-    context: int
-    emitted: Mapping[str, int]
-    """Tokens that each stream got, where it got any."""
-    seconds: float
-    """From the planning to the last token's emission, drafting included."""
 
 
 class Speculator:
@@ -155,6 +143,13 @@ class Speculator:
             self._rest(asked, first_s)
         planned.looking_s = self._clock() - started - planned.computing_s
         return planned.drafted
+
+    @property
+    def plain_steps(self) -> float:
+        """How many steps, the one last proposed for among them, are sure to have no drafts if that one has none."""
+        if self._planned is PLAIN:
+            return 1 + self._resting.left_steps
+        return 1 if self._planned.streams else math.inf
 
     def _has_means(self, asked: list[Asked], first_s: Sequence[float]) -> bool:
         """Whether anything can be risked at all, and promises anything."""
@@ -351,8 +346,9 @@ class Speculator:
     def took(self, step: StepTimes) -> None:
         """A step is over, the one that `propose` was last asked for."""
         planned = self._planned
+        self._resting.pass_over(step.num_steps - 1)
         seconds, is_plain = step.seconds - planned.looking_s - planned.computing_s, not planned.drafted
-        self.costs.learn(step.num_tokens, step.context, seconds, is_plain=is_plain)
+        self.costs.learn(step.num_tokens, step.context, seconds / step.num_steps, is_plain=is_plain)
         if not planned.streams:
             return
         plain_s, more_s = self.plain_step_s(planned.num_choosing, step.context), self._more_s(step)

@@ -6,81 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodkod_engine.api import Completion, FinishReason, GenerationRequest, SamplingParams, collect
+from engine.core.workshop import WAIT_S, Workshop
+from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.core import loop as loop_module
-from kodkod_engine.core.answer import Answer
-from kodkod_engine.core.block_pool import BlockPool
-from kodkod_engine.core.loop import EngineLoop
-from kodkod_engine.core.sequence import Sequence
-from kodkod_engine.core.step import ChosenToken, TokenRun
+from kodkod_engine.core import visits as visits_module
 from kodkod_engine.core.stream import ThreadedStream
 from kodkod_engine.errors import EngineClosed
-
-VOCAB_SIZE = 1_000
-WAIT_S = 30.0
-
-
-class CountingRunner:
-    """The token after a sequence of n tokens is n."""
-
-    context_tokens = 3
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[tuple, tuple[TokenRun, ...]]] = []
-        self.expected: list[tuple[list[int], list[int]]] = []
-        self.before: Callable[[], object] = lambda: None
-
-    def expect(self, context_ids, token_ids):
-        self.expected.append((list(context_ids), list(token_ids)))
-
-    def run(self, copies, runs):
-        self.before()
-        # The blocks are the sequence's own list, which is empty once it ended.
-        kept = tuple(replace(run, block_ids=tuple(run.block_ids)) for run in runs)
-        self.steps.append((tuple(copies), kept))
-        return [(ChosenToken(run.end),) if run.choices else () for run in runs]
-
-
-class Workshop:
-    """A loop, its runner, and requests by name."""
-
-    def __init__(self, num_blocks: int = 64, max_step_tokens: int = 8, max_running: int = 4) -> None:
-        self.runner = CountingRunner()
-        self.loop = EngineLoop(
-            BlockPool(num_blocks, 4),
-            self.runner,
-            vocab_size=VOCAB_SIZE,
-            max_step_tokens=max_step_tokens,
-            max_running=max_running,
-        )
-
-    def submit(
-        self, name: str, prompt: list[int], max_tokens: int = 4, *, max_total_tokens: int | None = None, **fields
-    ) -> ThreadedStream:
-        stream = ThreadedStream(name, self.loop.cancel)
-        request = GenerationRequest(tuple(prompt), SamplingParams(max_tokens=max_tokens), **fields)
-        total = max_total_tokens or len(prompt) + max_tokens
-        sequence = Sequence(name, list(prompt), len(prompt), total)
-        self.loop.submit(sequence, Answer(request, stream, eos_id=0, tokenizer=None))
-        return stream
-
-    def ask(self, name: str, prompt: list[int], max_tokens: int = 4, **fields) -> Completion:
-        return asyncio.run(collect(self.submit(name, prompt, max_tokens, **fields)))
-
-    def close(self) -> None:
-        """Close, and find every block returned."""
-        self.loop.close()
-        self.loop.check_integrity()
-        stats = self.loop.stats
-        assert stats.free_blocks + stats.cached_blocks == stats.total_blocks
-        assert (stats.running, stats.waiting) == (0, 0)
-        assert not any(thread.name == "kodkod-engine" for thread in threading.enumerate())
 
 
 @pytest.fixture
@@ -88,13 +24,6 @@ def shop() -> Iterator[Workshop]:
     shop = Workshop()
     yield shop
     shop.close()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.001)
 
 
 # --- what the runner is given ---------------------------------------------------------------------------------------
@@ -272,6 +201,15 @@ def test_what_was_submitted_before_close_is_cancelled():
 
 # --- anything, in any order -----------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def _no_hurry() -> Iterator[None]:
+    """How many steps are taken at once does not depend on how long they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visits_module, "VISIT_S", float("inf"))
+        yield
+
+
 prompts = st.lists(st.integers(1, 3), min_size=1, max_size=20)
 acts = st.one_of(
     st.tuples(st.just("submit"), prompts, st.integers(1, 12)),
@@ -304,10 +242,13 @@ def fail_then_heal(shop: Workshop) -> Callable[[], None]:
     return before
 
 
+@pytest.mark.usefixtures("_no_hurry")
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(6, 12), st.integers(1, 12), st.lists(acts, max_size=20))
-def test_whatever_happens_every_stream_ends_once_and_every_block_returns(num_blocks, max_step_tokens, what):
-    shop = Workshop(num_blocks, max_step_tokens, max_running=min(3, max_step_tokens))
+@given(st.integers(6, 12), st.integers(1, 12), st.lists(acts, max_size=20), st.sampled_from([1, 2, 7]))
+def test_whatever_happens_every_stream_ends_once_and_every_block_returns(
+    num_blocks, max_step_tokens, what, steps_per_visit
+):
+    shop = Workshop(num_blocks, max_step_tokens, min(3, max_step_tokens), steps_per_visit)
     streams: list[ThreadedStream] = []
     for one in what:
         act(shop, streams, one)

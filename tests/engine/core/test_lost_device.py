@@ -35,11 +35,11 @@ async def test_a_device_lost_in_an_answer_ends_all_answers_and_the_engine(tiny, 
     engine = NativeEngine(tiny, None, EngineConfig(max_cached_tokens=512, max_running=1, speculation=Speculation.NONE))
     compute, steps = engine.runner._run, []
 
-    def until_it_is_lost(copies, runs):
+    def until_it_is_lost(copies, runs, num_steps=1):
         steps.append(runs)
         if len(steps) > 4:
             raise torch.AcceleratorError(LOST)
-        return compute(copies, runs)
+        return compute(copies, runs, num_steps)
 
     monkeypatch.setattr(engine.runner, "_run", until_it_is_lost)
     request = GenerationRequest((5, 6, 7), SamplingParams(max_tokens=50, ignore_eos=True))

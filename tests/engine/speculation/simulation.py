@@ -11,7 +11,8 @@ from kodkod_engine.core.scheduler import StepEntry
 from kodkod_engine.core.sequence import Sequence as TokenSequence
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.drafter import Draft, DraftTask
-from kodkod_engine.speculation.speculator import Speculator, StepTimes
+from kodkod_engine.speculation.speculator import Speculator
+from kodkod_engine.speculation.step_times import StepTimes
 
 PROMPT_TOKENS = 64
 

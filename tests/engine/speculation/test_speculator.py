@@ -171,7 +171,7 @@ def test_a_step_is_not_longer_than_it_may_be():
         sizes: list[int] = []
         runner = stage.engine._runner
         run = runner.run
-        runner.run = lambda copies, runs: sizes.append(sum(len(one.token_ids) for one in runs)) or run(copies, runs)
+        runner.run = lambda _, runs, *more: sizes.append(sum(len(one.token_ids) for one in runs)) or run(_, runs, *more)
         requests = [GenerationRequest((1, first), SamplingParams(max_tokens=30)) for first in range(10, 13)]
         done = asyncio.run(stage.ask_all(requests))
         assert [completion.token_ids for completion in done] == [ANSWER[:30]] * 3

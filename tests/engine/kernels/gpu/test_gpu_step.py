@@ -15,6 +15,7 @@ from kodkod_engine.core.step import Choice, TokenRun
 from kodkod_engine.layers.packed import PackedMatrix, Precisions, Slot
 from kodkod_engine.models.loading import TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+from kodkod_engine.models.step_buffers import Ending
 
 if TYPE_CHECKING:
     from kodkod_engine.models.longcat_flash import LongcatFlash
@@ -54,13 +55,13 @@ def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest
         got = fused(batch).clone()
         wanted = loaded.model(batch, runner.cache)
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
-        assert torch.equal(fused.greedy(batch), loaded.model.logits(wanted).argmax(dim=-1))
+        assert torch.equal(fused.choose(batch)[0], loaded.model.logits(wanted).argmax(dim=-1))
     assert len(fused._shapes) == 6
 
 
 @torch.inference_mode()
-def test_greedy_ids_come_from_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tokens as through logits: drafts accepted as far as they agree; other choices take the other road."""
+def test_ids_come_from_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tokens as through logits, drawn or not: drafts are accepted as far as they agree."""
     from kodkod_engine.models.gpu_step import GpuStep
     from kodkod_engine.models.longcat_flash import LongcatFlash
 
@@ -73,7 +74,7 @@ def test_greedy_ids_come_from_the_device(tmp_path: Path, monkeypatch: pytest.Mon
         choices = [Choice(sampling, 5 + place, None) for place in range(len(drafts) + 1)]
         return [replace(_run(0, 4, [17, *drafts], [9, 300, 9]), choices=choices)]
 
-    greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0)
+    greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9)
     first = runner.run([], drafted([0], greedy))[0][0].token_id
     runs = [drafted(drafts, sampling) for drafts in ([first, 1], [first + 1]) for sampling in (greedy, drawn)]
     wanted = [runner.run([], one) for one in runs]
@@ -81,7 +82,7 @@ def test_greedy_ids_come_from_the_device(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(LongcatFlash, "_fused_for", lambda *_args: fused)
     runner._chooses_on_device = True
     assert [runner.run([], one) for one in runs] == wanted
-    assert {key.is_greedy for key in fused._shapes} == {True, False}
+    assert {key.ending for key in fused._shapes} == {Ending.GREEDY, Ending.DRAWN}
 
 
 @pytest.mark.parametrize("name", ["fp8", pytest.param("int4", marks=pytest.mark.slow)])
