@@ -22,6 +22,7 @@ from kodkod_engine.config import EngineConfig
 
 PROFILED_STEPS = 3
 ENGINE_TOKENS = 48
+GREEDY = SamplingParams()
 
 
 # Parts.
@@ -156,22 +157,30 @@ def modules(bench: Bench) -> Rows:
     yield {"batch": 1, "context": bench.scale.context, "modules_step_ms": spent * 1e3, "tokens_per_s": 1 / spent}
 
 
-def engine(bench: Bench) -> Rows:
+def engine(bench: Bench, steps_per_visit: int = 1, sampling: SamplingParams = GREEDY) -> Rows:
     """The engine as users have it, loop, scheduler and streams in it, without drafts."""
     bench.drop_player()
     loaded, scale = bench.loaded(), bench.scale
     many = min(4, max(scale.batches))
     room = many * (scale.short_context + ENGINE_TOKENS + 2 * BLOCK_SIZE) + scale.prompts[0]
-    config = EngineConfig(device=bench.device.torch.type, max_cached_tokens=room, speculation=Speculation.NONE)
+    config = EngineConfig(
+        device=bench.device.torch.type,
+        max_cached_tokens=room,
+        speculation=Speculation.NONE,
+        steps_per_visit=steps_per_visit,
+    )
+    sampling = replace(sampling, max_tokens=4 if bench.is_dry else ENGINE_TOKENS, ignore_eos=True)
     engine = NativeEngine(loaded, None, config)
     try:
         for batch in (1, many):
             for _ in range(2):  # the first captures
-                done = _complete(engine, _prompts(bench, batch), 4 if bench.is_dry else ENGINE_TOKENS)
+                done = _complete(engine, _prompts(bench, batch), sampling)
             step_s = max(one.usage.decode_s / (one.usage.generated_tokens - 1) for one in done)
             first_s = max(one.usage.prefill_s for one in done)
             yield {
                 "batch": batch,
+                "steps_per_visit": steps_per_visit,
+                "temperature": sampling.temperature,
                 "step_ms": step_s * 1e3,
                 "tokens_per_s": batch / step_s,
                 "first_token_s": first_s,
@@ -196,9 +205,7 @@ def decode_profile(bench: Bench) -> Rows:
     yield from profiled(lambda: [player.step(runs) for _ in range(steps)], steps, bench.device)
 
 
-def _complete(engine: NativeEngine, prompts: list[tuple[int, ...]], max_tokens: int) -> list[Completion]:
-    sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
-
+def _complete(engine: NativeEngine, prompts: list[tuple[int, ...]], sampling: SamplingParams) -> list[Completion]:
     async def together() -> list[Completion]:
         streams = [engine.generate(GenerationRequest(prompt, sampling)) for prompt in prompts]
         return list(await asyncio.gather(*map(collect, streams)))

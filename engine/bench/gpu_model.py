@@ -24,10 +24,11 @@ from kodkod_engine.layers.packed import PackedParameter, Precisions
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import ModelConfig, load_config
-from kodkod_engine.models.gpu_step import GpuStep, ShapeKey, bucket_of
+from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.loading import LoadedModel, build_model
 from kodkod_engine.models.longcat_flash import LongcatFlash
 from kodkod_engine.models.packing import pack_model
+from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
 
 BLOCK_SIZE = 16
 SMOKE = {"num_layers": 2, "ngram_vocab_size_ratio": 1.25}
@@ -202,7 +203,7 @@ class Player:
         """Token runs in, chosen ids on the host: what the engine does for a greedy step."""
         batch = self.batch(runs)
         if self.fused.admits(batch):
-            ids: list[int] = self.fused.greedy(batch).tolist()
+            ids: list[int] = self.fused.choose(batch)[0].tolist()
         else:
             ids = self.loaded.model.logits(self.plain(batch)).argmax(dim=-1).tolist()
         return ids
@@ -224,7 +225,7 @@ class Player:
 
     def _graph_of(self, batch: StepBatch) -> Callable[[], object]:
         group = batch.groups[0]
-        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), is_greedy=True)
+        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), Ending.GREEDY)
         replay = self.fused._shapes[key].replay
         assert replay is not None
         return replay

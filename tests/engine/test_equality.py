@@ -28,8 +28,9 @@ from kodkod_engine import ngram_row_ids
 from kodkod_engine.api import GenerationRequest, SamplingParams, TokenStream
 from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.config import EngineConfig
+from kodkod_engine.core import visits
 from kodkod_engine.core.runner import ModelRunner
-from kodkod_engine.core.step import TokenRun
+from kodkod_engine.core.step import ChosenToken, TokenRun
 from kodkod_engine.layers.ngram_embedding import RowSource
 from kodkod_engine.layers.ngram_hash import NgramHasher
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
@@ -118,6 +119,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_hurry() -> Iterator[None]:
+    """How many steps are taken at once does not depend on how long they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visits, "VISIT_S", float("inf"))
+        yield
+
+
 @pytest.fixture(scope="module", params=["resident", "mapped", "backbone"])
 def model(request, tmp_path_factory) -> Model:
     """Tables in memory, tables in their files, and no tables at all."""
@@ -142,6 +151,16 @@ class Tally:
     """What the examples of one property had in them, so that it cannot hold for want of cases."""
 
     counts: Counter[str] = field(default_factory=Counter)
+
+    def count_visits(self, runner: ModelRunner) -> None:
+        """Steps that the runner takes at once with others."""
+        run = runner.run
+
+        def counted(copies: Any, runs: Sequence[TokenRun], num_steps: int = 1) -> list[tuple[ChosenToken, ...]]:
+            self.counts["visits"] += num_steps - 1
+            return run(copies, runs, num_steps)
+
+        runner.run = counted  # type: ignore[method-assign]  # one engine's, for one example
 
     def compare_rows(self, model: Model, token_ids: Sequence[int], rows: dict[int, Tensor], num_known: int) -> None:
         """Every position from `num_known` on was read, and each that was read is the plain pass's."""
@@ -219,6 +238,7 @@ def cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Ask]]:
         max_step_tokens=max_step_tokens,
         max_running=draw(st.integers(1, min(MAX_REQUESTS, max_step_tokens))),
         max_cached_tokens=longest + draw(st.integers(0, 30)),
+        steps_per_visit=draw(st.sampled_from([1, 3, 8])),
     )
     return config, requests
 
@@ -270,6 +290,7 @@ def check_serving(model: Model, config: EngineConfig, requests: Sequence[Ask], t
     served = Served()
     engine = NativeEngine(model.loaded, None, config)
     model.recording(engine.runner, served)
+    tally.count_visits(engine.runner)
     serving = asyncio.run(serve_all(engine, requests))
     engine.close()
     engine.check_integrity()
@@ -294,7 +315,7 @@ def check_served_sequences(model: Model, how: settings) -> None:
         check_serving(model, *case, tally)
 
     holds()
-    tally.assert_telling("forks", "preemptions", "reused")
+    tally.assert_telling("forks", "preemptions", "reused", "visits")
 
 
 def test_what_is_served_is_what_one_plain_pass_says(model):

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 
-BACKENDS = ("vllm",) if os.environ.get("KODKOD_TEST_VLLM") else ("native", "scripted")
-"""vLLM has pins of its own, so it is tested in an environment of its own; see `test_vllm.py`."""
+BACKENDS = ("vllm",) if os.environ.get("KODKOD_TEST_VLLM") else ("native", "scripted", "visits")
+"""`visits` is the native one with several steps per visit. vLLM has pins of its own, so it is tested in an environment
+of its own; see `test_vllm.py`."""
 VOCAB_SIZE = 320
 EOS_ID = 2
 FIRST_BYTE_ID = 21
 """Ids from here to FIRST_BYTE_ID + 255 are the bytes of the byte tokenizer."""
 WAIT_S = 30.0
+STEPS_PER_VISIT = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,12 @@ class Bench:
         """`pace_s` slows a step down, so that a probe can act in the middle of an answer."""
         # One token per step, unless a probe wants drafts: many look at what happens between two tokens.
         config = EngineConfig(**{"max_cached_tokens": 8_192, "max_step_tokens": 256, "speculation": "none", **options})
-        build = {"native": self._native, "scripted": self._scripted, "vllm": self._vllm}[self.name]
+        build = {
+            "native": self._native,
+            "scripted": self._scripted,
+            "visits": self._visits,
+            "vllm": self._vllm,
+        }[self.name]
         engine = build(max_context_tokens, with_tokenizer, config)
         self.engines.append(engine)
         if pace_s:
@@ -83,6 +90,9 @@ class Bench:
             if with_tokenizer:
                 write_byte_tokenizer(folder)
         return load_native(folder, config)
+
+    def _visits(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> LoopedEngine:
+        return self._native(max_context_tokens, with_tokenizer, replace(config, steps_per_visit=STEPS_PER_VISIT))
 
     def _scripted(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> LoopedEngine:
         return ScriptedEngine(

@@ -50,7 +50,8 @@ def weights_of(logits: Tensor, temperature: Tensor) -> Tensor:
     """What each id weighs against the most probable one, which weighs 1: float64 [rows, vocab]."""
     best = logits.amax(dim=-1, keepdim=True).double()
     # From the maximum down: the smallest temperatures overflow to -inf, which weighs nothing.
-    return ((logits.double() - best) / torch.where(temperature > 0, temperature, 1.0)[:, None]).exp_()
+    # (Filled, for a choice between a tensor and a number would copy the number to the device, which no graph may.)
+    return ((logits.double() - best) / temperature.masked_fill(temperature == 0, 1.0)[:, None]).exp_()
 
 
 @triton.jit

@@ -28,11 +28,13 @@ pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONFIG = {**TINY, "hidden_size": 48, "num_attention_heads": 2, "qk_rope_head_dim": 16, "num_layers": 1}
+OTHERS = ("backbone", "mapped")
+"""No tables, and tables that a step on the device cannot read: its visits are single steps."""
 BLOCK_SIZE, BLOCKS_EACH = 4, 80
 GREEDY, DRAWN, FILTERED = SamplingParams(), SamplingParams(1.0, seed=8), SamplingParams(1.5, 30, 0.9, 0.01, seed=9)
 
 
-@pytest.fixture(scope="module", params=["ngrams", "backbone", "mapped"])
+@pytest.fixture(scope="module", params=["ngrams", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
 def loaded(request, tmp_path_factory) -> LoadedModel:
     config = {**CONFIG, "architectures": [BACKBONE_ARCHITECTURE]} if request.param == "backbone" else CONFIG
     folder = write_random_checkpoint(tmp_path_factory.mktemp(request.param), config, seed=2, with_mtp=False)
@@ -48,9 +50,11 @@ def played(request, loaded: LoadedModel) -> Iterator[Pair]:
         pytest.skip("where there is a device its kernels are quick")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "modules":
-            from kodkod_engine.models.gpu_step import GpuStep
+            from kodkod_engine.kernels.gpu import thin_linear
+            from kodkod_engine.models import gpu_step
 
-            patch.setattr(GpuStep, "_compute", compute_by_modules)
+            patch.setattr(gpu_step.GpuStep, "_compute", compute_by_modules)
+            patch.setattr(gpu_step, "thin_linear", thin_linear.reference)
         yield Pair(loaded, patch)
 
 
