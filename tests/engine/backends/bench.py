@@ -92,7 +92,8 @@ class Bench:
         return load_native(folder, config)
 
     def _visits(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> LoopedEngine:
-        return self._native(max_context_tokens, with_tokenizer, replace(config, steps_per_visit=STEPS_PER_VISIT))
+        steps_per_visit = config.steps_per_visit or STEPS_PER_VISIT
+        return self._native(max_context_tokens, with_tokenizer, replace(config, steps_per_visit=steps_per_visit))
 
     def _scripted(self, max_context_tokens: int, with_tokenizer: bool, config: EngineConfig) -> LoopedEngine:
         return ScriptedEngine(
