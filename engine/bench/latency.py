@@ -8,9 +8,9 @@ alternate between the two in one run; the ratio of medians is what counts. Ours 
 of decoding is the bytes a step must read (weights of the experts it really hit included) at the read bandwidth of the
 same run; that of a prompt is its products at the matrix rate of the same run.
 
-Everything measured runs on the engine's thread. Each thread that computes gets OpenMP threads of its own, and while there
-are more of them than cores, all of them sleep between operations: beside a second pool transformers took up to twice as
-long.
+Everything measured runs on the engine's thread. Each thread that computes gets OpenMP threads of its own, and while
+there are more of them than cores, all of them sleep between operations: beside a second pool transformers took up to
+twice as long.
 """
 
 from __future__ import annotations
