@@ -40,6 +40,9 @@ _MOST_BYTES = 4096
 class TerminalDriver(LinuxDriver):
     """Tells the app once when nothing can be written or read any more."""
 
+    _has_terminal = False
+    """A signal may ask for it before all of this is made."""
+
     def __init__(
         self, app: KodkodApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
@@ -63,30 +66,36 @@ class TerminalDriver(LinuxDriver):
                 self._pass_on(parser.tick())
                 wait_s = constants.ESCAPE_DELAY + _MARGIN_S if is_typed else _IDLE_S
 
+    def start_application_mode(self) -> None:
+        """See `Driver`."""
+        self._has_terminal = True
+        super().start_application_mode()
+
+    def stop_application_mode(self) -> None:
+        """See `Driver`."""
+        self._has_terminal = False
+        super().stop_application_mode()
+
     def _sigcont_application(self, *_: object) -> None:
-        """Go on: where Ctrl+Z ended the application mode, by beginning it anew; else by doing both, in the loop."""
-        if self._auto_restart and self._is_reading:
+        """Go on: where Ctrl+Z gave the terminal back, by taking it; where it was not given back, by doing both."""
+        if self._has_terminal and self._auto_restart:
             self._loop.call_soon_threadsafe(self._take_again)  # the signal may have come in the middle of a write
-        else:
+        elif self._must_signal_resume:
             super()._sigcont_application()
 
     def _take_again(self) -> None:
         """Whoever had the terminal meanwhile may have left it otherwise. What was typed meanwhile is not lost."""
-        if not self._is_reading:
+        if not self._has_terminal:
             return  # the app was left before it came to this
-        reader, attributes = self._key_thread, self.attrs_before
+        attributes = self.attrs_before
         self.exit_event.set()
-        if reader is not None:
-            reader.join()
+        if self._key_thread is not None:
+            self._key_thread.join()
         self.exit_event.clear()
         self.close()
-        self.resume_application_mode()
+        self.start_application_mode()
         self.attrs_before = attributes  # those of the terminal as the person had it, not as it stood just now
         self._app.refresh(layout=True)
-
-    @property
-    def _is_reading(self) -> bool:
-        return self._key_thread is not None and self._key_thread.is_alive()
 
     def _read(self) -> bytes:
         """What was typed; empty when the terminal is gone."""
