@@ -8,9 +8,7 @@ alternate between the two in one run; the ratio of medians is what counts. Ours 
 of decoding is the bytes a step must read (weights of the experts it really hit included) at the read bandwidth of the
 same run; that of a prompt is its products at the matrix rate of the same run.
 
-Everything measured runs on the engine's thread. Each thread that computes gets OpenMP threads of its own, and while
-there are more of them than cores, all of them sleep between operations: beside a second pool transformers took up to
-twice as long.
+Everything measured runs on the engine's thread (`kodkod_engine.benchmark.completions.on_engine_thread` says why).
 """
 
 from __future__ import annotations
@@ -18,13 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from measure import keep, matmul_rate, read_bandwidth, seconds, summary
@@ -33,12 +30,11 @@ from torch import Tensor
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
+from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
 from kodkod_engine.models.random_checkpoint import TINY, YARN, write_random_checkpoint
-
-Result = TypeVar("Result")
 
 CONFIG: dict[str, Any] = {
     **TINY,
@@ -161,22 +157,6 @@ def complete(engine: NativeEngine, prompts: list[tuple[int, ...]], max_tokens: i
         return list(await asyncio.gather(*map(collect, streams)))
 
     return asyncio.run(together())
-
-
-def on_engine_thread(engine: NativeEngine, work: Callable[[], Result]) -> Result:
-    """Do something where the engine computes, so that its threads are the only ones."""
-    results: list[Result] = []
-
-    def watch(_runs: object, _hidden: object) -> None:
-        if not results:
-            results.append(work())
-
-    engine.runner.watchers.append(watch)
-    try:
-        complete(engine, [(CONFIG["vocab_size"] - 1,)], 1)
-    finally:
-        engine.runner.watchers.remove(watch)
-    return results[0]
 
 
 def decode(engine: NativeEngine, prompts: list[tuple[int, ...]]) -> float:
@@ -336,9 +316,8 @@ def main() -> None:
     points += [Point("prefill", length, repeats) for length, repeats in PREFILL_REPEATS.items()][: 1 if quick else None]
     with tempfile.TemporaryDirectory() as folder:
         print("writing a random checkpoint of 1.25 billion parameters", flush=True)
-        with ThreadPoolExecutor(1) as passing:  # its OpenMP threads end with it
-            write = partial(write_random_checkpoint, dtype=torch.bfloat16, with_mtp=False)
-            checkpoint = passing.submit(write, folder, CONFIG).result()
+        write = partial(write_random_checkpoint, folder, CONFIG, dtype=torch.bfloat16, with_mtp=False)
+        checkpoint = in_passing(write)
         for record in measure(checkpoint, points):
             if not quick:
                 print(f"kept in {keep('latency', record).name}")

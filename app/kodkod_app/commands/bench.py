@@ -74,7 +74,7 @@ def command(
     options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
     engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
     try:
-        other = open_peer(peer, engine.runner.loaded, folder) if peer else None
+        other = open_peer(peer, engine, folder) if peer else None
         bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s, other)
         console = Console(stderr=True)
         points = []

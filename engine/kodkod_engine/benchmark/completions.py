@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from kodkod_engine.api import Completion, Engine, GenerationRequest, SamplingParams, Speculation, collect
+
+if TYPE_CHECKING:
+    from kodkod_engine.backends.native import NativeEngine
+
+Result = TypeVar("Result")
 
 LOWEST_ID = 3
 """Ids below it may be special."""
@@ -44,3 +51,36 @@ def decode_step_s(engine: Engine, prompts: Sequence[tuple[int, ...]], steps: int
     complete_together(engine, prompts, 1)  # found in the cache afterwards, so that all begin to decode in one step
     done = complete_together(engine, prompts, steps + 1)
     return max(one.usage.decode_s for one in done) / steps
+
+
+def on_engine_thread(engine: NativeEngine, work: Callable[[], Result]) -> Result:
+    """Do something where the engine computes.
+
+    Each thread that computes gets OpenMP threads of its own, and while there are more of them than cores, all of them
+    sleep between operations: beside the engine's, transformers took up to twice as long.
+    """
+    done: Future[Result] = Future()
+
+    def watch(_runs: object, _hidden: object) -> None:
+        if not done.done():
+            _fulfil(done, work)
+
+    engine.runner.watchers.append(watch)
+    try:
+        complete_together(engine, [(engine.vocab_size - 1,)], 1)
+    finally:
+        engine.runner.watchers.remove(watch)
+    return done.result()
+
+
+def in_passing(work: Callable[[], Result]) -> Result:
+    """Do something on a thread that ends, and its OpenMP threads with it."""
+    with ThreadPoolExecutor(1) as passing:
+        return passing.submit(work).result()
+
+
+def _fulfil(done: Future[Result], work: Callable[[], Result]) -> None:
+    try:
+        done.set_result(work())
+    except Exception as fault:  # noqa: BLE001  # whoever asked is told; the engine's thread would die of it
+        done.set_exception(fault)

@@ -7,17 +7,26 @@ vllm:http://host:8000/v1        a `vllm serve` that runs
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from kodkod_engine.api import Engine
 from kodkod_engine.backends.vllm import is_address, open_vllm
 from kodkod_engine.backends.vllm_config import VllmConfig
-from kodkod_engine.benchmark.completions import complete_together, decode_step_s, random_prompts
+from kodkod_engine.benchmark.completions import (
+    complete_together,
+    decode_step_s,
+    in_passing,
+    on_engine_thread,
+    random_prompts,
+)
 from kodkod_engine.benchmark.transformers_peer import TransformersPeer
-from kodkod_engine.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from kodkod_engine.backends.native import NativeEngine
 
 TRANSFORMERS, VLLM = "transformers", "vllm"
 
@@ -60,18 +69,38 @@ class EnginePeer:
         self._engine.close()
 
 
+class PeerOnOurThread:
+    """transformers where our engine computes, so that neither slows the other's threads down."""
+
+    def __init__(self, engine: NativeEngine, folder: Path) -> None:
+        self._engine = engine
+        self._peer = in_passing(partial(TransformersPeer, engine.runner.loaded, folder))
+
+    def decode(self, batch: int, context_tokens: int, steps: int) -> float:
+        """See `Peer`."""
+        return on_engine_thread(self._engine, partial(self._peer.decode, batch, context_tokens, steps))
+
+    def prefill(self, prompt: tuple[int, ...]) -> float:
+        """See `Peer`."""
+        return on_engine_thread(self._engine, partial(self._peer.prefill, prompt))
+
+    def close(self) -> None:
+        """See `Peer`."""
+        self._peer.close()
+
+
 def is_peer(name: str) -> bool:
     """Whether `open_peer` knows the name."""
     return name in (TRANSFORMERS, VLLM) or (name.startswith(f"{VLLM}:") and is_address(name.removeprefix(f"{VLLM}:")))
 
 
-def open_peer(name: str, loaded: LoadedModel, folder: Path, config: VllmConfig | None = None) -> Peer:
-    """A peer by its name.
+def open_peer(name: str, engine: NativeEngine, folder: Path, config: VllmConfig | None = None) -> Peer:
+    """A peer by its name, of an engine with the checkpoint in a folder.
 
     Raises:
         EngineError: it cannot be used here; says why.
     """
     if name == TRANSFORMERS:
-        return TransformersPeer(loaded, folder)
+        return PeerOnOurThread(engine, folder)
     place = str(folder) if name == VLLM else name.removeprefix(f"{VLLM}:")
     return EnginePeer(open_vllm(place, config or VllmConfig()))

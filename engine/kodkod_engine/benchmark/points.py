@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from kodkod_engine.api import Completion, Speculation, Usage
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
-from kodkod_engine.benchmark.completions import complete_together, decode_step_s, random_prompts
+from kodkod_engine.benchmark.completions import complete_together, decode_step_s, in_passing, random_prompts
 from kodkod_engine.placement.sizes import BYTES_PER_WEIGHT, PartSizes, part_sizes
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Bench:
         self.engine, self.plan, self.load_s, self.peer = engine, plan, load_s, peer
         loaded = engine.runner.loaded
         files = sorted(checkpoint.glob("*.safetensors"), key=lambda file: -file.stat().st_size)
-        self.ceilings: Ceilings = measure_ceilings(loaded.device, files[0] if files else None)
+        ceilings = partial(measure_ceilings, loaded.device, files[0] if files else None)
+        self.ceilings: Ceilings = in_passing(ceilings)
         self.sizes: PartSizes = part_sizes(loaded.config)
         self.precision = str(loaded.precisions.experts)
         self._generator = torch.Generator().manual_seed(7)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -17,12 +17,12 @@ import pytest
 from engine.backends.bench import Rule, ask, until
 from engine.backends.vllm_bench import write_llama
 from engine.backends.vllm_environment import make_environment
+from kodkod_engine import load_engine
 from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.backends.vllm_config import VllmConfig
 from kodkod_engine.backends.vllm_server import connect
 from kodkod_engine.benchmark.peers import open_peer
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
-from kodkod_engine.models.loading import load_model
 
 TESTS = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5_400)]
@@ -126,8 +126,8 @@ async def test_a_real_server_keeps_constraints_tells_its_cache_and_gives_up_when
 def test_a_real_server_is_measured_as_a_peer(python, tmp_path, tiny_folder):
     write_llama(tmp_path, 4_096)
     write_byte_tokenizer(tmp_path)
-    with real_server(python, tmp_path) as url:
-        peer = open_peer(f"vllm:{url}", load_model(tiny_folder), tiny_folder)
+    with real_server(python, tmp_path) as url, closing(load_engine(tiny_folder)) as engine:
+        peer = open_peer(f"vllm:{url}", engine, tiny_folder)
         try:
             one, many = (min(peer.decode(batch, 64, 8) for _ in range(3)) for batch in (1, 8))
             assert 0 < one < many * 8
