@@ -117,12 +117,19 @@ async def test_no_tests_and_wrong_targets(tree: Path, call) -> None:
     assert option.error is ErrorCode.BAD_ARGUMENTS
 
 
-async def test_a_test_that_hangs_is_named(tree: Path, call) -> None:
-    (tree / "test_hang.py").write_text("import time\n\n\ndef test_slow():\n    time.sleep(60)\n")
-    result = await call("test", timeout_s=5)
-    assert result.error is ErrorCode.TIMEOUT
-    assert "test_slow" in result.for_model
-    assert snapshot(tree) == ["test_hang.py"]
+class TestHanging:
+    @pytest.fixture
+    def config(self) -> ToolsConfig:
+        """Without plug-ins, so that the test is reached long before the time is over, on a busy machine too."""
+        alone = ("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", *ToolsConfig().test_command)
+        return ToolsConfig(test_command=alone)
+
+    async def test_a_test_that_hangs_is_named(self, tree: Path, call) -> None:
+        (tree / "test_hang.py").write_text("import time\n\n\ndef test_slow():\n    time.sleep(600)\n")
+        result = await call("test", timeout_s=8)
+        assert result.error is ErrorCode.TIMEOUT
+        assert "test_slow" in result.for_model
+        assert snapshot(tree) == ["test_hang.py"]
 
 
 async def test_many_failures_are_bounded(tree: Path, call) -> None:
