@@ -20,6 +20,8 @@ from kodkod_app.render import for_terminal
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import FileDiff
 
+WAY_ON = "go on with    kodkod fix -r {}"
+"""How to go on with a session, as the last line of its report."""
 _MAX_SHOWN_CHARS = 72
 _TELLING = ("command", "path", "pattern", "query", "targets", "subcommand", "action", "job_id", "job")
 """Arguments that tell what a call is about, the most telling first."""
@@ -81,11 +83,16 @@ class TextProgress:
 class TextRenderer(TextProgress):
     """Progress, then the report."""
 
+    def __init__(self, way_on: str = WAY_ON) -> None:
+        """`way_on`: the last line, into which the session's id is put."""
+        super().__init__()
+        self._way_on = way_on
+
     def end(self, report: RunReport, exit_code: int) -> None:
         """The report."""
         del exit_code
         self._line("")
-        click.echo(for_terminal(told_report(report)))
+        click.echo(for_terminal(told_report(report, self._way_on)))
 
 
 def _called(event: events.CallFinished, call: ToolCall | None) -> str:
@@ -121,9 +128,9 @@ def _short(text: str) -> str:
     return line if len(line) <= _MAX_SHOWN_CHARS else f"{line[: _MAX_SHOWN_CHARS - 1]}…"
 
 
-def told_report(report: RunReport) -> str:
+def told_report(report: RunReport, way_on: str = WAY_ON) -> str:
     """The report: the model's word, what changed, the tests, what it cost, how it ended, how to go on."""
-    return "\n".join(_report_lines(report))
+    return "\n".join([*_report_lines(report), way_on.format(report.session_id)])
 
 
 def _report_lines(report: RunReport) -> Iterator[str]:
@@ -147,7 +154,6 @@ def _report_lines(report: RunReport) -> Iterator[str]:
         told = f"{won} {len(report.candidates)} passes, {report.test_runs} test runs"
         yield f"candidates    {told}"
     yield f"ended         {report.status}: {report.reason}"
-    yield f"go on with    kodkod fix -r {report.session_id}"
 
 
 def _told_candidate(report: CandidateReport) -> str:

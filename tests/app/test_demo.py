@@ -34,6 +34,9 @@ def test_the_example_is_mended_in_a_copy(kodkod, record, tmp_path):
     assert f"-        {WRONG}\n+        {RIGHT}\n" in found.out
     assert "tests before  1 failed, 4 passed\ntests after   5 passed" in found.out
     assert (example_folder() / SPANS).read_text() == before
+    assert "kodkod fix -r" not in found.out, "the copy is gone"
+    (told,) = [line for line in found.out.splitlines() if "kodkod sessions show" in line]
+    assert kodkod("sessions", "show", told.split()[-1]).code == 0
     assert list((tmp_path / "temporary").glob("kodkod-copies-*/*")) == []
 
 

@@ -99,6 +99,14 @@ def test_an_id_is_whole_on_a_narrow_terminal(root, project, kodkod, monkeypatch)
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
+def test_in_a_pipe_nothing_is_cut(root, project, kodkod, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    session_id = record(root, project, [("mend add, please, and tell me about it at some length", [LOOK, FINISH])])
+    (line,) = [line for line in kodkod("sessions", "list", "--all")[1].splitlines() if session_id in line]
+    assert "tell me about it at some length" in line
+    assert line.rstrip().endswith(str(project))
+
+
 def test_show_tells_steps_calls_outcomes_and_tokens(root, project, kodkod):
     free = AgentConfig(baseline_tests=False, verify=False, constraints=False)  # a tool that there is not
     script = [LOOK, says("", call("explode")), MEND, FINISH]

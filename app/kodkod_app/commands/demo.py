@@ -79,7 +79,8 @@ def _mend(broken: Broken, model: str, flags: dict[str, Any]) -> int:
     options = RunOptions(
         broken.tree, settings, failing_prompt(broken.failing_tests), variables=broken.variables, asked=layer
     )
-    return run_headless(options, TextRenderer())
+    # The copy is gone by then; what was said and done in it is kept.
+    return run_headless(options, TextRenderer("look at it    kodkod sessions show {}"))
 
 
 def _tell(text: str) -> None:

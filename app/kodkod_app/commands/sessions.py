@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from kodkod_engine.messages import ToolCall
 
 _MAX_LINE_CHARS = 120
 _MAX_FILES_NAMED = 20
+_PIPED_WIDTH = 1_000
 
 
 class ListByDefault(click.Group):
@@ -68,7 +71,9 @@ def list_command(is_all: bool, work_tree: Path, output_format: str) -> None:
     if output_format == "json":
         click.echo(json.dumps([_listed(info, ending) for info, ending in rows], indent=2))
     elif rows:
-        Console().print(_table(rows, with_work_tree=is_all))
+        # In a pipe there is no width to fit: what reads it wants a line for each, whole.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+        Console(width=width).print(_table(rows, with_work_tree=is_all, expand=width is None))
     else:
         click.echo("no sessions" if is_all else for_terminal(f"no sessions of {wanted}; --all lists those of others"))
 
@@ -83,8 +88,8 @@ def _listed(info: SessionInfo, ending: Ending) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool, expand: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=expand)
     for name, width in (("id", 22), ("when", 16), ("steps", 5), ("ended", 11)):
         table.add_column(name, min_width=width, justify="right" if name == "steps" else "left", no_wrap=True)
     table.add_column("title", overflow="ellipsis", no_wrap=True, ratio=2)
