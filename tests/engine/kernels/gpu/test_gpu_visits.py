@@ -162,6 +162,13 @@ def test_what_is_behind_the_sequences_stays_as_it_is(played):
     assert {int(slot) for slot in changed.nonzero()[:, -1]} == slots
 
 
+def test_a_prompt_is_gone_on_with_from_its_last_token(played):
+    blocks = list(range(BLOCKS_EACH))
+    for sampling in (GREEDY, DRAWN):
+        run = TokenRun("0", [7, 8, 2, 9, 11], (), 0, blocks, [Choice(sampling, 5, None)])
+        assert played.fused.run([], [run]) == played.plain.run([], [run])
+
+
 def test_a_visit_of_the_modules_is_as_many_steps(played):
     runs = played.begin([[7, 8, 2], [9]], [DRAWN, FILTERED])
     together = played.plain.run([], runs, 3)
