@@ -39,7 +39,7 @@ def visits(bench: Bench) -> Rows:
                 is_equal = _ids(player, runs, num_steps, total) == wanted
                 times = [
                     bench.device.seconds(partial(_visit, player, runs, num_steps))
-                    for _ in range(1 if bench.is_dry else scale.steps)
+                    for _ in range(max(1, scale.steps // num_steps))
                 ]
                 step_s = statistics.median(times) / num_steps
                 yield {
