@@ -84,6 +84,7 @@ async def test_a_closed_engine_keeps_no_cache_and_no_weights(load):
     [
         ({"max_running": 0}, ValueError),
         ({"block_size": 0}, ValueError),
+        ({"steps_per_visit": 0}, ValueError),
         ({"ngram_tables": "floppy"}, ValueError),
         ({"colour": "red"}, TypeError),
     ],
@@ -99,6 +100,13 @@ async def test_no_more_sequences_run_than_a_step_has_tokens(load):
     wanted = await answer_to(load(), PROMPT, 6)
     answers = await asyncio.gather(*(answer_to(engine, PROMPT, 6) for _ in range(7)))
     assert {answer.token_ids for answer in answers} == {wanted.token_ids}
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"), [({}, 1), ({"device": "cuda:1"}, 4), ({"device": "cuda", "steps_per_visit": 1}, 1)]
+)
+def test_several_steps_are_taken_at_once_where_the_host_would_be_waited_for(options, steps):
+    assert EngineConfig(**options).visit_steps == steps
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 512), ("cuda", 4096), ("cuda:1", 4096)])
