@@ -1,4 +1,4 @@
-"""Drawing on the device against the host's sampler: the same points draw the same ids, whatever the filters."""
+"""Drawing on the device against the host's sampler: the same points draw the same ids; and the step to the next step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.sampler import choose, draws_of, filtered_probabilities
 from kodkod_engine.core.step import Choice
+from kodkod_engine.layers.ngram_hash import ABSENT, NgramHasher, ngram_row_ids
+from kodkod_engine.models.ngram_spec import polynomial_spec
 
 pytest.importorskip("triton")
 
@@ -197,3 +199,37 @@ def test_the_next_step_stands_where_the_id_leads(window):
     assert got.slots.tolist() == [int(before.blocks[0, 1]) * 4 + 3, int(before.blocks[1, 2]) * 4, 98]
     assert got.windows[:2].tolist() == [[11, *before.windows[0, :-1]], [12, *before.windows[1, :-1]]]
     assert torch.equal(got.windows[2], before.windows[2])
+
+
+SPEC = polynomial_spec(vocab_size=50, ratio=3, order_limit=4, splits=2, table_width=16, border_ids=frozenset({2}))
+ids_of_a_sequence = st.lists(st.one_of(st.integers(0, 49), st.sampled_from([2, 7])), min_size=1, max_size=6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(ids_of_a_sequence, ids_of_a_sequence, st.integers(1, 5))
+def test_row_ids_along_a_visit_are_those_of_the_whole_sequence(prompt, chosen_ids, block_size):
+    """From windows that only the device moves on: short contexts, borders, and blocks of any size."""
+    from kodkod_engine.kernels.gpu.next_step import Places, next_step
+
+    whole, start, depth = [*prompt, *chosen_ids], len(prompt) - 1, SPEC.context_tokens
+    before = [ABSENT] * depth + prompt
+    blocks = torch.arange(len(whole) // block_size + 1, device=DEVICE).flip(0)[None].contiguous()
+
+    def ints(*values: int) -> torch.Tensor:
+        return torch.tensor(values, device=DEVICE)
+
+    at = Places(
+        step=ints(0),
+        last=ints(len(chosen_ids)),
+        positions=ints(start),
+        slots=ints(0),
+        windows=ints(*before[: -depth - 2 : -1])[None].contiguous(),
+        blocks=blocks,
+    )
+    chosen, hasher, wanted = ints(*[0] * 8)[:, None], NgramHasher(SPEC, DEVICE), ngram_row_ids(whole, SPEC)
+    for place, token_id in enumerate(chosen_ids, start=len(prompt)):
+        next_step(ints(token_id), at, chosen, block_size)
+        assert torch.equal(hasher.row_ids(at.windows)[0].cpu(), wanted[place])
+        assert at.positions.tolist() == [place]
+        assert at.slots.tolist() == [int(blocks[0, place // block_size]) * block_size + place % block_size]
+    assert chosen[: len(chosen_ids), 0].tolist() == chosen_ids
