@@ -1,4 +1,4 @@
-"""Drawing on the device against the host's sampler: the same points draw the same ids; and the step to the next step."""
+"""Drawing on the device against the host's sampler: the same points draw the same ids. And from a step to the next."""
 
 from __future__ import annotations
 
