@@ -32,6 +32,7 @@ Part: TypeAlias = "tuple[str, Callable[[], Rows], float]"
 """A name, the rows, and the seconds without which it is not begun."""
 
 PRECISIONS = ("fp8", "int4", "int8")
+VISIT_STEPS = 4
 MAX_PROCESSES = 4
 SUMMARY = ("batch", "new", "prompt", "step_ms", "graph_ms", "seconds", "fraction", "graph_fraction")
 LOST = 3
@@ -45,8 +46,6 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
     import gpu_tables
     import gpu_visits
     from gpu_visits import SAMPLINGS
-
-    from kodkod_engine.config import DEVICE_VISIT_STEPS
 
     scale = bench.scale
     few = scale.batches[:2]
@@ -63,9 +62,9 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("peer", partial(gpu_decode.modules, bench), 3),
         *((f"decode {context}", partial(gpu_decode.decode, bench, context, few), 5) for context in scale.long_contexts),
         ("engine", partial(gpu_decode.engine, bench), 5),
-        ("engine, visits", partial(gpu_decode.engine, bench, DEVICE_VISIT_STEPS), 5),
+        ("engine, visits", partial(gpu_decode.engine, bench, VISIT_STEPS), 5),
         ("engine, drawn", partial(gpu_decode.engine, bench, sampling=SAMPLINGS["top-p"]), 5),
-        ("engine, drawn, visits", partial(gpu_decode.engine, bench, DEVICE_VISIT_STEPS, SAMPLINGS["top-p"]), 5),
+        ("engine, drawn, visits", partial(gpu_decode.engine, bench, VISIT_STEPS, SAMPLINGS["top-p"]), 5),
         ("visits", partial(gpu_visits.visits, bench), 8),
         ("isolation", partial(gpu_tables.isolation, bench), 8),
         ("prefill", partial(gpu_prefill.prefill, bench), 12),

@@ -8,7 +8,6 @@ from typing import Literal
 from kodkod_engine.api import Speculation
 from kodkod_engine.backends.vllm_config import VllmConfig
 
-DEVICE_VISIT_STEPS = 4
 HOST_STEP_TOKENS = 512
 DEVICE_STEP_TOKENS = 4096
 
@@ -35,8 +34,8 @@ class EngineConfig:
     """Load the draft block; None does when the checkpoint has one."""
     speculation: Speculation = Speculation.AUTO
     """How tokens are guessed ahead; a request may ask for another way."""
-    steps_per_visit: int | None = None
-    """Tokens that free-running answers may get before the engine looks again, at most. None: see `visit_steps`."""
+    steps_per_visit: int = 1
+    """Tokens that free-running answers may get before the engine looks again, at most: see `core/visits.py`."""
     ngram_tables: Literal["resident", "pinned", "mapped"] = "resident"
     """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
 
@@ -59,8 +58,3 @@ class EngineConfig:
     def step_tokens(self) -> int:
         """`max_step_tokens`, or what suits the device: a long step reads every expert once, which a GPU feels most."""
         return self.max_step_tokens or (DEVICE_STEP_TOKENS if self.device.startswith("cuda") else HOST_STEP_TOKENS)
-
-    @property
-    def visit_steps(self) -> int:
-        """`steps_per_visit`, or what suits the device: on a processor nothing waits for the host."""
-        return self.steps_per_visit or (DEVICE_VISIT_STEPS if self.device.startswith("cuda") else 1)

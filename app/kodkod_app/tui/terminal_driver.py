@@ -69,7 +69,7 @@ class TerminalDriver(LinuxDriver):
     def start_application_mode(self) -> None:
         """See `Driver`."""
         self._has_terminal = True
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]  # Textual left it so
 
     def stop_application_mode(self) -> None:
         """See `Driver`."""

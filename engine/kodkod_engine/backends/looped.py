@@ -45,7 +45,7 @@ class LoopedEngine:
             max_step_tokens=config.step_tokens,
             max_running=min(config.max_running, config.step_tokens),
             speculator=speculator,
-            steps_per_visit=config.visit_steps,
+            steps_per_visit=config.steps_per_visit,
         )
         self._numbers = itertools.count(1)
         self._is_closed = False

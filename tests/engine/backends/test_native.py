@@ -102,13 +102,6 @@ async def test_no_more_sequences_run_than_a_step_has_tokens(load):
     assert {answer.token_ids for answer in answers} == {wanted.token_ids}
 
 
-@pytest.mark.parametrize(
-    ("options", "steps"), [({}, 1), ({"device": "cuda:1"}, 4), ({"device": "cuda", "steps_per_visit": 1}, 1)]
-)
-def test_several_steps_are_taken_at_once_where_the_host_would_be_waited_for(options, steps):
-    assert EngineConfig(**options).visit_steps == steps
-
-
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 512), ("cuda", 4096), ("cuda:1", 4096)])
 def test_how_long_a_step_is_suits_the_device_unless_told(device: str, tokens: int) -> None:
     assert EngineConfig(device=device).step_tokens == tokens
