@@ -149,13 +149,20 @@ class NewPath:
     def tokens(self, written: bytes, utf8_state: int) -> TokenMask:
         """Ids that may follow."""
         folder, name = _split(written)
-        closed = frozenset(other for other in self._closed(folder) if other.startswith(name))
-        is_telling = closed or any(other.startswith(name.lower()) for other in self._no_names)
-        found = self._tokens(name if is_telling else b"*", closed, utf8_state)
+        telling = name.lower() if any(other.startswith(name.lower()) for other in self._no_names) else b"*"
+        found = self._tokens(telling, utf8_state)
+        if through := self._through_closed(folder, name):
+            found = found.without(TokenMask.of(through, self._tokenizer.vocab_size))
         if len(written) > _LONGEST_PATH:
             found = found.without(_deeper(self._tokenizer))
         room = max(_LONGEST_NAME - len(name), int(utf8_state != utf8.BETWEEN))
         return found if room >= _longest(self._tokenizer) else found.without(_longer(self._tokenizer, room))
+
+    def _through_closed(self, folder: bytes, name: bytes) -> list[int]:
+        """Tokens that complete a closed name and lead on through it."""
+        slashed = _by_first_part(self._tokenizer)
+        rests = (other[len(name) :] for other in self._closed(folder) if other.startswith(name))
+        return [token_id for rest in rests for token_id in slashed.get(rest, ())]
 
     def may_end(self, written: bytes) -> bool:
         """Whether it is a path."""
@@ -167,20 +174,18 @@ class NewPath:
         data = self._tokenizer.bytes_of(token_id)
         return _NewPath(self, written + data, utf8.advance(utf8_state, data))
 
-    def _find_tokens(self, name: bytes, closed: frozenset[bytes], utf8_state: int) -> TokenMask:
+    def _find_tokens(self, name: bytes, utf8_state: int) -> TokenMask:
         vocabulary = vocabulary_of(self._tokenizer)
-        slashed = _with_slash(self._tokenizer)
         bits = np.zeros(vocabulary.size, np.bool_)
-        bits[[token for token, data in slashed if not self._splits_well(name + data, closed)]] = True
+        bits[[token for token, data in _with_slash(self._tokenizer) if not self._splits_well(name + data)]] = True
         return (
             vocabulary.utf8_tokens(utf8_state, plain=True)
             .without(_white_space(self._tokenizer))
             .without(TokenMask.from_bits(bits))
         )
 
-    def _splits_well(self, path: bytes, closed: frozenset[bytes]) -> bool:
-        *folders, _ = path.split(b"/")
-        return folders[0] not in closed and all(name.lower() not in self._no_names for name in folders)
+    def _splits_well(self, path: bytes) -> bool:
+        return all(name.lower() not in self._no_names for name in path.split(b"/")[:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +218,15 @@ def _with_slash(tokenizer: Tokenizer) -> list[tuple[int, bytes]]:
 def _deeper(tokenizer: Tokenizer) -> TokenMask:
     """Tokens with a slash."""
     return TokenMask.of((token_id for token_id, _ in _with_slash(tokenizer)), tokenizer.vocab_size)
+
+
+@cache
+def _by_first_part(tokenizer: Tokenizer) -> dict[bytes, list[int]]:
+    """Tokens with a slash, by what stands before the first."""
+    found: dict[bytes, list[int]] = {}
+    for token_id, data in _with_slash(tokenizer):
+        found.setdefault(data.split(b"/")[0], []).append(token_id)
+    return found
 
 
 @cache

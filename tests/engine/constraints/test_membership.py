@@ -185,6 +185,36 @@ def test_new_paths_may_be_what_files_are_called(tokenizer, path):
     assert state.may_end
 
 
+@pytest.mark.parametrize(
+    ("path", "is_open"), [("src/a.py/x", False), ("a.py/x", True), ("src/a.pyc/x", True), ("src/a.py", True)]
+)
+def test_new_paths_lead_through_nothing_that_is_closed(tokenizer, path, is_open):
+    state = NewPath(tokenizer, closed=lambda folder: {b"a.py"} if folder == b"src/" else set()).start()
+    ids = tokenizer.encode_text(path)
+    for place, token_id in enumerate(ids):
+        if token_id not in state.allowed:
+            assert not is_open
+            assert tokenizer.decode(ids[: place + 1]).startswith("src/a.py/")
+            return
+        state = state.after(token_id)
+    assert is_open
+
+
+@KINDS
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_new_paths_are_never_too_long_and_always_go_on_or_end(kind, byte_tokenizer, merging_tokenizer, seed):
+    tokenizer = byte_tokenizer if kind == "byte" else merging_tokenizer
+    draws, state, written = random.Random(seed), NewPath(tokenizer, (".git",)).start(), b""
+    while state.allowed:
+        token_id = draws.choice(list(state.allowed))
+        written += tokenizer.bytes_of(token_id)
+        state = state.after(token_id)
+        assert max(map(len, written.split(b"/"))) <= 255
+    assert state.may_end
+    assert len(written) < 2_000
+
+
 STRINGS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=5)
 """The library refuses DEL unless it is escaped."""
 JSON = st.recursive(
