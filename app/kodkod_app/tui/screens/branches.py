@@ -22,7 +22,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading, counted, files_content
+from kodkod_app.tui.screens.parts import Heading, counted, files_content, put_late
 
 _MAX_LABEL_CHARS = 100
 
@@ -122,9 +122,13 @@ class BranchesScreen(Screen[Jump | None]):
     @work(exclusive=True, group="read")
     async def _read(self) -> None:
         try:
-            self._grow(await asyncio.to_thread(self._load))
+            top = await asyncio.to_thread(self._load)
         except (AgentError, OSError) as fault:
-            self.query_one("#heading", Heading).say(str(fault))
+            for heading in self.query(Heading):
+                heading.say(str(fault))
+            return
+        if self.query(Tree):  # not left meanwhile
+            self._grow(top)
 
     def _grow(self, top: Branch) -> None:
         branches = list(top.walk())
@@ -197,7 +201,7 @@ class BranchesScreen(Screen[Jump | None]):
             told = files_content(files)
         except (AgentError, OSError) as fault:
             told = Content.styled(inert_line(str(fault), 300), "$text-error")
-        self.query_one("#files", Static).update(told)
+        put_late(self, "#files", told)
 
     def _detail(self, place: _Place) -> Content:
         step = place.shown

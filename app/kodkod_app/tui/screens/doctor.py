@@ -65,6 +65,8 @@ class DoctorScreen(Screen[None]):
         heading.say("looking")
         missing = 0
         async for fact in self._look():
+            if not self.query("#facts"):
+                return  # it was left meanwhile
             missing += not fact.is_good
             name, detail = Static(_name(fact), classes="name"), Static(inert(cut_lines(fact.detail)), markup=False)
             await place.mount(Horizontal(name, detail.add_class("detail")))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, Static, TextArea
 
 from kodkod_app.report_text import FileStat
@@ -96,6 +96,12 @@ class ConfirmScreen(ModalScreen[bool]):
 def counted(count: int, noun: str) -> str:
     """`1 step`, `2 steps`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def put_late(screen: Screen[Any], selector: str, content: Content) -> None:
+    """Show what took its time; nothing where the screen is being left, and its parts are gone before its work is."""
+    for place in screen.query(selector).results(Static):
+        place.update(content)
 
 
 def files_content(files: Sequence[FileStat]) -> Content:

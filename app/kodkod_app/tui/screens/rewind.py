@@ -19,7 +19,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import files_content
+from kodkod_app.tui.screens.parts import files_content, put_late
 
 
 class RewindScreen(ModalScreen[int | None]):
@@ -89,7 +89,7 @@ class RewindScreen(ModalScreen[int | None]):
             files = files_content(await asyncio.to_thread(self._changed_files, step))
         except (AgentError, OSError) as fault:
             files = Content.styled(inert_line(str(fault), 300), "$text-error")
-        self.query_one("#cost", Static).update(self._cost(step, files))
+        put_late(self, "#cost", self._cost(step, files))
 
     def _cost(self, step: int, files: Content) -> Content:
         dropped = [one.number for one in self._steps if one.number > step]

@@ -110,7 +110,8 @@ class SessionsScreen(Screen[SessionChoice | None]):
     @work(exclusive=True)
     async def _read(self) -> None:
         self._all = await asyncio.to_thread(self._shelf.sessions)
-        self._list()
+        if self.query(OptionList):  # not left meanwhile
+            self._list()
 
     @on(Input.Changed)
     def _list(self) -> None:

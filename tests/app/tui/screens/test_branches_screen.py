@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
+from textual.screen import Screen
 from textual.widgets import OptionList, Static, Tree
 
 from kodkod_agent.errors import SessionDamaged
+from kodkod_app.report_text import FileStat
 from kodkod_app.tui.screens.branches import BranchesScreen, Jump, JumpKind
 from kodkod_app.tui.screens.rewind import RewindScreen
 
 from .examples import CHANGED, TREE
-from .host import Host, settled
+from .host import Host, settled, until
 
 
 def tree_app(current: str = "two") -> Host:
@@ -120,3 +125,29 @@ async def test_a_key_that_comes_with_the_tree_is_not_taken_back() -> None:
         await settled(pilot)
         assert tree.cursor_node is not None
         assert "6  shell pytest" not in str(tree.cursor_node.label)
+
+
+@pytest.mark.parametrize("kind", ["branches", "rewind"])
+async def test_what_is_looked_up_for_a_screen_that_is_being_left_harms_nobody(kind: str) -> None:
+    """Its parts are taken away before its work is ended."""
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def changed(*_: object) -> tuple[FileStat, ...]:
+        asked.set()
+        assert may_answer.wait(60)
+        return CHANGED
+
+    def make() -> Screen[Any]:
+        if kind == "rewind":
+            return RewindScreen(TREE.steps, changed_files=changed)
+        return BranchesScreen(lambda: TREE, "two", changed_files=changed)
+
+    app = Host(make)
+    async with app.run_test() as pilot:
+        try:
+            await until(pilot, asked.is_set, "the question")
+            await app.screen.query("#files, #cost").remove()
+        finally:
+            may_answer.set()
+        await settled(pilot)
+        assert app.is_running
