@@ -31,6 +31,15 @@ def test_a_repository_of_a_hub_has_an_owner_and_a_name(kodkod):
     assert (found.code, "LongCat is no OWNER/NAME" in found.err) == (2, True)
 
 
+@pytest.mark.parametrize(("arguments", "is_told"), [(("-p", "hi"), True), (("fix", "--failing-test", "a"), False)])
+def test_whoever_asks_the_small_model_for_more_is_told_what_it_does(kodkod, project, monkeypatch, arguments, is_told):
+    ran = []
+    monkeypatch.setattr("kodkod_app.headless.run_headless", lambda *_: ran.append(1) or 0)
+    found = kodkod(*arguments, "-C", project)
+    assert (found.code, ran) == (0, [1])
+    assert ("the small one that comes along runs the tests and mends what fails" in found.err) is is_told
+
+
 def test_nobody_trusted_is_said(kodkod):
     assert kodkod("trust", "--list").out == "no folder is trusted\n"
 

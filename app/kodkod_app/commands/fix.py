@@ -26,6 +26,10 @@ MODEL_HELP = (
     '{"text": ..., "calls": [{"name": ..., "arguments": {...}}]}, said one after another.'
 )
 
+SMALL_MODEL_NOTE = (
+    "no model given (-m DIR): the small one that comes along runs the tests and mends what fails, whatever it is asked"
+)
+
 _SESSION_OPTIONS = (
     click.option(
         "-C", "folder", metavar="DIR", type=click.Path(path_type=Path),
@@ -132,6 +136,8 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
     asked = merge_layers(before, said_layer(_said(flags, agent)))
     settings = load_settings(place.work_tree, trusted=True, environment=os.environ, flags=asked)
     require_model(settings.model)
+    if settings.model is None and prompt is not None and not agent.get("test_targets"):
+        click.echo(f"kodkod: {SMALL_MODEL_NOTE}", err=True)
     require_telemetry(settings.telemetry)
     options = RunOptions(
         place.work_tree,
