@@ -41,7 +41,8 @@ def test_whoever_asks_the_small_model_for_more_is_told_what_it_does(kodkod, proj
 
 
 def test_nobody_trusted_is_said(kodkod):
-    assert kodkod("trust", "--list").out == "no folder is trusted\n"
+    found = kodkod("trust", "--list")
+    assert (found.out, found.err) == ("", "no folder is trusted\n")
 
 
 def test_the_model_that_comes_along_is_no_missing_one(monkeypatch):

@@ -25,7 +25,7 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
         for path in trust.trusted_folders():
             click.echo(f"{json.dumps(path)[1:-1]}  {trust.standing(Path(path))}")
         if not trust.trusted_folders():
-            click.echo("no folder is trusted")
+            click.echo("no folder is trusted", err=True)
         return 0
     work_tree = _work_tree(folder)
     if forget:
