@@ -136,9 +136,9 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
     asked = merge_layers(before, said_layer(_said(flags, agent)))
     settings = load_settings(place.work_tree, trusted=True, environment=os.environ, flags=asked)
     require_model(settings.model)
+    require_telemetry(settings.telemetry)
     if settings.model is None and prompt is not None and not agent.get("test_targets"):
         click.echo(f"kodkod: {SMALL_MODEL_NOTE}", err=True)
-    require_telemetry(settings.telemetry)
     options = RunOptions(
         place.work_tree,
         settings,
