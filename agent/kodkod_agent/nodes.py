@@ -68,6 +68,8 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     tests = {}
     if res.config.baseline_tests and not res.config.attended and _can_test(res):
         tests = await _run_tests(res, before=True)
+        for name in checks.not_failing(tests, res.config.test_targets):
+            res.emit(events.Notice(f"{name} does not fail, or there is no such test"))
     mark = res.log.sync(res.ledger)
     return (
         skills

@@ -231,6 +231,15 @@ def test_the_issue_may_come_from_a_file_and_tests_are_named_in_the_prompt(fix, k
     assert kept["agent"]["test_targets"] == ["test_calc.py::test_add"]
 
 
+@pytest.mark.parametrize("wrong", ["test_calc.py::test_ad", "test_clac.py"])
+def test_a_named_test_that_does_not_fail_is_told_before_the_first_turn(fix, project, wrong):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    (project / ".kodkod" / "config.toml").write_text(f"[tools]\ntest_command = {json.dumps(command)}\n")
+    found = fix([MEND, *[FINISH] * 3], "--failing-test", wrong)
+    note = f"note: {wrong} does not fail, or there is no such test"
+    assert found.err.index(note) < found.err.index("  edit ")
+
+
 def test_what_would_be_asked_is_refused_and_the_model_is_told_why(kodkod, project, record):
     turns = [shell("cat /etc/passwd"), MEND, FINISH]
     found = kodkod(
