@@ -147,7 +147,7 @@ class Checker:
         yield "its path exists", path.is_dir() if call.name == "find" else path.exists()
         text = _text(path)
         if call.name == "edit":
-            yield "old stands in the file", text is not None and call.arguments.get("old") in text
+            yield "old stands in the file", call.arguments.get("old") in _decoded(path)
         named = [call.arguments[key] for key in ("line", "start", "end", "around") if key in call.arguments]
         if named and text is not None:
             yield "its lines are lines of the file", all(1 <= line <= max(1, _num_lines(text)) for line in named)
@@ -192,12 +192,12 @@ def _fits(call: ToolCall) -> bool:
 
 def _text(path: Path) -> str | None:
     """A file's text, read without the tools; None where there is none."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if b"\0" in data:
-        return None
+    return _decoded(path) if path.is_file() and b"\0" not in path.read_bytes() else None
+
+
+def _decoded(path: Path) -> str:
+    """What is in a file, as text: also where an edit has just put a zero into it. Empty where there is no file."""
+    data = path.read_bytes() if path.is_file() else b""
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -70,6 +70,13 @@ async def test_a_call_meets_what_those_before_it_left(checker):
     first = call("edit", path="odd/one_line", old="no line feed", new="a word")
     again = await checker.turn([first, first])
     assert [one.is_sound for one in again] == [True, False]
+    zeroed = call("edit", path="odd/one_line", old="no line", new="no \0")
+    assert [
+        one.outcome
+        for one in await checker.turn(
+            [zeroed, first.model_copy(update={"arguments": {**first.arguments, "old": "\0"}})]
+        )
+    ] == ["done", "binary"]
     absolute = call("edit", path=f"{checker.tree}/odd/one_line", old="a word", new="")
     assert all(one.is_sound for one in await checker.turn([first, absolute]))
 
