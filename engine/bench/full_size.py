@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import resource
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from measure import keep, read_bandwidth, seconds
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
+from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models import longcat_flash
@@ -212,10 +215,10 @@ def measure(engine: NativeEngine) -> dict[str, Any]:
     layers = len(engine.runner.loaded.model.dual_layers)
     experts = statistics.mean(counts[-layers:])
     runs = []
-    values = torch.ones(1 << 27)
+    values = on_engine_thread(engine, partial(torch.ones, 1 << 27))
     for _ in range(REPEATS):
-        rate = read_bandwidth(num_bytes=1 << 29, repeats=3)
-        cpu_rate = values.nbytes / processor_seconds(values.sum)
+        rate = on_engine_thread(engine, partial(read_bandwidth, num_bytes=1 << 29, repeats=3))
+        cpu_rate = values.nbytes / on_engine_thread(engine, partial(processor_seconds, values.sum))
         ids = prompt()
         complete(engine, ids, 1)  # found in the cache afterwards: what follows is decoding
         before, started = faults(), time.process_time()
@@ -223,12 +226,10 @@ def measure(engine: NativeEngine) -> dict[str, Any]:
         after, step_cpu_s = faults(), (time.process_time() - started) / DECODE_TOKENS
         step_s = usage.decode_s / (DECODE_TOKENS - 1)
         parts = step_bytes(engine, experts, PROMPT_TOKENS + DECODE_TOKENS / 2)
-        limit_s = sum(parts.values()) / rate
         runs.append(
             {
                 "tokens_per_s": 1 / step_s,
                 "read_bytes_per_s": rate,
-                "fraction_of_limit": limit_s / step_s,
                 "processor_s_per_token": step_cpu_s,
                 "read_bytes_per_processor_s": cpu_rate,
                 "fraction_by_processor_time": sum(parts.values()) / cpu_rate / step_cpu_s,
@@ -237,6 +238,10 @@ def measure(engine: NativeEngine) -> dict[str, Any]:
             }
         )
         print(json.dumps(runs[-1]), flush=True)
+    # The same sum over another piece of memory takes up to 1.6 times as long at times: the best rate is the ceiling.
+    best_rate = max(run["read_bytes_per_s"] for run in runs)
+    for run in runs:
+        run["fraction_of_limit"] = sum(parts.values()) * run["tokens_per_s"] / best_rate
     long_s = [complete(engine, prompt(LONG_PROMPT_TOKENS), 1).usage.prefill_s for _ in range(3)]
     print(f"{LONG_PROMPT_TOKENS} tokens of prompt: {', '.join(f'{one:.2f}' for one in long_s)} s", flush=True)
     return {
@@ -261,7 +266,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if not (options.folder / "converted.json").exists():
-            write_model(options.folder, options.layers, options.precision)
+            in_passing(partial(write_model, options.folder, options.layers, options.precision))
+            os.sync()  # what is still on its way to the disk takes memory's time from what is measured
         record: dict[str, Any] = {
             "what": f"published shape, {options.layers} of 14 layers, {options.precision}, {options.weights} weights, "
             "mapped tables, batch 1, random weights",
