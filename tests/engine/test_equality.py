@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -243,6 +243,16 @@ def cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Ask]]:
     return config, requests
 
 
+def crowded() -> tuple[EngineConfig, list[Ask]]:
+    """Answers that begin together and cannot end so: the cache has room for one."""
+    requests = [
+        Ask(None, 0, 0, [10 * index + place for place in range(4)], MAX_ANSWER_TOKENS) for index in range(MAX_REQUESTS)
+    ]
+    return EngineConfig(
+        block_size=1, max_step_tokens=64, max_running=MAX_REQUESTS, max_cached_tokens=4 + MAX_ANSWER_TOKENS
+    ), requests
+
+
 @dataclass
 class Serving:
     """All requests of an example at once: each fork waits until its parent has said enough."""
@@ -311,6 +321,7 @@ def check_served_sequences(model: Model, how: settings) -> None:
 
     @how
     @given(cases())
+    @example(crowded())
     def holds(case: tuple[EngineConfig, list[Ask]]) -> None:
         check_serving(model, *case, tally)
 
