@@ -21,7 +21,7 @@ from kodkod_engine.constraints.paths import Entry
 from kodkod_tools.base import ToolContext, ToolError
 from kodkod_tools.files import read_text
 from kodkod_tools.paths import resolve, resolve_readable, resolve_writable
-from kodkod_tools.text.encoding import NotText, detect
+from kodkod_tools.text.encoding import UTF8, Encoding, NotText, detect, encode
 from kodkod_tools.text.lines import split
 from kodkod_tools.text.replace import Applied, replace
 
@@ -76,6 +76,7 @@ class CallWorld:
     automata: Automata
     _listed: dict[tuple[Kind, str], list[Entry]] = field(default_factory=dict)
     _read: dict[str, str | None] = field(default_factory=dict)
+    _encodings: dict[str, Encoding] = field(default_factory=dict)
 
     def after(self, made: Sequence[Made]) -> ChangedWorld:
         """The world as some calls of the turn will leave it."""
@@ -85,14 +86,24 @@ class CallWorld:
             path = self.relative(given.get("path", ""))
             if path is None:
                 continue
+            text = world.text(path)
             if name == "write":
-                changed[path] = given.get("content", "")
+                text = given.get("content", "")
             elif name == "edit":
-                text = world.text(path)
-                edited = None if text is None else _edited(text, given)
-                if edited is not None:
-                    changed[path] = edited
+                text = None if text is None else _edited(text, given)
+            else:
+                continue
+            if text is not None and self._can_be_kept(path, text):
+                changed[path] = text
         return world
+
+    def _can_be_kept(self, path: str, text: str) -> bool:
+        """Whether the file's encoding has all of it."""
+        try:
+            encode(text, self._encodings.get(path, UTF8))
+        except UnicodeEncodeError:
+            return False
+        return True
 
     def relative(self, path: str) -> str | None:
         """A path as tools name it; None when it leads out of the tree."""
@@ -106,7 +117,8 @@ class CallWorld:
         if path not in self._read:
             try:
                 place = resolve_writable(self.tools, path)
-                self._read[path] = read_text(place, self.tools.config.max_edit_bytes).text
+                file = read_text(place, self.tools.config.max_edit_bytes)
+                self._read[path], self._encodings[path] = file.text, file.encoding
             except (ToolError, OSError):
                 self._read[path] = None
         return self._read[path]
@@ -228,7 +240,10 @@ class ChangedWorld:
         return None if text is None else max(1, len(split(text)))
 
     def may_be_written(self, path: str) -> bool:
-        """Whether a file can be there: no folder is, and it leads nowhere else."""
+        """Whether a file can be there: no folder is or will be, and it leads nowhere else."""
+        folder = f"{self.base.relative(path)}/"
+        if any(name.startswith(folder) for name in self.changed):
+            return False
         try:
             return not resolve_writable(self.base.tools, path).absolute.is_dir()
         except (ToolError, OSError):

@@ -200,6 +200,24 @@ def test_an_edit_quotes_the_file_as_the_edits_before_it_leave_it(tokenizer, gram
     assert first_refused(grammars["bytes"].constraint(), said(tokenizer, first, of_old)) is not None
 
 
+@pytest.mark.parametrize(("new", "is_kept"), [("\u0709x", False), ("zqz", True)])
+def test_an_edit_that_the_files_encoding_cannot_keep_changes_nothing_for_the_calls_behind(
+    tokenizer, grammars, new, is_kept
+):
+    first = call("edit", path="src/latin.txt", old="gr", new=new)
+    second = call("edit", path="src/latin.txt", old=new, new="-")
+    refused = first_refused(grammars["bytes"].constraint(), said(tokenizer, first, second))
+    assert (refused is None) is is_kept
+
+
+def test_a_folder_that_a_write_makes_is_no_file_for_the_calls_behind(tokenizer, grammars):
+    inside, over = call("write", path="new/deep.py", content="x"), call("write", path="new", content="y")
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, over)) is None
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, inside, over)) is not None
+    beside = call("write", path="newer", content="y")
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, inside, beside)) is None
+
+
 def test_what_a_turn_writes_is_there_for_the_calls_behind(tokenizer, grammars):
     written = call("write", path="new/deep.py", content="x = 5\n")
     for then in (call("view", path="new/deep.py"), call("edit", path="new/deep.py", old="= 5", new="= 6")):
