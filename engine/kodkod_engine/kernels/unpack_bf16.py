@@ -33,19 +33,21 @@ narrow: Any = intrinsic(_narrow)
 
 def _widen_e4m3(_context: Any, code: Any) -> Any:
     def generate(_target: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        word = ir.IntType(32)
-        code_bits = builder.zext(values[0], word)
-        sign = builder.shl(builder.and_(code_bits, ir.Constant(word, 0x80)), ir.Constant(word, 24))
-        rest = builder.shl(builder.and_(code_bits, ir.Constant(word, 0x7F)), ir.Constant(word, 20))
-        tiny = builder.bitcast(builder.or_(sign, rest), ir.FloatType())
-        return builder.fmul(tiny, ir.Constant(ir.FloatType(), 2.0**120))
+        word, number = ir.IntType(32), ir.FloatType()
+        bits = builder.zext(values[0], word)
+        sign = builder.shl(builder.and_(bits, ir.Constant(word, 0x80)), ir.Constant(word, 24))
+        rest = builder.and_(bits, ir.Constant(word, 0x7F))
+        normal = builder.add(builder.shl(rest, ir.Constant(word, 20)), ir.Constant(word, 120 << 23))
+        tiny = builder.bitcast(builder.fmul(builder.uitofp(rest, number), ir.Constant(number, 2.0**-9)), word)
+        is_tiny = builder.icmp_unsigned("<", rest, ir.Constant(word, 8))
+        return builder.bitcast(builder.or_(sign, builder.select(is_tiny, tiny, normal)), number)
 
     return types.float32(types.uint8), generate
 
 
 widen_e4m3: Any = intrinsic(_widen_e4m3)
-"""Inside a kernel: an e4m3 number, uint8 -> float32, as `packing.widen_fp8` reads it; its bits make a number of fp32
-that is 2 to the 120 times too small."""
+"""Inside a kernel: an e4m3 number, uint8 -> float32, as `packing.widen_fp8` reads it. No large factor leads to it:
+products may be reordered here, and a factor of 2 to the 120 times a great scale is no number any more."""
 
 
 def reference(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> Tensor:

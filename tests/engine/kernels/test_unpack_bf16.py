@@ -51,7 +51,7 @@ def test_fp8(seed: int, row_block: int, group: int, rows: int) -> None:
 
 def test_every_code() -> None:
     codes = torch.arange(256, dtype=torch.uint8)[None]
-    for factor in (1.0, 0.3, -7e-5):
+    for factor in (1.0, 0.3, -7e-5, 313.8, 1e30, 1e-33):
         scale = torch.full((1, 1), factor)
         for kind, bits, scales in (
             (torch.uint8, 4, scale.bfloat16()),
