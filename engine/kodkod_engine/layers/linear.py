@@ -2,7 +2,8 @@
 
 On a processor activations are fp32 and the large matrices bf16. Few rows go through our own kernel, which is bound by
 reading the weight. Many rows are narrowed to bf16 where the processor multiplies that, and elsewhere multiplied in fp32
-over tiles of the weight that are widened while they are in cache. Figures: engine/adr/0001-bf16-on-processors.md.
+over tiles of the weight that are widened while they are in cache. Packed matrices take the same roads: read as they lie
+for few rows, unpacked once for many. Figures: engine/adr/0001-bf16-on-processors.md, 0002-packed-weights.md.
 """
 
 from __future__ import annotations
@@ -111,8 +112,7 @@ def narrowed(x: Tensor, weight: Slot, num_rows: int) -> Tensor:
 
 
 def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
-    """Of large products beside a model's large matrices: bf16 where those are that, or packed, and the processor
-    multiplies it."""
+    """Of large products beside a matrix: bf16 where that is bf16 or packed and the processor multiplies it."""
     return torch.bfloat16 if is_on_host(weight) and _CPU_HAS_NATIVE_BF16 else activation_dtype
 
 
