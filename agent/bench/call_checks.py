@@ -44,10 +44,10 @@ ODD = {
 DONE = ("view", "edit", "write", "find")
 BROKEN = {
     ErrorCode.MALFORMED_CALL, ErrorCode.UNKNOWN_TOOL, ErrorCode.BAD_ARGUMENTS, ErrorCode.NOT_FOUND,
-    ErrorCode.OUTSIDE_TREE, ErrorCode.PROTECTED, ErrorCode.NO_MATCH,
+    ErrorCode.OUTSIDE_TREE, ErrorCode.PROTECTED, ErrorCode.NO_MATCH, ErrorCode.AMBIGUOUS,
 }  # fmt: skip
-"""Answers of a tool that the constraint rules out. Others it does not: two places that match, new text like the old,
-a sign that the file's encoding lacks, a name that is too long for the disk, a binary file that is looked at.
+"""Answers of a tool that the constraint rules out. Others it does not: new text like the old, a sign that the file's
+encoding lacks, a name that is too long for the disk, a binary file that is looked at.
 """
 
 

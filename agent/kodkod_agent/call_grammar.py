@@ -1,8 +1,8 @@
 """What the calls of a model may be that is left to itself: the declared tools, and in their arguments the work tree.
 
 The schema says of what type an argument is. Where the world says more, it is asked: a path leads to what is there, an
-edit quotes what stands in the file, a line is one the file has. A path comes before what depends on it; otherwise the
-arguments may come in any order.
+edit quotes what stands in the file and says which place it means where there are several, a line is one the file has.
+What others depend on comes before them, a path and a quotation; otherwise the arguments may come in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kodkod_agent.call_world import Automata, CallWorld, ChangedWorld, Kind, Tre
 from kodkod_agent.schema_grammar import value_by_schema
 from kodkod_engine.chat.arguments import argument_kinds, declared_properties
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.constraints.acceptors import ValueAcceptor
+from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
 from kodkod_engine.constraints.free_text import AnyText
 from kodkod_engine.constraints.json_values import JsonValue
 from kodkod_engine.constraints.paths import ExistingPath, NewPath
@@ -32,6 +32,7 @@ _LINES = {("view", "start"), ("view", "end"), ("view", "around"), ("edit", "line
 _EXISTING = {("view", "path"): Kind.ANYTHING, ("search", "path"): Kind.ANYTHING, ("find", "path"): Kind.FOLDER,
              ("edit", "path"): Kind.TEXT}  # fmt: skip
 _AFTER_PATH = {("edit", "old"), *_LINES}
+_AFTER_OLD = {("edit", "line"), ("edit", "replace_all")}
 _EXCLUDES = {
     "view": {"around": {"start", "end"}, "start": {"around"}, "end": {"around"}},
     "shell": {"command": {"job", "kill"}, "job": {"command", "background"}, "kill": {"command", "background"},
@@ -102,13 +103,26 @@ class _ToolGrammar:
         """Keys that may come next; None where the call may end."""
         keys = [key for key in declared_properties(self.spec.parameters) if key not in given]
         excluded = {other for key in given for other in _EXCLUDES.get(self.spec.name, {}).get(key, ())}
+        lines = self._telling_lines(given)
+        if lines == []:
+            excluded.add("line")
         left: list[str | None] = [key for key in keys if key not in excluded and self._is_known(key, given)]
         if "path" in given:
             self._prepare(given["path"])
-        return left if self._needed(given) & set(left) else [*left, None]
+        needed = self._needed(given) if lines is None else self._needed(given) | {"line", "replace_all"}
+        return left if needed & set(left) else [*left, None]
 
     def _is_known(self, key: str, given: Mapping[str, str]) -> bool:
-        return (self.spec.name, key) not in _AFTER_PATH or "path" in given or self.spec.name == "git"
+        where = (self.spec.name, key)
+        if where in _AFTER_OLD and "old" not in given:
+            return False
+        return where not in _AFTER_PATH or "path" in given or self.spec.name == "git"
+
+    def _telling_lines(self, given: Mapping[str, str]) -> list[int] | None:
+        """Of an edit that does not say yet which of several places it means: the lines that would."""
+        if self.spec.name != "edit" or not {"path", "old"} <= given.keys() or "line" in given:
+            return None
+        return None if given.get("replace_all") == "true" else self.world.telling_lines(given["path"], given["old"])
 
     def _needed(self, given: Mapping[str, str]) -> set[str | None]:
         """Arguments without which the call may not end."""
@@ -141,6 +155,11 @@ class _ToolGrammar:
             return AnyText(self.tokenizer, may_be_blank=False)
         if where in (("git", "name"), ("git", "revision")):
             return AnyText(self.tokenizer, may_be_empty=key == "revision", not_first=b"-")
+        lines = self._telling_lines(given)
+        if where == ("edit", "line") and lines:
+            return OneOf(self.tokenizer, map(str, lines))
+        if where == ("edit", "replace_all") and lines == []:
+            return OneOf(self.tokenizer, ["true"])
         if where in _LINES:
             return JsonValue(self.tokenizer, self._line(key, given))
         return self._by_schema(key)

@@ -23,7 +23,7 @@ from kodkod_tools.files import read_text
 from kodkod_tools.paths import resolve, resolve_readable, resolve_writable
 from kodkod_tools.text.encoding import UTF8, Encoding, NotText, detect, encode
 from kodkod_tools.text.lines import split
-from kodkod_tools.text.replace import Applied, replace
+from kodkod_tools.text.replace import Applied, replace, telling_lines
 
 if TYPE_CHECKING:
     from kodkod_engine.constraints.turn_constraint import Made
@@ -32,6 +32,8 @@ _KEPT_AUTOMATA = 4
 _SNIFFED_BYTES = 4096
 _MAX_LOOKED_INTO = 200
 """Folders that are looked into for something that may be named; beyond that it is taken for granted."""
+_MAX_PLACES = 2_000
+"""That a line of an edit may choose among: where a quotation stands more often, one of the first of them."""
 _NEVER = ".git"
 
 
@@ -232,6 +234,12 @@ class ChangedWorld:
         relative = self.base.relative(path)
         text = None if relative is None else self.text(relative)
         return None if text is None else self.base.automata.prepare(text)
+
+    def telling_lines(self, path: str, old: str) -> list[int] | None:
+        """See `replace.telling_lines`; None where there is no text."""
+        relative = self.base.relative(path)
+        text = None if relative is None else self.text(relative)
+        return None if text is None else telling_lines(text, old, _MAX_PLACES)
 
     def num_lines(self, path: str) -> int | None:
         """Of a text file, 1 of an empty one; None of anything else."""

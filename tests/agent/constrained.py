@@ -18,6 +18,7 @@ from kodkod_sandbox.none import NoSandbox
 from kodkod_tools import registry
 from kodkod_tools.base import ToolContext, ToolError
 from kodkod_tools.config import ToolsConfig
+from kodkod_tools.text.replace import Applied, replace
 
 FILES = {
     "src/app.py": "def add(a, b):\n    return a - b\n\n\ndef total(items):\n    return sum(items)\n",
@@ -102,9 +103,12 @@ def assert_sound(call: ToolCall, tools: ToolContext) -> None:
         assert there.exists(), call
         assert call.name != "find" or there.is_dir(), call
     if call.name == "edit":
-        text = (tools.work_tree / path).read_bytes()
-        assert call.arguments["old"] in text.decode("utf-8" if "latin" not in path else "latin-1"), call
-        assert 1 <= call.arguments.get("line", 1) <= max(1, text.count(b"\n") + 1)
+        text = (tools.work_tree / path).read_bytes().decode("utf-8" if "latin" not in path else "latin-1")
+        line, everywhere = call.arguments.get("line"), call.arguments.get("replace_all", False)
+        assert call.arguments["old"] in text, call
+        assert 1 <= (line or 1) <= max(1, text.count("\n") + 1)
+        outcome = replace(text, call.arguments["old"], call.arguments["new"], replace_all=everywhere, line=line)
+        assert isinstance(outcome, Applied), call
     if call.name == "write":
         assert not Path(path).is_absolute()
         assert ".." not in Path(path).parts

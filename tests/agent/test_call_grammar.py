@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from agent.conftest import FINISH, MEND, all_events, call, says
@@ -30,6 +30,7 @@ from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.nano import folder as nano_folder
 from kodkod_tools import registry
 from kodkod_tools.base import ErrorCode, ToolContext
+from kodkod_tools.text.replace import Applied, replace
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +105,12 @@ def edits(draw, tree: Path):
     old = text[start : start + draw(st.integers(1, 40))]
     made = {"path": path, "old": old, "new": draw(ANY.filter(lambda new: new != old))}
     made |= {"replace_all": draw(st.booleans())} if draw(st.booleans()) else {}
-    return made | ({"line": draw(st.integers(1, text.count("\n") or 1))} if draw(st.booleans()) else {})
+    # Where every place is meant a line says nothing.
+    with_line = not made.get("replace_all") and draw(st.booleans())
+    made |= {"line": draw(st.integers(1, text.count("\n") or 1))} if with_line else {}
+    outcome = replace(text, old, made["new"], replace_all=made.get("replace_all", False), line=made.get("line"))
+    assume(isinstance(outcome, Applied))
+    return made
 
 
 def optional(**fields):
@@ -149,12 +155,13 @@ ARGUMENTS = {
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), order=st.randoms(use_true_random=False))
 def test_what_can_be_done_can_be_said(kind, name, data, order, grammars, tree, tools, tokenizer, nano_tokenizer):
-    """As the template writes it, token by token; a path comes before what depends on it, all else in any order."""
+    """As the template writes it, token by token; what others depend on comes before them, all else in any order."""
     vocabulary = tokenizer if kind == "bytes" else nano_tokenizer
     arguments = data.draw(edits(tree) if name == "edit" else ARGUMENTS[name])
     keys = [key for key in arguments if key not in ("path", "action")]
     order.shuffle(keys)
     keys = [key for key in ("path", "action") if key in arguments] + keys
+    keys.sort(key=lambda key: name == "edit" and key in ("line", "replace_all"))
     made = ToolCall(id="", name=name, arguments={key: arguments[key] for key in keys})
     registry.parse_call(made)
     ids = encode_pieces(vocabulary, call_pieces(made))
@@ -200,6 +207,24 @@ def test_an_edit_quotes_the_file_as_the_edits_before_it_leave_it(tokenizer, gram
     assert first_refused(grammars["bytes"].constraint(), said(tokenizer, first, of_old)) is not None
 
 
+@pytest.mark.parametrize(
+    "said_of_it",
+    [{"line": 5}, {"replace_all": True}, {"replace_all": False, "line": 1}, {"line": 1, "replace_all": False}],
+    ids=str,
+)
+def test_an_edit_of_what_stands_in_several_places_says_which_it_means(tokenizer, grammars, said_of_it):
+    made = call("edit", path="src/app.py", old="def", new="y", **said_of_it)
+    assert first_refused(grammars["bytes"].constraint(), said(tokenizer, made)) is None
+
+
+def test_where_no_line_tells_the_places_from_each_other_all_are_meant(tokenizer, grammars):
+    written = call("write", path="src/twice.py", content="x = x\n")
+    tries = [{}, {"line": 1}, {"replace_all": False}, {"replace_all": True}]
+    edits = [call("edit", path="src/twice.py", old="x", new="y", **which) for which in tries]
+    refused = [first_refused(grammars["bytes"].constraint(), said(tokenizer, written, edit)) for edit in edits]
+    assert [place is None for place in refused] == [False, False, False, True]
+
+
 @pytest.mark.parametrize(("new", "is_kept"), [("\u0709x", False), ("zqz", True)])
 def test_an_edit_that_the_files_encoding_cannot_keep_changes_nothing_for_the_calls_behind(
     tokenizer, grammars, new, is_kept
@@ -233,6 +258,11 @@ def test_what_a_turn_writes_is_there_for_the_calls_behind(tokenizer, grammars):
         call("edit", path="src/missing.py", old="x", new="y"),
         call("edit", path="src/app.py", old="return a * b", new="y"),
         call("edit", path="src/app.py", old="def", new="y", line=99),
+        call("edit", path="src/app.py", old="def", new="y"),
+        call("edit", path="src/app.py", old="def", new="y", line=2),
+        call("edit", path="src/app.py", old="def", new="y", replace_all=False),
+        call("edit", path="src/app.py", old="a", new="y", line=1),
+        call("edit", path="src/app.py", line=1, old="def", new="y"),
         call("edit", path="src/inner/empty.py", old="x", new="y"),
         call("edit", path="data.bin", old="x", new="y"),
         call("view", path="out/passwd"),

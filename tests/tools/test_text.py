@@ -12,7 +12,7 @@ from kodkod_tools.text.encoding import NotText, decode, detect, encode, line_end
 from kodkod_tools.text.indent import relate
 from kodkod_tools.text.lines import read_window, split, with_ends
 from kodkod_tools.text.nearest import nearest
-from kodkod_tools.text.replace import Adjustment, Ambiguous, Applied, Missed, replace
+from kodkod_tools.text.replace import Adjustment, Ambiguous, Applied, Missed, replace, telling_lines
 from kodkod_tools.text.truncate import cut_line, cut_middle, plain
 
 few = settings(max_examples=150, deadline=None)
@@ -37,6 +37,25 @@ def test_an_exact_replacement_equals_that_of_str(before: str, after: str, old: s
     else:
         assert isinstance(once, Ambiguous)
         assert len(once.lines) > 1
+
+
+crowded = st.text(alphabet="ab\n", max_size=30)
+
+
+@few
+@given(crowded, st.text(alphabet="ab\n", min_size=1, max_size=4), st.integers(1, 12))
+def test_the_lines_that_tell_a_place_are_those_with_which_it_is_replaced(text: str, old: str, most: int) -> None:
+    lines, starts = telling_lines(text, old, most), [at for at in range(len(text)) if text.startswith(old, at)]
+    if len(starts) < 2:
+        assert lines is None
+        return
+    assert lines is not None
+    with_line = [replace(text, old, "x", line=line) for line in range(1, text.count("\n") + 3)]
+    taken = [line for line, outcome in enumerate(with_line, 1) if isinstance(outcome, Applied)]
+    if len(starts) <= most:
+        assert lines == taken
+    else:
+        assert lines == [line for line in taken if line < text.count("\n", 0, starts[most]) + 1]
 
 
 @few

@@ -7,9 +7,11 @@ What the request does not change keeps the file's own spelling: line ends, white
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate, islice
 
 from kodkod_tools.text import normal
 from kodkod_tools.text.indent import Shift, indent_of, relate
@@ -115,18 +117,32 @@ def replace(text: str, old: str, new: str, *, replace_all: bool = False, line: i
     return Missed(nearest(text, old), line_of(text, at) if at >= 0 else None)
 
 
+def telling_lines(text: str, old: str, most: int) -> list[int] | None:
+    """The lines, 1-based and in order, each of which tells one place where `old` stands from all others.
+
+    None where it does not stand as it is in several places. Of the first `most` places alone: they may be very many.
+    """
+    starts = list(islice(_occurrences(text, old), most + 1))
+    if len(starts) < 2:
+        return None
+    firsts, num_lines = _lines_of(text, starts), old[:-1].count("\n") + 1
+    changes = Counter(firsts)
+    changes.subtract(first + num_lines for first in firsts)
+    end = firsts[-1] if len(firsts) > most else firsts[-1] + num_lines
+    depths = accumulate(changes[line] for line in range(firsts[0], end))
+    return [line for line, depth in enumerate(depths, firsts[0]) if depth == 1]
+
+
 def _exact_matches(text: str, old: str) -> list[_Match]:
     return [_Match(at, at + len(old)) for at in _occurrences(text, old)]
 
 
-def _occurrences(text: str, part: str) -> list[int]:
+def _occurrences(text: str, part: str) -> Iterator[int]:
     """All offsets, overlapping ones too: two overlapping places are two places."""
-    found: list[int] = []
     at = text.find(part)
     while at >= 0:
-        found.append(at)
+        yield at
         at = text.find(part, at + 1)
-    return found
 
 
 def _choose(text: str, matches: list[_Match], replace_all: bool, line: int | None) -> list[_Match]:
@@ -151,13 +167,18 @@ def _apart(matches: list[_Match]) -> list[_Match]:
 
 
 def _first_lines(text: str, matches: list[_Match]) -> tuple[int, ...]:
+    return tuple(_lines_of(text, [match.start for match in matches]))
+
+
+def _lines_of(text: str, offsets: list[int]) -> list[int]:
+    """Of offsets in order."""
     lines: list[int] = []
     line, position = 1, 0
-    for match in matches:
-        line += text.count("\n", position, match.start)
-        position = match.start
+    for offset in offsets:
+        line += text.count("\n", position, offset)
+        position = offset
         lines.append(line)
-    return tuple(lines)
+    return lines
 
 
 def _apply_exact(
