@@ -27,7 +27,9 @@ ROWS = 8
 MAX_TILES = 3
 """Tiles at a time: 8 rows with 3 tiles are 24 sums, which with their operands fill the 32 registers."""
 
-_HALF = ROWS // 2
+MANY_ROWS = 16
+"""Weight rows at a time with one tile: 8 sums would wait for each other."""
+
 _TO_L1 = (0, 3, 1)
 """Arguments of LLVM's prefetch: for reading, wanted close, data."""
 
@@ -75,8 +77,10 @@ def _declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-def _sums(builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], pairs: Any) -> list[list[Any]]:
-    """The loop over pairs: sums by row and tile. All arguments but the last are byte pointers."""
+def _sums(
+    builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], ahead_step: Any, pairs: Any
+) -> list[list[Any]]:
+    """The loop over pairs: sums by row and tile. Rows, tiles and what is asked for ahead are byte pointers."""
     multiply_add = _declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, _SUMS, _PAIRS, _PAIRS)
     prefetch = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
     before, loop = builder.block, builder.append_basic_block("pairs")
@@ -85,7 +89,7 @@ def _sums(builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], pai
     pair = builder.phi(I64)
     carried = [[builder.phi(_SUMS) for _ in tiles] for _ in rows]
     for pointer in ahead:
-        place = builder.gep(pointer, [builder.mul(pair, I64(_HALF * _WORD_BYTES))])
+        place = builder.gep(pointer, [builder.mul(pair, ahead_step)])
         builder.call(prefetch, [place, *map(I32, _TO_L1)])
     shift = builder.mul(pair, I64(_VECTOR_BYTES))
     tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), _PAIRS) for tile in tiles]
@@ -116,46 +120,59 @@ def _close(builder: Any, before: Any, carried: list[tuple[Any, Any, Any]]) -> No
         own.add_incoming(following, builder.block)
 
 
-def _make(num_tiles: int, by_token: bool) -> Any:
+def _make(num_rows: int, num_tiles: int, by_token: bool) -> Any:
+    half_rows = num_rows // 2
+
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        weight, first, gap, following, x, tile, out = values
+        weight, first, gap, next_weight, following, next_gap, x, tile, out = values
         kinds = signature.args
 
         def row(number: Any) -> Any:
             return Row(context, builder, kinds[0], weight, number).at
 
+        def next_row(number: Any) -> Row:
+            return Row(context, builder, kinds[3], next_weight, number)
+
         halves = [first, builder.add(first, gap)]
-        rows = [row(builder.add(half, I64(r))) for half in halves for r in range(_HALF)]
-        ahead = [row(following), row(builder.add(following, gap))]
-        own = Row(context, builder, kinds[4], x, tile)
+        rows = [row(builder.add(half, I64(r))) for half in halves for r in range(half_rows)]
+        later = [next_row(following), next_row(builder.add(following, next_gap))]
+        own = Row(context, builder, kinds[6], x, tile)
+        ahead_step = builder.udiv(builder.mul(later[0].stride, I64(half_rows)), own.width)
         tiles = [builder.gep(own.at, [builder.mul(own.stride, I64(t))]) for t in range(num_tiles)]
-        sums = _sums(builder, rows, tiles, ahead, own.width)
-        start = builder.bitcast(context.make_array(kinds[6])(context, builder, out).data, I8.as_pointer())
+        sums = _sums(builder, rows, tiles, [row.at for row in later], ahead_step, own.width)
+        start = builder.bitcast(context.make_array(kinds[8])(context, builder, out).data, I8.as_pointer())
         for t in range(num_tiles):
             of_tile = [by_row[t] for by_row in sums]
-            vectors = [_interleaved(builder, [of_tile[r] for r in range(ROWS)])] if by_token else of_tile
+            vectors = [_interleaved(builder, of_tile)] if by_token else of_tile
             for number, vector in enumerate(vectors):
-                place = t * ROWS if by_token else number * num_tiles + t
+                place = t * num_rows if by_token else number * num_tiles + t
                 pointer = builder.gep(start, [I64(_VECTOR_BYTES * place)])
                 builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    def tile_products(_context: Any, weight: Any, first: Any, gap: Any, ahead: Any, x: Any, tile: Any, out: Any) -> Any:
-        return types.void(weight, types.int64, types.int64, types.int64, x, types.int64, out), generate
+    def tile_products(
+        _context: Any, weight: Any, first: Any, gap: Any, following: Any, ahead: Any, next_gap: Any, x: Any, tile: Any,
+        out: Any,
+    ) -> Any:  # fmt: skip
+        row = types.int64
+        return types.void(weight, row, row, following, row, row, x, types.int64, out), generate
 
     return intrinsic(tile_products)
 
 
-products_by_row: dict[int, Any] = {count: _make(count, by_token=False) for count in range(1, MAX_TILES + 1)}
-"""By number of tiles: inside a kernel, `products(weight, first, gap, ahead, x, tile, out)` sums weight rows by tokens.
+_SHAPES = [(MANY_ROWS, 1), *((ROWS, count) for count in range(1, MAX_TILES + 1))]
 
-The weight rows, bits (uint16 [rows, in], contiguous), are first to first + 3 and first + gap to first + gap + 3. The
+products_by_row: dict[tuple[int, int], Any] = {shape: _make(*shape, by_token=False) for shape in _SHAPES}
+"""By numbers of weight rows and tiles: inside a kernel, `products(weight, first, gap, next_weight, following, next_gap,
+x, tile, out)` sums weight rows by tokens.
+
+One half of the weight rows, bits (uint16 [rows, in], contiguous), begins at `first`, the other at first + gap. The
 tokens are tiles tile, tile + 1, ... of x, int32 [tiles, in / 2, 16], which starts at a multiple of 64 bytes. `out` is
-flat memory for fp32 [8, tiles * 16]. The fours of rows from `ahead` and from ahead + gap are asked for meanwhile.
-Nothing is checked."""
+flat memory for fp32 [weight rows, tiles * 16]. As many rows of `next_weight`, of any type, from `following` and from
+following + next_gap are asked for meanwhile. Nothing is checked."""
 
-products_by_token: dict[int, Any] = {count: _make(count, by_token=True) for count in range(1, MAX_TILES + 1)}
-"""The same with `out` fp32 [tiles * 16, 8]."""
+products_by_token: dict[tuple[int, int], Any] = {shape: _make(*shape, by_token=True) for shape in _SHAPES}
+"""The same with `out` fp32 [tiles * 16, weight rows]."""
 
 
 def _turn(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -2,12 +2,14 @@
 
 torch's product copies each expert's weights into another order before it multiplies them, which for the few dozen rows
 of one expert takes about as long as multiplying. Here the tokens are brought into that order instead, sixteen to a
-tile. Every thread owns some outputs of all experts: so it has the same work as the others, whoever chose what.
+tile. Every thread owns some outputs of all experts: so it has the same work as the others, whoever chose what. Packed
+experts are unpacked a few rows at a time, which stay in cache until all tiles have met them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from kodkod_engine.kernels import expert_mix
 from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import (
+    MANY_ROWS,
     MAX_TILES,
     ROWS,
     TOKENS_PER_TILE,
@@ -27,12 +30,17 @@ from kodkod_engine.kernels.bf16_tiles import (
     turn,
     word_of,
 )
+from kodkod_engine.kernels.packed_linear import Packed
+from kodkod_engine.kernels.weight_rows import bring, brought, lies, where
 
 COLUMNS = ROWS // 2
 """Columns of an expert's inner values at a time, each a row of gate and one of up."""
 
 COLUMNS_IN_CACHE = 64
 """Their weights stay in the second level cache while all tiles of an expert meet them."""
+
+UNPACKED_COLUMNS, UNPACKED_OUTPUTS = 32, 64
+"""Of a packed expert at a time; unpacked, they stay in the second level cache while all its tiles meet them."""
 
 OUTPUTS_IN_CACHE = 768
 """Of all tokens at a time: the sums stay in the second level cache while all experts add to them."""
@@ -43,18 +51,25 @@ DOWN_TILES = 2
 TURNED_PAIRS = 16
 """Pairs that `turn` brings over at a time; the hidden size is a multiple of twice as many."""
 
-_1, _2, _3 = products_by_row.values()
-_1_BY_TOKEN, _2_BY_TOKEN, _ = products_by_token.values()
+_16_WITH_1, _8_WITH_1, _8_WITH_2, _8_WITH_3 = products_by_row.values()
+_16_BY_1, _8_BY_1, _8_BY_2, _ = products_by_token.values()
 _F = np.float32
 _I = np.int32
+
+Weight: TypeAlias = Tensor | Packed
+"""bf16, or what `packed_arrays` makes of a packed matrix."""
 
 reference = expert_mix.reference
 """Activations are rounded to bf16 where this kernel multiplies them."""
 
 
-def takes_expert_rows(gate_up: Tensor) -> bool:
-    """Whether bf16 experts [experts, 2 * width, hidden], contiguous, on the host, have sizes for this kernel, here."""
-    width, hidden = gate_up.shape[1] // 2, gate_up.shape[2]
+def takes_expert_rows(shape: Sequence[int]) -> bool:
+    """Whether experts, contiguous, on the host, have sizes for this kernel, here.
+
+    Args:
+        shape: of gate and up, (experts, 2 * width, hidden).
+    """
+    width, hidden = shape[1] // 2, shape[2]
     return has_tile_products() and width % COLUMNS == 0 and hidden % (2 * TURNED_PAIRS) == 0
 
 
@@ -126,11 +141,11 @@ def _turn_tiles(x: Any, tokens: Any, out: Any) -> None:
 
 
 @njit(fastmath=FAST_MATH, inline="always", cache=True)
-def _activate(sums: Any, shares: Any, num_tiles: int, tile: int, column: int, inner: Any) -> None:
-    """silu(gate) * up * share of four columns: fp32 [8, tiles * 16] -> two rows of pairs of each tile."""
+def _activate(sums: Any, shares: Any, num_tiles: int, tile: int, column: int, columns: int, inner: Any) -> None:
+    """silu(gate) * up * share of some columns: fp32 [2 * columns, tiles * 16] -> columns / 2 rows of pairs a tile."""
     lanes = num_tiles * TOKENS_PER_TILE
-    for half in range(COLUMNS // 2):
-        gate, up = 2 * half * lanes, (2 * half + COLUMNS) * lanes
+    for half in range(columns // 2):
+        gate, up = 2 * half * lanes, (2 * half + columns) * lanes
         for t in range(num_tiles):
             for lane in range(TOKENS_PER_TILE):
                 i = t * TOKENS_PER_TILE + lane
@@ -148,24 +163,36 @@ def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
     fours = width // COLUMNS
     for part in prange(parts):
         sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
+        room = np.empty((2 * UNPACKED_COLUMNS, 2 * x.shape[1]), np.uint16)
+        rows, later, step = brought(weight, room), lies(weight), where(weight, COLUMNS_IN_CACHE, UNPACKED_COLUMNS)
         first, last = COLUMNS * (fours * part // parts), COLUMNS * (fours * (part + 1) // parts)
         for place in range(len(hit)):
             row = hit[place] * 2 * width
             following = hit[min(place + 1, len(hit) - 1)] * 2 * width
-            for begin in range(first, last, COLUMNS_IN_CACHE):
+            for begin in range(first, last, step):
+                end = min(last, begin + step)
+                bring(weight, row + begin, end - begin, room, 0)
+                bring(weight, row + width + begin, end - begin, room, end - begin)
+                gap, after = where(weight, width, end - begin), row + end if end < last else following + first
                 tile = starts[place]
                 while tile < starts[place + 1]:
                     num_tiles = _tiles_at_once(starts[place + 1] - tile)
-                    for column in range(begin, min(last, begin + COLUMNS_IN_CACHE), COLUMNS):
-                        own = row + column
-                        ahead = own + COLUMNS if column + COLUMNS < last else following + first
-                        if num_tiles == 3:
-                            _3(weight, own, width, ahead, x, tile, sums)
+                    column = begin
+                    while column < end:
+                        own = where(weight, row + column, column - begin)
+                        columns = 2 * COLUMNS if num_tiles == 1 and end - column >= 2 * COLUMNS else COLUMNS
+                        ahead = own + columns if column + columns < end else after
+                        ahead = where(weight, ahead, after + column - begin)
+                        if columns > COLUMNS:
+                            _16_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
+                        elif num_tiles == 3:
+                            _8_WITH_3(rows, own, gap, later, ahead, width, x, tile, sums)
                         elif num_tiles == 2:
-                            _2(weight, own, width, ahead, x, tile, sums)
+                            _8_WITH_2(rows, own, gap, later, ahead, width, x, tile, sums)
                         else:
-                            _1(weight, own, width, ahead, x, tile, sums)
-                        _activate(sums, shares, num_tiles, tile, column, inner)
+                            _8_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
+                        _activate(sums, shares, num_tiles, tile, column, columns, inner)
+                        column += columns
                     tile += num_tiles
 
 
@@ -178,34 +205,53 @@ def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
     for part in prange(parts):
         sums = np.empty(ROWS * DOWN_TILES * TOKENS_PER_TILE, np.float32)
         first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
+        room = np.empty((UNPACKED_OUTPUTS, 2 * inner.shape[1]), np.uint16)
+        rows, later, step = brought(weight, room), lies(weight), where(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS)
         for begin in range(first, last, OUTPUTS_IN_CACHE):
             end = min(last, begin + OUTPUTS_IN_CACHE)
             for place in range(len(hit)):
                 row, following = hit[place] * hidden, hit[min(place + 1, len(hit) - 1)] * hidden
-                tile = starts[place]
-                while tile < starts[place + 1]:
-                    num_tiles = min(DOWN_TILES, starts[place + 1] - tile)
-                    for column in range(begin, end, ROWS):
-                        own = row + column
-                        ahead = own + ROWS if column + ROWS < end else following + begin
-                        if num_tiles == 2:
-                            _2_BY_TOKEN(weight, own, COLUMNS, ahead, inner, tile, sums)
-                        else:
-                            _1_BY_TOKEN(weight, own, COLUMNS, ahead, inner, tile, sums)
-                        for i in range(num_tiles * TOKENS_PER_TILE):
-                            token = tokens[tile * TOKENS_PER_TILE + i]
-                            for r in range(ROWS):
-                                out[token, column + r] += sums[ROWS * i + r]
-                    tile += num_tiles
+                for block in range(begin, end, step):
+                    stop = min(end, block + step)
+                    bring(weight, row + block, stop - block, room, 0)
+                    after = row + stop if stop < end else following + begin
+                    tile = starts[place]
+                    while tile < starts[place + 1]:
+                        num_tiles = min(DOWN_TILES, starts[place + 1] - tile)
+                        column = block
+                        while column < stop:
+                            own = where(weight, row + column, column - block)
+                            count = MANY_ROWS if num_tiles == 1 and stop - column >= MANY_ROWS else ROWS
+                            ahead = own + count if column + count < stop else after
+                            ahead = where(weight, ahead, after + column - block)
+                            if count == MANY_ROWS:
+                                _16_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                            elif num_tiles == 2:
+                                _8_BY_2(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                            else:
+                                _8_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                            for i in range(num_tiles * TOKENS_PER_TILE):
+                                token = tokens[tile * TOKENS_PER_TILE + i]
+                                for r in range(count):
+                                    out[token, column + r] += sums[count * i + r]
+                            column += count
+                        tile += num_tiles
 
 
-def expert_rows(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """See `reference`; the experts in bf16, contiguous, on the host, of sizes that `takes_expert_rows`.
+def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weights: Tensor) -> Tensor:
+    """See `reference`; experts contiguous, on the host, of sizes that `takes_expert_rows`.
 
     Args:
-        x: fp32 or bf16.
+        x: fp32 or bf16 [tokens, hidden].
+        gate_up: bf16 [experts, 2 * width, hidden], or a packed matrix of all their rows.
+        down: bf16 [experts, hidden, width], or a packed matrix of all their rows.
+        chosen: int64 [tokens, k]; ids from `experts` on are identity experts.
+        weights: fp32 [tokens, k].
     """
-    num_experts, hidden, width = down.shape
+    up_rows, down_rows = _as_array(gate_up), _as_array(down)
+    hidden = x.shape[1]
+    num_experts = _num_rows(down_rows) // hidden
+    width = _num_rows(up_rows) // (2 * num_experts)
     # A row more: what fills up tiles reads zeros there and adds there.
     narrow, out = torch.zeros(len(x) + 1, hidden, dtype=torch.bfloat16), torch.zeros(len(x) + 1, hidden)
     narrow[:-1] = x
@@ -216,6 +262,15 @@ def expert_rows(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weight
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
         _turn_tiles(narrow.view(torch.int32).numpy(), groups[2], turned.numpy())
-        _gate_up(bits_of(gate_up.flatten(0, 1)), turned.numpy(), groups, inner.numpy(), parts)
-        _down(bits_of(down.flatten(0, 1)), inner.numpy(), groups, out.numpy(), parts)
+        _gate_up(up_rows, turned.numpy(), groups, inner.numpy(), parts)
+        _down(down_rows, inner.numpy(), groups, out.numpy(), parts)
     return out[:-1].to(x.dtype)
+
+
+def _as_array(weight: Weight) -> Any:
+    return bits_of(weight.flatten(0, 1)) if isinstance(weight, Tensor) else weight
+
+
+def _num_rows(weight: Any) -> int:
+    rows: int = len(weight if isinstance(weight, np.ndarray) else weight.codes)
+    return rows

@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.nibble_table import has_lookup, look_up_row
+from kodkod_engine.kernels.packed_linear import Fp8Blocks128, Fp8BlocksAny, Nibbles128, NibblesAny, packed_arrays
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
+
+_SERIAL: Any = {key: value for key, value in KERNEL_OPTIONS.items() if key != "parallel"}
 
 
 def _narrow(_context: Any, value: Any) -> Any:
@@ -56,40 +60,71 @@ def reference(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> T
     return (unpack_fp8(codes, scales, row_block) if is_fp8 else unpack(codes, scales, bits)).bfloat16()
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**_SERIAL)
 def _nibbles(codes: Any, scales: Any, out: Any) -> None:
-    half = out.shape[1] // scales.shape[1] // 2
-    for row in prange(out.shape[0]):
-        for group in range(scales.shape[1]):
-            scale, start = widen(scales[row, group]), 2 * group * half
-            source = codes[row, group * half : (group + 1) * half]
-            low, high = out[row, start : start + half], out[row, start + half : start + 2 * half]
-            for i in range(half):
-                low[i] = narrow(types.float32(types.int8(source[i] << 4) >> 4) * scale)
-            for i in range(half):
-                high[i] = narrow(types.float32(source[i] >> 4) * scale)
+    half = len(out) // len(scales) // 2
+    for group in range(len(scales)):
+        scale, start = widen(scales[group]), 2 * group * half
+        source = codes[group * half : (group + 1) * half]
+        low, high = out[start : start + half], out[start + half : start + 2 * half]
+        for i in range(half):
+            low[i] = narrow(types.float32(types.int8(source[i] << 4) >> 4) * scale)
+        for i in range(half):
+            high[i] = narrow(types.float32(types.int8(source[i]) >> 4) * scale)
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**_SERIAL)
 def _bytes(codes: Any, scales: Any, out: Any) -> None:
-    size = out.shape[1] // scales.shape[1]
-    for row in prange(out.shape[0]):
-        for group in range(scales.shape[1]):
-            scale, start = widen(scales[row, group]), group * size
-            source, target = codes[row, start : start + size], out[row, start : start + size]
-            for i in range(size):
-                target[i] = narrow(types.float32(source[i]) * scale)
+    size = len(out) // len(scales)
+    for group in range(len(scales)):
+        scale, start = widen(scales[group]), group * size
+        source, target = codes[start : start + size], out[start : start + size]
+        for i in range(size):
+            target[i] = narrow(types.float32(types.int8(source[i])) * scale)
+
+
+@njit(**_SERIAL)
+def _fp8(codes: Any, scales: Any, out: Any) -> None:
+    size = len(out) // len(scales)
+    for group in range(len(scales)):
+        scale, start = scales[group], group * size
+        source, target = codes[start : start + size], out[start : start + size]
+        for i in range(size):
+            target[i] = narrow(widen_e4m3(source[i]) * scale)
+
+
+def unpack_row(weight: Any, row: Any, out: Any, target: Any) -> None:
+    """Inside a kernel: a row of a packed matrix (see `packed_arrays`) to a row of bf16 bits, uint16 [rows, in]."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(unpack_row, inline="never", jit_options=_SERIAL)
+def _unpack_row(weight, row, out, target):  # type: ignore[no-untyped-def]  # numba compares signatures
+    kind = getattr(weight, "instance_class", None)
+    if kind is Nibbles128 and has_lookup():
+
+        def look_up(weight, row, out, target):  # type: ignore[no-untyped-def]
+            look_up_row(weight.codes, weight.scales, row, out, target)
+
+        return look_up
+    if kind in (Fp8Blocks128, Fp8BlocksAny):
+
+        def unpack_fp8_row(weight, row, out, target):  # type: ignore[no-untyped-def]
+            _fp8(weight.codes[row], weight.scales[row // weight.row_block], out[target])
+
+        return unpack_fp8_row
+    unpacked = _nibbles if kind in (Nibbles128, NibblesAny) else _bytes
+
+    def unpack_integers(weight, row, out, target):  # type: ignore[no-untyped-def]
+        unpacked(weight.codes[row], weight.scales[row], out[target])
+
+    return unpack_integers
 
 
 @njit(**KERNEL_OPTIONS)
-def _fp8(codes: Any, scales: Any, row_block: Any, out: Any) -> None:
-    size = out.shape[1] // scales.shape[1]
+def _kernel(weight: Any, out: Any) -> None:
     for row in prange(out.shape[0]):
-        for group in range(scales.shape[1]):
-            scale, start = scales[row // row_block, group], group * size
-            source, target = codes[row, start : start + size], out[row, start : start + size]
-            for i in range(size):
-                target[i] = narrow(widen_e4m3(source[i]) * scale)
+        unpack_row(weight, row, out, row)
 
 
 def unpack_bf16(codes: Tensor, scales: Tensor, bits: int, row_block: int, out: Tensor) -> None:
@@ -100,8 +135,4 @@ def unpack_bf16(codes: Tensor, scales: Tensor, bits: int, row_block: int, out: T
         out: bf16 [out, in], filled.
     """
     with lock:
-        if codes.dtype == torch.float8_e4m3fn:
-            _fp8(codes.view(torch.uint8).numpy(), scales.numpy(), row_block, bits_of(out))
-            return
-        kernel = _nibbles if bits == 4 else _bytes
-        kernel(codes.view(torch.int8).numpy(), bits_of(scales), bits_of(out))
+        _kernel(packed_arrays(codes, scales, bits, row_block), bits_of(out))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +14,12 @@ from hypothesis import strategies as st
 from engine.playing import relative_error
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import expert_rows, reference, takes_expert_rows
+from kodkod_engine.kernels.packed_linear import packed_arrays
+from kodkod_engine.kernels.packing import pack, pack_fp8, unpack, unpack_fp8
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers import moe
-from kodkod_engine.layers.moe import MixtureOfExperts
+from kodkod_engine.layers.moe import MixtureOfExperts, PackedExperts
+from kodkod_engine.layers.packed import Precision
 
 pytestmark = pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
 
@@ -69,6 +75,41 @@ def test_a_crowd_on_one_expert_beside_empty_ones():
     assert relative_error(expert_rows(*case), by_reference(case).double()) < 5e-3
 
 
+def packed(case: Case, precision: str, group: int) -> tuple[Any, Case]:
+    """The experts packed, as the kernel takes them; and the case with what they stand for."""
+    x, gate_up, down, chosen, weights = case
+    arrays, values = [], []
+    for weight in (gate_up, down):
+        if precision == "fp8":
+            codes, scales = pack_fp8(weight, math.gcd(weight.shape[1], 4), group)
+            arrays.append(packed_arrays(codes, scales, 8, math.gcd(weight.shape[1], 4)))
+            values.append(unpack_fp8(codes, scales, math.gcd(weight.shape[1], 4)).bfloat16())
+        else:
+            codes, scales = pack(weight, int(precision[-1]), group)
+            arrays.append(packed_arrays(codes, scales, int(precision[-1])))
+            values.append(unpack(codes, scales, int(precision[-1])).bfloat16())
+    return arrays, (x, *values, chosen, weights)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp8"])
+@settings(max_examples=12, deadline=None)
+@given(
+    tokens=st.integers(1, 70),
+    sizes=st.sampled_from([(96, 68, 4), (128, 256, 128), (256, 132, 4), (384, 128, 128)]),
+    experts=st.integers(1, 4),
+    identity=st.integers(0, 2),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_packed_experts_are_those_they_stand_for(precision, tokens, sizes, experts, identity, seed, data):
+    """The same bits as with the unpacked ones: outputs, activations and sums take the same way."""
+    hidden, width, group = sizes
+    chosen = data.draw(st.integers(1, experts + identity))
+    arrays, case = packed(drawn(tokens, hidden, width, experts, identity, chosen, seed), precision, group)
+    x, _, _, *routed = case
+    assert torch.equal(expert_rows(x, *arrays, *routed), expert_rows(*case))
+
+
 def test_nobody_chooses_a_real_expert():
     x, gate_up, down, _, _ = drawn(20, 32, 4, 3, 2, 1)
     out = expert_rows(x, gate_up, down, torch.full((20, 2), 3), torch.full((20, 2), 0.25))
@@ -99,7 +140,7 @@ def test_what_is_no_number_stays_with_its_token():
 
 @pytest.mark.parametrize(("width", "hidden", "takes"), [(8, 64, True), (6, 64, False), (8, 48, False)])
 def test_sizes_it_does_not_take_are_told(width, hidden, takes):
-    assert takes_expert_rows(torch.empty(2, 2 * width, hidden, dtype=torch.bfloat16)) is takes
+    assert takes_expert_rows((2, 2 * width, hidden)) is takes
 
 
 @torch.inference_mode()
@@ -110,7 +151,7 @@ def test_the_layer_goes_this_way_for_many_tokens_alone(tiny, monkeypatch):
     for name, parameter in experts.named_parameters():
         torch.nn.init.normal_(parameter, std=0.0 if "bias" in name else parameter.shape[-1] ** -0.5)
     experts.gate_up.data, experts.down.data = experts.gate_up.data.bfloat16(), experts.down.data.bfloat16()
-    assert takes_expert_rows(experts.gate_up)
+    assert takes_expert_rows(experts.gate_up.shape)
     x = torch.randn(40, tiny.config.hidden_size)
     out = experts(x)
     assert taken == [40]
@@ -119,3 +160,24 @@ def test_the_layer_goes_this_way_for_many_tokens_alone(tiny, monkeypatch):
     slow = experts(x)
     assert taken == [40]
     assert relative_error(out, slow.double()) < 1e-2
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", [Precision.INT4, Precision.INT8, Precision.FP8])
+def test_packed_layers_go_this_way_where_experts_have_many_rows(tiny, monkeypatch, precision):
+    taken: list[int] = []
+    monkeypatch.setattr(moe, "expert_rows", lambda *case: taken.append(len(case[0])) or expert_rows(*case))
+    plain = MixtureOfExperts(tiny.config)
+    for name, parameter in plain.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.0 if "bias" in name else parameter.shape[-1] ** -0.5)
+    experts = PackedExperts(plain, precision)
+    for home, weight in zip(experts.homes, (plain.gate_up, plain.down), strict=True):
+        for expert in range(len(weight)):
+            home[expert].copy_(weight[expert])
+    x = torch.randn(400, tiny.config.hidden_size)
+    experts(x[:4])
+    assert taken == []
+    out = experts(x)
+    assert taken == [400]
+    chosen, weights = experts.router(x)
+    assert relative_error(out, experts._by_expert(x, chosen, weights).double()) < 1e-2
