@@ -24,8 +24,8 @@ TOKENS_PER_TILE = 16
 ROWS = 8
 """Weight rows at a time."""
 
-MAX_TILES = 3
-"""Tiles at a time: 8 rows with 3 tiles are 24 sums, which with their operands fill the 32 registers."""
+MAX_TILES = 2
+"""Tiles at a time: 24 sums, of 8 rows with 3 tiles, hardly fit into the 32 registers with their operands."""
 
 MANY_ROWS = 16
 """Weight rows at a time with one tile: 8 sums would wait for each other."""
@@ -137,7 +137,9 @@ def _make(num_rows: int, num_tiles: int, by_token: bool) -> Any:
         rows = [row(builder.add(half, I64(r))) for half in halves for r in range(half_rows)]
         later = [next_row(following), next_row(builder.add(following, next_gap))]
         own = Row(context, builder, kinds[6], x, tile)
-        ahead_step = builder.udiv(builder.mul(later[0].stride, I64(half_rows)), own.width)
+        is_bf16 = kinds[3].dtype == types.uint16
+        by_width = builder.udiv(builder.mul(later[0].stride, I64(half_rows)), own.width)
+        ahead_step = I64(half_rows * _WORD_BYTES) if is_bf16 else by_width
         tiles = [builder.gep(own.at, [builder.mul(own.stride, I64(t))]) for t in range(num_tiles)]
         sums = _sums(builder, rows, tiles, [row.at for row in later], ahead_step, own.width)
         start = builder.bitcast(context.make_array(kinds[8])(context, builder, out).data, I8.as_pointer())

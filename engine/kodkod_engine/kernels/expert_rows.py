@@ -45,14 +45,11 @@ UNPACKED_COLUMNS, UNPACKED_OUTPUTS = 32, 64
 OUTPUTS_IN_CACHE = 768
 """Of all tokens at a time: the sums stay in the second level cache while all experts add to them."""
 
-DOWN_TILES = 2
-"""Tiles at a time in the down projection: of a width of 512 two stay in the first level cache, three do not."""
-
 TURNED_PAIRS = 16
 """Pairs that `turn` brings over at a time; the hidden size is a multiple of twice as many."""
 
-_16_WITH_1, _8_WITH_1, _8_WITH_2, _8_WITH_3 = products_by_row.values()
-_16_BY_1, _8_BY_1, _8_BY_2, _ = products_by_token.values()
+_16_WITH_1, _8_WITH_1, _8_WITH_2 = products_by_row.values()
+_16_BY_1, _8_BY_1, _8_BY_2 = products_by_token.values()
 _F = np.float32
 _I = np.int32
 
@@ -126,12 +123,6 @@ def _tiles(chosen: Any, weights: Any, num_experts: int) -> tuple[Any, Any, Any, 
     return hit, starts, tokens, shares
 
 
-@njit(inline="always", cache=True)
-def _tiles_at_once(left: Any) -> Any:
-    """Of an expert's tiles that are left; four are two and two, for one alone keeps the units waiting."""
-    return 2 if left == MAX_TILES + 1 else min(left, MAX_TILES)
-
-
 @njit(**KERNEL_OPTIONS)
 def _turn_tiles(x: Any, tokens: Any, out: Any) -> None:
     """x int32 [tokens + 1, hidden / 2] -> out int32 [tiles, hidden / 2, 16]."""
@@ -176,7 +167,7 @@ def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
                 gap, after = where(weight, width, end - begin), row + end if end < last else following + first
                 tile = starts[place]
                 while tile < starts[place + 1]:
-                    num_tiles = _tiles_at_once(starts[place + 1] - tile)
+                    num_tiles = min(MAX_TILES, starts[place + 1] - tile)
                     column = begin
                     while column < end:
                         own = where(weight, row + column, column - begin)
@@ -185,8 +176,6 @@ def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
                         ahead = where(weight, ahead, after + column - begin)
                         if columns > COLUMNS:
                             _16_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
-                        elif num_tiles == 3:
-                            _8_WITH_3(rows, own, gap, later, ahead, width, x, tile, sums)
                         elif num_tiles == 2:
                             _8_WITH_2(rows, own, gap, later, ahead, width, x, tile, sums)
                         else:
@@ -203,7 +192,7 @@ def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
     hidden = out.shape[1]
     eights = hidden // ROWS
     for part in prange(parts):
-        sums = np.empty(ROWS * DOWN_TILES * TOKENS_PER_TILE, np.float32)
+        sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
         first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
         room = np.empty((UNPACKED_OUTPUTS, 2 * inner.shape[1]), np.uint16)
         rows, later, step = brought(weight, room), lies(weight), where(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS)
@@ -217,7 +206,7 @@ def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
                     after = row + stop if stop < end else following + begin
                     tile = starts[place]
                     while tile < starts[place + 1]:
-                        num_tiles = min(DOWN_TILES, starts[place + 1] - tile)
+                        num_tiles = min(MAX_TILES, starts[place + 1] - tile)
                         column = block
                         while column < stop:
                             own = where(weight, row + column, column - block)
