@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -22,7 +21,7 @@ _FLOATS, _WORDS, _HALVES = (ir.VectorType(kind, _NUM_CODES) for kind in (F32, I3
 
 def has_lookup() -> bool:
     """Whether this processor has the instruction."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(binding.get_host_cpu_features().get("avx512bw"))
 
 
 def _rounded(builder: Any, values: Any) -> Any:
