@@ -29,6 +29,7 @@ from kodkod_engine.kernels.vector_code import (
     VECTOR_GROUP,
     WIDE,
     Row,
+    fetch_ahead,
     load,
     splat,
     sum_lanes,
@@ -82,6 +83,7 @@ def _add_group(builder: Any, parts: list[Any], scale: Any, at: Any, place: Any) 
 
 def _make(num_tokens: int, bits: int) -> Any:
     unpack: Callable[..., list[Any]] = _unpack_nibbles if bits == 4 else _unpack_bytes
+    group_bytes = VECTOR_GROUP * bits // 8
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         codes, scales, o, x, token = values
@@ -95,7 +97,9 @@ def _make(num_tokens: int, bits: int) -> Any:
             builder.store(splat(_FLOATS, 0.0), place)
         scale_at = builder.bitcast(factors.at, I16.as_pointer())
         with cgutils.for_range(builder, factors.width) as loop:
-            parts = unpack(builder, builder.gep(weight.at, [builder.mul(loop.index, I64(VECTOR_GROUP * bits // 8))]))
+            base = builder.gep(weight.at, [builder.mul(loop.index, I64(group_bytes))])
+            fetch_ahead(builder, base, group_bytes)
+            parts = unpack(builder, base)
             scale = _broadcast_scale(builder, builder.gep(scale_at, [loop.index]))
             shift = builder.mul(loop.index, I64(2 * VECTOR_GROUP))
             for row, place in zip(rows, places, strict=True):
