@@ -29,11 +29,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from full_size import CONFIG, complete, counted_experts, step_bytes, write_model
@@ -117,9 +118,13 @@ def write_peer_model(python: Path, file: Path, shape: Shape) -> None:
     unfinished.rename(file)
 
 
-def try_settings(peer: Peer, threads: int) -> dict[str, Any]:
-    """All that was tried; `decode` is the quickest by bytes a second, `prompt` that by tokens a second."""
-    tried: dict[str, list[dict[str, Any]]] = {"decode": [], "prompt": []}
+Tried = dict[str, list[dict[str, Any]]]
+"""What was tried, by test."""
+
+
+def try_settings(peer: Peer, threads: int) -> Tried:
+    """Every format with and without repacking and flash attention; decoding also on one thread."""
+    tried: Tried = {"decode": [], "prompt": []}
     for packing, repack in product(peer.shapes, (False, True)):
         both = Setting(packing, repack, tuple(sorted({1, threads})), (False, True))
         rows = {"decode": peer.decode(both, 2), "prompt": peer.prompt(replace(both, threads=(threads,)), 1)}
@@ -129,7 +134,13 @@ def try_settings(peer: Peer, threads: int) -> dict[str, Any]:
             build = {key: row[key] for key in ("build_commit", "build_number", "cpu_info", "model_type")}
             tried[test].append({**vars(one), "tokens_per_s": row["tokens_per_s"], "merit": merit, "build": build})
             print(test, json.dumps(tried[test][-1]), flush=True)
-    return {test: max(rows, key=lambda one: float(one["merit"])) for test, rows in tried.items()} | {"tried": tried}
+    return tried
+
+
+def best_of(tried: Tried, packings: Collection[str]) -> dict[str, dict[str, Any]]:
+    """By test: of decoding the most bytes a second, of prompts the most tokens."""
+    own = {test: [row for row in rows if row["packing"] in packings] for test, rows in tried.items()}
+    return {test: max(rows, key=lambda row: float(row["merit"])) for test, rows in own.items()}
 
 
 def setting_of(tried: dict[str, Any]) -> Setting:
@@ -140,9 +151,9 @@ def setting_of(tried: dict[str, Any]) -> Setting:
 class Ours:
     """Our engine, and what it reads for a token."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, weights: Literal["mapped", "resident"]) -> None:
         self.engine: NativeEngine = load_engine(
-            folder, weights="mapped", ngram_tables="mapped", max_cached_tokens=MAX_CACHED_TOKENS, threads=threads
+            folder, weights=weights, ngram_tables="mapped", max_cached_tokens=MAX_CACHED_TOKENS, threads=threads
         )
         self._generator = torch.Generator().manual_seed(7)
         complete(self.engine, self._ids(PROMPT_TOKENS), 2)
@@ -219,9 +230,9 @@ def prepare(options: argparse.Namespace, peer: Peer) -> Path:
     return ours
 
 
-def choose(options: argparse.Namespace, peer: Peer) -> dict[str, Any]:
-    """The peer's best settings, tried once for each pair of models."""
-    kept = options.folder / f"settings-{options.layers}-{options.experts}.json"
+def choose(options: argparse.Namespace, peer: Peer) -> Tried:
+    """What the peer did with each setting, tried once for each pair of models."""
+    kept = Path(options.folder) / f"settings-{options.layers}-{options.experts}.json"
     if not kept.exists():
         kept.write_text(json.dumps(try_settings(peer, options.threads)), encoding="utf-8")
     return dict(json.loads(kept.read_text(encoding="utf-8")))
@@ -230,14 +241,16 @@ def choose(options: argparse.Namespace, peer: Peer) -> dict[str, Any]:
 def measure(options: argparse.Namespace, peer: Peer, folder: Path) -> dict[str, Any]:
     """The record of all turns, or of what the peer failed at."""
     record: dict[str, Any] = {
-        "what": f"{options.layers} dual layers with {options.experts} experts, 4 bits, batch 1, "
-        f"{options.threads} threads: {DECODE_TOKENS} tokens behind {CONTEXT_TOKENS}, and prompts of {PROMPT_TOKENS}",
+        "what": f"{options.layers} dual layers with {options.experts} experts, 4 bits, {options.weights}, "
+        f"batch 1, {options.threads} threads: {DECODE_TOKENS} tokens behind {CONTEXT_TOKENS}, "
+        f"and prompts of {PROMPT_TOKENS}",
     }
     try:
-        best = choose(options, peer)
+        tried = choose(options, peer)
+        best = best_of(tried, peer.shapes)
         decode, prompt = setting_of(best["decode"]), setting_of(best["prompt"])
-        record["peer"] = best | {"bytes_per_token": peer.step_bytes(decode.packing)}
-        ours = Ours(folder, options.threads)
+        record["peer"] = best | {"tried": tried, "bytes_per_token": peer.step_bytes(decode.packing)}
+        ours = Ours(folder, options.threads, options.weights)
         try:
             record["ours"] = {"experts_per_token": ours.experts_per_token, "bytes_per_token": ours.parts}
             turns = [take_turn(ours, peer, decode, prompt) for _ in range(options.turns)]
@@ -255,6 +268,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=4, help="dual layers")
     parser.add_argument("--experts", type=int, default=256, help="per layer; fewer make room for more layers")
     parser.add_argument("--formats", nargs="+", default=["q4_0", "q4_k"], choices=["q4_0", "q4_k"])
+    parser.add_argument("--weights", default="resident", choices=["mapped", "resident"], help="ours")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/kodkod-llama-peer"))
