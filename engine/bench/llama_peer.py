@@ -232,33 +232,48 @@ def prepare(options: argparse.Namespace, peer: Peer) -> Path:
 
 def choose(options: argparse.Namespace, peer: Peer) -> Tried:
     """What the peer did with each setting, tried once for each pair of models."""
-    kept = Path(options.folder) / f"settings-{options.layers}-{options.experts}.json"
+    kept = Path(options.folder) / f"settings-{options.layers}-{options.experts}-{options.threads}.json"
     if not kept.exists():
         kept.write_text(json.dumps(try_settings(peer, options.threads)), encoding="utf-8")
     return dict(json.loads(kept.read_text(encoding="utf-8")))
 
 
 def measure(options: argparse.Namespace, peer: Peer, folder: Path) -> dict[str, Any]:
-    """The record of all turns, or of what the peer failed at."""
-    record: dict[str, Any] = {
+    """The record of all turns."""
+    tried = choose(options, peer)
+    best = best_of(tried, peer.shapes)
+    decode, prompt = setting_of(best["decode"]), setting_of(best["prompt"])
+    ours = Ours(folder, options.threads, options.weights)
+    try:
+        turns = [take_turn(ours, peer, decode, prompt) for _ in range(options.turns)]
+    finally:
+        ours.engine.close()
+    return {
         "what": f"{options.layers} dual layers with {options.experts} experts, 4 bits, {options.weights}, "
         f"batch 1, {options.threads} threads: {DECODE_TOKENS} tokens behind {CONTEXT_TOKENS}, "
         f"and prompts of {PROMPT_TOKENS}",
+        "ours": {"experts_per_token": ours.experts_per_token, "bytes_per_token": ours.parts},
+        "peer": best | {"bytes_per_token": peer.step_bytes(decode.packing), "tried": tried},
+        **conclude(turns),
+        "turns": turns,
     }
-    try:
-        tried = choose(options, peer)
-        best = best_of(tried, peer.shapes)
-        decode, prompt = setting_of(best["decode"]), setting_of(best["prompt"])
-        record["peer"] = best | {"tried": tried, "bytes_per_token": peer.step_bytes(decode.packing)}
-        ours = Ours(folder, options.threads, options.weights)
-        try:
-            record["ours"] = {"experts_per_token": ours.experts_per_token, "bytes_per_token": ours.parts}
-            turns = [take_turn(ours, peer, decode, prompt) for _ in range(options.turns)]
-        finally:
-            ours.engine.close()
-    except PeerFailed as fault:
-        return record | {"peer_failed": str(fault)}
-    return record | conclude(turns) | {"turns": turns}
+
+
+def work(options: argparse.Namespace) -> None:
+    """Write, try, measure, as far as was asked."""
+    shapes = {packing: Shape(options.layers, options.experts, packing, CONFIG) for packing in options.formats}
+    peer = Peer(options.llama_bench, options.folder, shapes)
+    folder = prepare(options, peer)
+    if options.choose:
+        choose(options, peer)
+    if options.prepare or options.choose:
+        return
+    record = measure(options, peer, folder)
+    print(json.dumps({key: record[key] for key in ("ratios", "fraction_of_best_read_rate")}, indent=1))
+    threads = "" if options.threads == os.cpu_count() else f"-{options.threads}-of-{os.cpu_count()}-threads"
+    print(f"kept in {keep(f'llama-peer-{options.layers}-{options.experts}{threads}', record).name}")
+    if not options.keep:
+        shutil.rmtree(options.folder, ignore_errors=True)
 
 
 def main() -> int:
@@ -275,24 +290,12 @@ def main() -> int:
     parser.add_argument("--prepare", action="store_true", help="write the models and end")
     parser.add_argument("--choose", action="store_true", help="also try the peer's settings, and end")
     parser.add_argument("--keep", action="store_true", help="leave the models for another run")
-    options = parser.parse_args()
-    shapes = {packing: Shape(options.layers, options.experts, packing, CONFIG) for packing in options.formats}
-    peer = Peer(options.llama_bench, options.folder, shapes)
-    folder = prepare(options, peer)
-    if options.choose:
-        choose(options, peer)
-    if options.prepare or options.choose:
-        return 0
     try:
-        record = measure(options, peer, folder)
-    finally:
-        if not options.keep:
-            shutil.rmtree(options.folder, ignore_errors=True)
-    print(json.dumps({key: record[key] for key in record if key in ("ratios", "fraction_of_best_read_rate")}, indent=1))
-    print(f"kept in {keep(f'llama-peer-{options.layers}-{options.experts}', record).name}")
-    if "peer_failed" in record:
-        print(f"the peer failed, nothing was compared: {record['peer_failed']}", file=sys.stderr)
-    return int("peer_failed" in record)
+        work(parser.parse_args())
+    except PeerFailed as fault:
+        print(f"the peer failed, nothing was compared: {fault}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
