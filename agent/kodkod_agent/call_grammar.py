@@ -155,11 +155,8 @@ class _ToolGrammar:
             return AnyText(self.tokenizer, may_be_blank=False)
         if where in (("git", "name"), ("git", "revision")):
             return AnyText(self.tokenizer, may_be_empty=key == "revision", not_first=b"-")
-        lines = self._telling_lines(given)
-        if where == ("edit", "line") and lines:
-            return OneOf(self.tokenizer, map(str, lines))
-        if where == ("edit", "replace_all") and lines == []:
-            return OneOf(self.tokenizer, ["true"])
+        if where in _AFTER_OLD and (lines := self._telling_lines(given)) is not None and (key == "line" or not lines):
+            return OneOf(self.tokenizer, map(str, lines) if key == "line" else ["true"])
         if where in _LINES:
             return JsonValue(self.tokenizer, self._line(key, given))
         return self._by_schema(key)

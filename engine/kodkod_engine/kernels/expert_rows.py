@@ -31,7 +31,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     word_of,
 )
 from kodkod_engine.kernels.packed_linear import Packed
-from kodkod_engine.kernels.weight_rows import bring, brought, lies, where
+from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 COLUMNS = ROWS // 2
 """Columns of an expert's inner values at a time, each a row of gate and one of up."""
@@ -155,7 +155,11 @@ def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
     for part in prange(parts):
         sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
         room = np.empty((2 * UNPACKED_COLUMNS, 2 * x.shape[1]), np.uint16)
-        rows, later, step = brought(weight, room), lies(weight), where(weight, COLUMNS_IN_CACHE, UNPACKED_COLUMNS)
+        rows, later, step = (
+            by_kind(weight, weight, room),
+            lies(weight),
+            by_kind(weight, COLUMNS_IN_CACHE, UNPACKED_COLUMNS),
+        )
         first, last = COLUMNS * (fours * part // parts), COLUMNS * (fours * (part + 1) // parts)
         for place in range(len(hit)):
             row = hit[place] * 2 * width
@@ -164,16 +168,16 @@ def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
                 end = min(last, begin + step)
                 bring(weight, row + begin, end - begin, room, 0)
                 bring(weight, row + width + begin, end - begin, room, end - begin)
-                gap, after = where(weight, width, end - begin), row + end if end < last else following + first
+                gap, after = by_kind(weight, width, end - begin), row + end if end < last else following + first
                 tile = starts[place]
                 while tile < starts[place + 1]:
                     num_tiles = min(MAX_TILES, starts[place + 1] - tile)
                     column = begin
                     while column < end:
-                        own = where(weight, row + column, column - begin)
+                        own = by_kind(weight, row + column, column - begin)
                         columns = 2 * COLUMNS if num_tiles == 1 and end - column >= 2 * COLUMNS else COLUMNS
                         ahead = own + columns if column + columns < end else after
-                        ahead = where(weight, ahead, after + column - begin)
+                        ahead = by_kind(weight, ahead, after + column - begin)
                         if columns > COLUMNS:
                             _16_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
                         elif num_tiles == 2:
@@ -195,7 +199,11 @@ def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
         sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
         first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
         room = np.empty((UNPACKED_OUTPUTS, 2 * inner.shape[1]), np.uint16)
-        rows, later, step = brought(weight, room), lies(weight), where(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS)
+        rows, later, step = (
+            by_kind(weight, weight, room),
+            lies(weight),
+            by_kind(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS),
+        )
         for begin in range(first, last, OUTPUTS_IN_CACHE):
             end = min(last, begin + OUTPUTS_IN_CACHE)
             for place in range(len(hit)):
@@ -209,10 +217,10 @@ def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
                         num_tiles = min(MAX_TILES, starts[place + 1] - tile)
                         column = block
                         while column < stop:
-                            own = where(weight, row + column, column - block)
+                            own = by_kind(weight, row + column, column - block)
                             count = MANY_ROWS if num_tiles == 1 and stop - column >= MANY_ROWS else ROWS
                             ahead = own + count if column + count < stop else after
-                            ahead = where(weight, ahead, after + column - block)
+                            ahead = by_kind(weight, ahead, after + column - block)
                             if count == MANY_ROWS:
                                 _16_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
                             elif num_tiles == 2:

@@ -18,13 +18,8 @@ def bring(weight: Any, row: Any, count: Any, room: Any, place: Any) -> None:
     raise NotImplementedError("for compiled code alone")
 
 
-def brought(weight: Any, room: Any) -> Any:
-    """Inside a kernel: the array, bf16 bits [rows, in], that has the rows."""
-    raise NotImplementedError("for compiled code alone")
-
-
-def where(weight: Any, row: Any, place: Any) -> Any:
-    """Inside a kernel: the number in `brought` of what is `row` of the weight, or `place` of the room."""
+def by_kind(weight: Any, plain: Any, packed: Any) -> Any:
+    """Inside a kernel: `plain` for a weight of bf16 bits, whose rows are read where they lie; `packed` for another."""
     raise NotImplementedError("for compiled code alone")
 
 
@@ -45,18 +40,11 @@ def _bring(weight, row, count, room, place):  # type: ignore[no-untyped-def]  # 
     return unpack
 
 
-@overload(brought, inline="always")
-def _brought(weight, room):  # type: ignore[no-untyped-def]  # numba compares signatures
+@overload(by_kind, inline="always")
+def _by_kind(weight, plain, packed):  # type: ignore[no-untyped-def]  # numba compares signatures
     if isinstance(weight, types.Array):
-        return lambda weight, room: weight  # noqa: ARG005  # numba compares signatures
-    return lambda weight, room: room  # noqa: ARG005  # numba compares signatures
-
-
-@overload(where, inline="always")
-def _where(weight, row, place):  # type: ignore[no-untyped-def]  # numba compares signatures
-    if isinstance(weight, types.Array):
-        return lambda weight, row, place: row  # noqa: ARG005  # numba compares signatures
-    return lambda weight, row, place: place  # noqa: ARG005  # numba compares signatures
+        return lambda weight, plain, packed: plain  # noqa: ARG005  # numba compares signatures
+    return lambda weight, plain, packed: packed  # noqa: ARG005  # numba compares signatures
 
 
 @overload(lies, inline="always")
