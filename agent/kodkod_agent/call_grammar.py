@@ -2,7 +2,7 @@
 
 The schema says of what type an argument is. Where the world says more, it is asked: a path leads to what is there, an
 edit quotes what stands in the file and says which place it means where there are several, a line is one the file has.
-What others depend on comes before them, a path and a quotation; otherwise the arguments may come in any order.
+A path comes before what depends on it; otherwise the arguments may come in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kodkod_agent.call_world import Automata, CallWorld, ChangedWorld, Kind, Tre
 from kodkod_agent.schema_grammar import value_by_schema
 from kodkod_engine.chat.arguments import argument_kinds, declared_properties
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor
+from kodkod_engine.constraints.acceptors import EndingWhere, OneOf, ValueAcceptor
 from kodkod_engine.constraints.free_text import AnyText
 from kodkod_engine.constraints.json_values import JsonValue
 from kodkod_engine.constraints.paths import ExistingPath, NewPath
@@ -32,7 +32,7 @@ _LINES = {("view", "start"), ("view", "end"), ("view", "around"), ("edit", "line
 _EXISTING = {("view", "path"): Kind.ANYTHING, ("search", "path"): Kind.ANYTHING, ("find", "path"): Kind.FOLDER,
              ("edit", "path"): Kind.TEXT}  # fmt: skip
 _AFTER_PATH = {("edit", "old"), *_LINES}
-_AFTER_OLD = {("edit", "line"), ("edit", "replace_all")}
+_TELLS_PLACE = {("edit", "line"), ("edit", "replace_all")}
 _EXCLUDES = {
     "view": {"around": {"start", "end"}, "start": {"around"}, "end": {"around"}},
     "shell": {"command": {"job", "kill"}, "job": {"command", "background"}, "kill": {"command", "background"},
@@ -113,10 +113,7 @@ class _ToolGrammar:
         return left if needed & set(left) else [*left, None]
 
     def _is_known(self, key: str, given: Mapping[str, str]) -> bool:
-        where = (self.spec.name, key)
-        if where in _AFTER_OLD and "old" not in given:
-            return False
-        return where not in _AFTER_PATH or "path" in given or self.spec.name == "git"
+        return (self.spec.name, key) not in _AFTER_PATH or "path" in given or self.spec.name == "git"
 
     def _telling_lines(self, given: Mapping[str, str]) -> list[int] | None:
         """Of an edit that does not say yet which of several places it means: the lines that would."""
@@ -150,12 +147,12 @@ class _ToolGrammar:
         if where == ("git", "path"):
             return NewPath(self.tokenizer, (".git",))
         if where == ("edit", "old") and path is not None:
-            return self._old(path)
+            return self._old(path, given)
         if where == ("git", "message"):
             return AnyText(self.tokenizer, may_be_blank=False)
         if where in (("git", "name"), ("git", "revision")):
             return AnyText(self.tokenizer, may_be_empty=key == "revision", not_first=b"-")
-        if where in _AFTER_OLD and (lines := self._telling_lines(given)) is not None and (key == "line" or not lines):
+        if where in _TELLS_PLACE and (lines := self._telling_lines(given)) is not None and (key == "line" or not lines):
             return OneOf(self.tokenizer, map(str, lines) if key == "line" else ["true"])
         if where in _LINES:
             return JsonValue(self.tokenizer, self._line(key, given))
@@ -170,11 +167,18 @@ class _ToolGrammar:
         lowest = int(given["start"]) if key == "end" and "start" in given else 1
         return {"type": "integer", "minimum": lowest, "maximum": max(lowest, min(highest))}
 
-    def _old(self, path: str) -> ValueAcceptor:
+    def _old(self, path: str, given: Mapping[str, str]) -> ValueAcceptor:
+        """A stretch of the file; if the call said before which place it means, one that can be told by it.
+
+        Any other grows into one: of places that look alike the first can go on for longer than the others.
+        """
         built = self.world.quotable(path)
         if built is None:
             raise ValueError(f"{path} cannot be read as text")
-        return built.result()
+        if not given.keys() & {"line", "replace_all"} or given.get("replace_all") == "true":
+            return built.result()
+        line = int(given["line"]) if "line" in given else None
+        return EndingWhere(self.tokenizer, built.result(), lambda old: self.world.can_be_told(path, old, line))
 
     def _by_schema(self, key: str) -> ValueAcceptor:
         parameters = self.spec.parameters

@@ -23,7 +23,7 @@ from kodkod_tools.files import read_text
 from kodkod_tools.paths import resolve, resolve_readable, resolve_writable
 from kodkod_tools.text.encoding import UTF8, Encoding, NotText, detect, encode
 from kodkod_tools.text.lines import split
-from kodkod_tools.text.replace import Applied, replace, telling_lines
+from kodkod_tools.text.replace import Applied, replace, telling_lines, tells_one_place
 
 if TYPE_CHECKING:
     from kodkod_engine.constraints.turn_constraint import Made
@@ -231,15 +231,24 @@ class ChangedWorld:
 
     def quotable(self, path: str) -> Future[StretchOf] | None:
         """The automaton of a file, being built; None where there is no text."""
-        relative = self.base.relative(path)
-        text = None if relative is None else self.text(relative)
+        text = self._named_text(path)
         return None if text is None else self.base.automata.prepare(text)
 
     def telling_lines(self, path: str, old: str) -> list[int] | None:
         """See `replace.telling_lines`; None where there is no text."""
-        relative = self.base.relative(path)
-        text = None if relative is None else self.text(relative)
+        text = self._named_text(path)
         return None if text is None else telling_lines(text, old, _MAX_PLACES)
+
+    def can_be_told(self, path: str, old: str, line: int | None) -> bool:
+        """Whether a quotation means one place of a file, with that line or with one that is still to be named."""
+        text = self._named_text(path)
+        if text is None or tells_one_place(text, old, line):
+            return True
+        return line is None and bool(telling_lines(text, old, _MAX_PLACES))
+
+    def _named_text(self, path: str) -> str | None:
+        relative = self.base.relative(path)
+        return None if relative is None else self.text(relative)
 
     def num_lines(self, path: str) -> int | None:
         """Of a text file, 1 of an empty one; None of anything else."""

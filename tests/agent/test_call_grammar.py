@@ -155,13 +155,12 @@ ARGUMENTS = {
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), order=st.randoms(use_true_random=False))
 def test_what_can_be_done_can_be_said(kind, name, data, order, grammars, tree, tools, tokenizer, nano_tokenizer):
-    """As the template writes it, token by token; what others depend on comes before them, all else in any order."""
+    """As the template writes it, token by token; a path comes before what depends on it, all else in any order."""
     vocabulary = tokenizer if kind == "bytes" else nano_tokenizer
     arguments = data.draw(edits(tree) if name == "edit" else ARGUMENTS[name])
     keys = [key for key in arguments if key not in ("path", "action")]
     order.shuffle(keys)
     keys = [key for key in ("path", "action") if key in arguments] + keys
-    keys.sort(key=lambda key: name == "edit" and key in ("line", "replace_all"))
     made = ToolCall(id="", name=name, arguments={key: arguments[key] for key in keys})
     registry.parse_call(made)
     ids = encode_pieces(vocabulary, call_pieces(made))
@@ -217,6 +216,33 @@ def test_an_edit_of_what_stands_in_several_places_says_which_it_means(tokenizer,
     assert first_refused(grammars["bytes"].constraint(), said(tokenizer, made)) is None
 
 
+PLACE_FIRST = ("path", "line", "replace_all", "old", "new")
+
+
+@pytest.mark.parametrize(
+    ("which", "can_be_said"),
+    [
+        ({"line": 1, "old": "def"}, True),
+        ({"line": 5, "old": "def"}, True),
+        ({"line": 2, "old": "def"}, False),
+        ({"line": 2, "old": "def add"}, True),
+        ({"line": 1, "old": "a"}, False),
+        ({"replace_all": True, "old": "a"}, True),
+        ({"line": 1, "replace_all": True, "old": "a"}, True),
+        ({"line": 1, "replace_all": False, "old": "a"}, False),
+        ({"replace_all": False, "old": "def"}, False),
+        ({"replace_all": False, "old": "def add"}, True),
+    ],
+    ids=str,
+)
+def test_an_edit_that_names_its_place_first_quotes_what_can_be_told_by_it(tokenizer, grammars, which, can_be_said):
+    made = call("edit", path="src/app.py", new="y", **which)
+    in_order = made.model_copy(
+        update={"arguments": {key: made.arguments[key] for key in PLACE_FIRST if key in made.arguments}}
+    )
+    assert (first_refused(grammars["bytes"].constraint(), said(tokenizer, in_order)) is None) == can_be_said
+
+
 def test_where_no_line_tells_the_places_from_each_other_all_are_meant(tokenizer, grammars):
     written = call("write", path="src/twice.py", content="x = x\n")
     tries = [{}, {"line": 1}, {"replace_all": False}, {"replace_all": True}]
@@ -262,7 +288,6 @@ def test_what_a_turn_writes_is_there_for_the_calls_behind(tokenizer, grammars):
         call("edit", path="src/app.py", old="def", new="y", line=2),
         call("edit", path="src/app.py", old="def", new="y", replace_all=False),
         call("edit", path="src/app.py", old="a", new="y", line=1),
-        call("edit", path="src/app.py", line=1, old="def", new="y"),
         call("edit", path="src/inner/empty.py", old="x", new="y"),
         call("edit", path="data.bin", old="x", new="y"),
         call("view", path="out/passwd"),

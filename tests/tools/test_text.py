@@ -12,7 +12,7 @@ from kodkod_tools.text.encoding import NotText, decode, detect, encode, line_end
 from kodkod_tools.text.indent import relate
 from kodkod_tools.text.lines import read_window, split, with_ends
 from kodkod_tools.text.nearest import nearest
-from kodkod_tools.text.replace import Adjustment, Ambiguous, Applied, Missed, replace, telling_lines
+from kodkod_tools.text.replace import Adjustment, Ambiguous, Applied, Missed, replace, telling_lines, tells_one_place
 from kodkod_tools.text.truncate import cut_line, cut_middle, plain
 
 few = settings(max_examples=150, deadline=None)
@@ -56,6 +56,13 @@ def test_the_lines_that_tell_a_place_are_those_with_which_it_is_replaced(text: s
         assert lines == taken
     else:
         assert lines == [line for line in taken if line < text.count("\n", 0, starts[most]) + 1]
+
+
+@few
+@given(crowded, st.text(alphabet="ab\n", min_size=1, max_size=4), st.none() | st.integers(1, 12))
+def test_what_tells_one_place_is_replaced_there(text: str, old: str, line: int | None) -> None:
+    is_replaced = old in text and isinstance(replace(text, old, "x", line=line), Applied)
+    assert tells_one_place(text, old, line) == is_replaced
 
 
 @few

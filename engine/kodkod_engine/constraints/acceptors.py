@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -86,6 +87,42 @@ class _Node:
 
     def after(self, token_id: int) -> ValueState:
         return self.children[token_id]
+
+
+@dataclass(frozen=True, slots=True)
+class EndingWhere:
+    """Those texts of another acceptor that pass a check.
+
+    Behind every text that fails it, a longer one that passes has to be within reach.
+    """
+
+    tokenizer: Tokenizer
+    acceptor: ValueAcceptor
+    passes: Callable[[str], bool]
+
+    def start(self) -> ValueState:
+        """See `ValueAcceptor`."""
+        return _Checked(self, self.acceptor.start(), b"")
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """See `ValueState`."""
+
+    owner: EndingWhere
+    state: ValueState
+    written: bytes
+
+    @property
+    def allowed(self) -> Collection[int]:
+        return self.state.allowed
+
+    @cached_property
+    def may_end(self) -> bool:
+        return self.state.may_end and self.owner.passes(self.written.decode())
+
+    def after(self, token_id: int) -> ValueState:
+        return _Checked(self.owner, self.state.after(token_id), self.written + self.owner.tokenizer.bytes_of(token_id))
 
 
 class PrefixAcceptor(Protocol):

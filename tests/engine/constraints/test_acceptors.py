@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodkod_engine.constraints.acceptors import OneOf, ValueAcceptor, ValueState
+from kodkod_engine.constraints.acceptors import EndingWhere, OneOf, ValueAcceptor, ValueState
 from kodkod_engine.constraints.free_text import FreeText
 from kodkod_engine.constraints.spans import SpanOfLine
 
@@ -26,6 +26,12 @@ def all_from(state: ValueState, prefix: tuple[int, ...]) -> set[tuple[int, ...]]
 def test_one_of_is_its_texts_and_no_others(tokenizer):
     texts = ["", "a", "ab", "pkg/mod.py", "pkg/model.py", "ü"]
     assert {tokenizer.decode(ids) for ids in all_of(OneOf(tokenizer, texts))} == set(texts)
+
+
+def test_ending_where_is_what_passes_of_another(tokenizer):
+    texts = ["a", "ab", "abc", "ü", "über"]
+    even = EndingWhere(tokenizer, OneOf(tokenizer, texts), lambda text: len(text) % 2 == 0)
+    assert {tokenizer.decode(ids) for ids in all_of(even)} == {"ab", "über"}
 
 
 LINES = st.text(alphabet="ab =().,é\t1", min_size=1, max_size=14).filter(lambda line: bool(line.strip()))

@@ -133,6 +133,20 @@ def telling_lines(text: str, old: str, most: int) -> list[int] | None:
     return [line for line, depth in enumerate(depths, firsts[0]) if depth == 1]
 
 
+def tells_one_place(text: str, old: str, line: int | None = None) -> bool:
+    """Whether `replace` would take one place of `old` as it stands: the only one, or the only one on that line."""
+    if _stands_once(text, old):
+        return True
+    if line is None:
+        return False
+    first, last = line_span(text, line)
+    return _stands_once(text[max(0, first + 1 - len(old)) : last + len(old)], old)
+
+
+def _stands_once(text: str, old: str) -> bool:
+    return len(list(islice(_occurrences(text, old), 2))) == 1
+
+
 def _exact_matches(text: str, old: str) -> list[_Match]:
     return [_Match(at, at + len(old)) for at in _occurrences(text, old)]
 
