@@ -58,10 +58,10 @@ def calc(project: Path) -> str:
 
 @pytest.mark.skipif(landlock.missing() is not None, reason=str(landlock.missing()))
 def test_a_whole_repair_with_the_model_that_comes_along(project: Path) -> None:
-    """From the prompt by way of approved edits to green tests; each edit is asked about, and nothing else is."""
+    """From words typed before the app is there, by way of approved edits, to green tests; each edit is asked about."""
     with opened(project, "--sandbox", "landlock", "--env", PYTHON, KODKOD_ENGINE__THREADS="1") as tmux:
-        tmux.until("nano  landlock")
         tmux.say("A test fails. Mend it.")
+        tmux.until("nano  landlock")
         asked = 0
         while True:
             shown = tmux.until("May it change a file?", "tests pass ·", "tests fail", "✗ ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
 from contextlib import suppress
 from importlib.metadata import version
@@ -73,6 +74,8 @@ class KodkodApp(Actions):
         self.workbench = Workbench(wish, self.feed)
         self.store = s.Store()
         self.meter = Meter()
+        self.hears_keys = threading.Event()
+        """There is somebody to take them: the driver's thread keeps back what was typed before."""
         self._fed = asyncio.Event()
         self._stop_pressed_s = 0.0
         self._leave_pressed_s = 0.0
@@ -106,6 +109,7 @@ class KodkodApp(Actions):
         return DARK.variables
 
     def _begin(self) -> None:
+        self.hears_keys.set()
         loop = asyncio.get_running_loop()
         self.feed.wake = lambda: loop.call_soon_threadsafe(self._fed.set)
         self._fed.set()

@@ -1,4 +1,7 @@
-"""The terminal as Textual drives it, but for three things.
+"""The terminal as Textual drives it, but for four things.
+
+What is typed before the app hears keys waits for it: Textual reads at once, and drops what comes before a screen is
+there.
 
 A terminal that is gone ends the app instead of blocking it: Textual's writing thread dies of the first write to a
 closed terminal, and whoever writes after that waits for ever.
@@ -52,9 +55,12 @@ class TerminalDriver(LinuxDriver):
         self._terminal_app = app
 
     def run_input_thread(self) -> None:
-        """Keys, mouse and pasted text to the app, until it is left."""
+        """Keys, mouse and pasted text to the app, from when it hears them until it is left."""
         parser, decode = XTermParser(), getincrementaldecoder("utf-8")("replace").decode
-        wait_s = _IDLE_S
+        while not self._terminal_app.hears_keys.wait(_IDLE_S):
+            if self.exit_event.is_set():
+                return
+        is_typed_ahead, wait_s = True, 0.0
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
@@ -62,8 +68,11 @@ class TerminalDriver(LinuxDriver):
                 if is_typed:
                     if not (data := self._read()):
                         return
+                    if is_typed_ahead:
+                        data = data.replace(b"\n", b"\r")  # Enter, as a terminal in a shell's hands passes it on
                     self._pass_on(parser.feed(text) if (text := decode(data)) else ())
                 self._pass_on(parser.tick())
+                is_typed_ahead = False
                 wait_s = constants.ESCAPE_DELAY + _MARGIN_S if is_typed else _IDLE_S
 
     def start_application_mode(self) -> None:

@@ -30,6 +30,7 @@ class Leaving:
 
     def __init__(self) -> None:
         self.was_told = threading.Event()
+        self.hears_keys = threading.Event()
 
     def told_to_leave(self, number: int) -> None:
         """See `KodkodApp`."""
@@ -54,9 +55,12 @@ class Heard(TerminalDriver):
 class Typist:
     """Types on one end of a pipe; a driver reads the other in its thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, typed_ahead: bytes = b"") -> None:
         reading, self._writing = os.pipe()
+        self.types(typed_ahead)
         self.app = Leaving()
+        if not typed_ahead:
+            self.app.hears_keys.set()
         self.driver = Heard(self.app, reading)
         self.driver._loop = cast("Any", self)
         self.thread = threading.Thread(target=self.driver.run_input_thread, daemon=True)
@@ -132,3 +136,22 @@ async def test_a_terminal_that_is_gone_is_told_once_and_no_longer_read(typist: T
     assert typist.app.was_told.wait(_TIMEOUT_S)
     typist.thread.join(_TIMEOUT_S)
     assert not typist.thread.is_alive()
+
+
+async def test_what_is_typed_before_the_app_hears_keys_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    typist = Typist(typed_ahead=b"hi\n")
+    try:
+        typist.types(b"x")
+        assert not typist.driver.keys
+        typist.app.hears_keys.set()
+        assert typist.until(4) == ["h", "i", "enter", "x"], "a line feed is an Enter of before"
+        typist.types(b"\n")
+        assert typist.until(5)[-1] == "ctrl+j"
+    finally:
+        typist.close()
+
+
+async def test_an_app_that_is_left_before_it_hears_keys_leaves_nobody_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    Typist(typed_ahead=b"x").close()
