@@ -131,7 +131,10 @@ class SessionFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as fault:
-                raise SessionBusy(f"session {self.path.name} is open elsewhere; close it there, or fork it") from fault
+                name = self.path.name
+                raise SessionBusy(
+                    f"session {name} is open elsewhere; close it there, or go on beside it with kodkod --fork {name}"
+                ) from fault
             yield
 
 

@@ -56,6 +56,8 @@ def _wish(fork: str | None, flags: Mapping[str, Any]) -> Wish:
     if parent and flags["resume"] not in (None, parent):
         raise click.UsageError("-r and --fork name two sessions; give one")
     place = find_place({**flags, "resume": parent or flags["resume"], "fork": fork is not None})
+    if place.session_id is not None and fork is None:
+        _look_whether_free(place.session_id)
     return Wish(
         place.work_tree,
         _said(flags),
@@ -65,6 +67,19 @@ def _wish(fork: str | None, flags: Mapping[str, Any]) -> Wish:
         allow_build_network=flags["allow_build_network"],
         trusts=flags["trust"],
     )
+
+
+def _look_whether_free(session_id: str) -> None:
+    """Before a screen is painted, that would have nothing to show.
+
+    Raises:
+        SessionBusy: it is open in another process.
+    """
+    from kodkod_agent.session_folder import SessionFolder
+    from kodkod_app import paths
+
+    with SessionFolder.find(paths.sessions_folder(), session_id).locked():
+        pass
 
 
 def _fork_point(fork: str | None) -> tuple[str | None, int | None]:

@@ -159,6 +159,9 @@ class KodkodApp(Actions):
             self.notify(
                 f"there is no command {inert_line(text, 40)}; /help lists them", markup=False, severity="warning"
             )
+        elif self.is_shut:
+            self.prompt.put(text)
+            self.notify(self.without_session, severity="warning")
         elif self.is_busy or not self.is_open:
             self.queue.add(text)
         else:

@@ -79,5 +79,5 @@ class Lists(Opening):
         """What is added to the session; None, and the person is told, where none is open."""
         extras = None if self._is_covered else self.workbench.extras
         if extras is None and not self._is_covered:
-            self.notify("no session is open yet")
+            self.notify(self.without_session)
         return extras

@@ -36,7 +36,7 @@ class Opening(Updating):
         if self.is_busy or not self.is_open:
             stoppable = "not while something runs; Esc stops it"
             busy = stoppable if self.is_stoppable else "one moment: what the run changed is being looked up"
-            self.notify(busy if self.is_busy else "no session is open yet")
+            self.notify(busy if self.is_busy else self.without_session)
             return False
         return True
 

@@ -42,6 +42,8 @@ class Updating(App[int]):
         super().__init__()
         self.is_open = False
         """A session is there, and something may be said."""
+        self.is_shut = False
+        """None could be opened, and none will be."""
         self.is_busy = False
         """A run, or a command of the person's, goes on."""
         self.is_ending = False
@@ -217,11 +219,16 @@ class Updating(App[int]):
     def _failed(self, fault: u.Fault) -> None:
         self.store.add(s.Note(inert(fault.text), s.NoteKind.FAULT))
         if fault.is_fatal:
+            self.is_shut, self.is_open = True, False
             self.exit_code = fault.exit_code
             self._activity = ""
-            self.store.add(
-                s.Note("no session is open; /doctor tells what is missing, /quit leaves", s.NoteKind.WARNING)
-            )
+            self.store.add(s.Note(f"{self.without_session}; /doctor tells what is missing", s.NoteKind.WARNING))
+            self._give_back()
+
+    @property
+    def without_session(self) -> str:
+        """What a person is told who wants something that needs a session."""
+        return "no session could be opened; /quit leaves" if self.is_shut else "no session is open yet"
 
     def _shell_told(self, item: u.ShellBegan | u.ShellSaid | u.ShellEnded) -> None:
         match item:

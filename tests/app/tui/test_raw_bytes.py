@@ -20,6 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kodkod_agent.session_folder import SessionFolder
+
 CLIPBOARD = "\x1b]52;c;aG9zdGlsZQ==\x07"
 HOSTILE = f"{CLIPBOARD}\x1b]0;title-of-mine\x07\x1b[13;37H\x1b[6n\x1bP+q544e\x1b\\\x9b13;37H\x9d52;c;aG9zdGlsZQ==\x9c"
 TRACES = (b"]52;", b"]0;", b"[13;37H", b"[6n", b"P+q", b"\xc2\x9b", b"\xc2\x9d")
@@ -155,6 +157,15 @@ def test_what_was_stopped_from_outside_goes_on_and_leaves_the_terminal_as_it_was
         terminal.press("\r")
         assert exit_code_of(terminal.pid) == 0
         assert terminal.edits_lines
+
+
+def test_a_session_that_is_open_elsewhere_is_told_before_a_screen_is_painted(project: Path, home: Path) -> None:
+    folder = SessionFolder.make(home / "sessions")
+    folder.describe(project)
+    with folder.locked(), opened(project, "-r", folder.path.name) as terminal:
+        assert exit_code_of(terminal.pid) == 2
+        terminal.until(lambda text: f"kodkod --fork {folder.path.name}" in text, "the way out")
+        assert b"\x1b[?1049h" not in terminal.raw
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
