@@ -94,7 +94,7 @@ def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool, expa
         table.add_column(name, min_width=width, justify="right" if name == "steps" else "left", no_wrap=True)
     table.add_column("title", overflow="ellipsis", no_wrap=True, ratio=2)
     if with_work_tree:
-        table.add_column("work tree", overflow="fold", ratio=2, min_width=9)
+        table.add_column("folder", overflow="fold", ratio=2)
     for info, ending in rows:
         title = info.title
         if info.forked_from is not None:
