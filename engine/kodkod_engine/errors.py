@@ -9,6 +9,7 @@
     │   ├── BackendMissing           4   its package is not installed
     │   └── ServerUnreachable        4   no server answers there, or it does not say what is needed
     ├── DiskFull                     1   no room for what is being written
+    ├── FolderBusy                   1   another process writes to the folder
     ├── NotEnoughMemory              4   the model fits nowhere on this machine (placement)
     ├── RequestError                 2   the request cannot be served as it stands
     │   ├── PromptTooLong            2   prompt and answer do not fit the context or the cache
@@ -65,6 +66,10 @@ class ServerUnreachable(BackendUnavailable):
 
 class DiskFull(EngineError):
     """No room for what is being written; says how much is missing."""
+
+
+class FolderBusy(EngineError):
+    """Another process writes to the folder."""
 
 
 class NotEnoughMemory(EngineError):

@@ -19,7 +19,7 @@ def command(repository: str, folder: Path | None, revision: str, endpoint: str |
     """Fetch REPOSITORY (OWNER/NAME) to FOLDER; without it, to a folder of its name.
 
     Cut off at any moment, the same command goes on where it was. Sizes and hashes are compared with what the hub says;
-    a file that differs is fetched again.
+    a file that differs is fetched again. In a folder with files of your own none of them is replaced.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise click.UsageError(f"{repository} is no OWNER/NAME; name a repository of the hub")
