@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, UnknownArchitecture
 from kodkod_engine.models.ngram_spec import NgramSpec, polynomial_spec
@@ -120,49 +120,58 @@ class ModelConfig:
         return self.rope.score_scale / math.sqrt(self.qk_nope_head_dim + self.qk_rope_head_dim)
 
 
+Width = Annotated[int, Field(gt=0, le=1 << 20)]
+"""A dimension of a matrix. The limits keep what a wrong file says from being computed with, or built: no product of
+these numbers leaves 63 bits."""
+Count = Annotated[int, Field(gt=0, le=1 << 16)]
+"""Of heads, layers, experts."""
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Positions = Annotated[int, Field(gt=0, lt=1 << 31)]
+
+
 class _RawConfig(BaseModel):
     """The keys of `config.json` that matter; names differ between writers."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
     architectures: list[str] = Field(min_length=1)
-    vocab_size: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    num_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
-    q_lora_rank: int = Field(gt=0)
-    kv_lora_rank: int = Field(gt=0)
-    qk_nope_head_dim: int = Field(gt=0)
-    qk_rope_head_dim: int = Field(gt=0, multiple_of=2)
-    v_head_dim: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 24)
+    hidden_size: Width
+    num_layers: Count
+    num_attention_heads: Count
+    q_lora_rank: Width
+    kv_lora_rank: Width
+    qk_nope_head_dim: Count
+    qk_rope_head_dim: Count = Field(multiple_of=2)
+    v_head_dim: Count
     mla_scale_q_lora: bool = True
     mla_scale_kv_lora: bool = True
-    ffn_hidden_size: int = Field(gt=0, validation_alias=AliasChoices("ffn_hidden_size", "intermediate_size"))
-    expert_ffn_hidden_size: int = Field(
-        gt=0, validation_alias=AliasChoices("expert_ffn_hidden_size", "moe_intermediate_size")
+    ffn_hidden_size: Width = Field(validation_alias=AliasChoices("ffn_hidden_size", "intermediate_size"))
+    expert_ffn_hidden_size: Width = Field(
+        validation_alias=AliasChoices("expert_ffn_hidden_size", "moe_intermediate_size")
     )
-    n_routed_experts: int = Field(gt=0, validation_alias=AliasChoices("n_routed_experts", "num_local_experts"))
-    zero_expert_num: int = Field(default=0, ge=0)
+    n_routed_experts: Count = Field(validation_alias=AliasChoices("n_routed_experts", "num_local_experts"))
+    zero_expert_num: int = Field(default=0, ge=0, le=1 << 16)
     zero_expert_type: str = "identity"
-    moe_topk: int = Field(gt=0, validation_alias=AliasChoices("moe_topk", "num_experts_per_tok"))
-    routed_scaling_factor: float = 1.0
+    moe_topk: Count = Field(validation_alias=AliasChoices("moe_topk", "num_experts_per_tok"))
+    routed_scaling_factor: FiniteFloat = Field(default=1.0, gt=0)
     norm_topk_prob: bool = False
     router_bias: bool = False
     attention_bias: bool = False
     attention_method: str = "MLA"
     hidden_act: str = "silu"
     nextn_use_scmoe: bool = False
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10_000_000.0
+    rms_norm_eps: FiniteFloat = Field(default=1e-5, ge=0)
+    rope_theta: FiniteFloat = 10_000_000.0
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
-    max_position_embeddings: int = Field(gt=0)
-    bos_token_id: int = 1
-    eos_token_id: int = 2
+    max_position_embeddings: Positions
+    bos_token_id: TokenId = 1
+    eos_token_id: TokenId = 2
     tie_word_embeddings: bool = False
-    ngram_vocab_size_ratio: float | None = None
-    emb_neighbor_num: int | None = None
-    emb_split_num: int | None = None
+    ngram_vocab_size_ratio: Annotated[FiniteFloat, Field(gt=0, le=1 << 16)] | None = None
+    emb_neighbor_num: Count | None = None
+    emb_split_num: Count | None = None
     quantization_config: dict[str, Any] | None = None
 
 
@@ -170,13 +179,13 @@ class _RawRope(BaseModel):
     """The keys that say how positions are encoded, wherever they stood."""
 
     rope_type: str = Field(default="default", validation_alias=AliasChoices("rope_type", "type"))
-    rope_theta: float = Field(gt=1)
-    factor: float | None = Field(default=None, gt=0)
-    original_max_position_embeddings: int = Field(gt=0)
-    beta_fast: float = Field(default=32.0, gt=0)
-    beta_slow: float = Field(default=1.0, gt=0)
-    mscale: float = Field(default=0.0, ge=0)
-    mscale_all_dim: float = Field(default=0.0, ge=0)
+    rope_theta: FiniteFloat = Field(gt=1)
+    factor: FiniteFloat | None = Field(default=None, gt=0)
+    original_max_position_embeddings: Positions
+    beta_fast: FiniteFloat = Field(default=32.0, gt=0)
+    beta_slow: FiniteFloat = Field(default=1.0, gt=0)
+    mscale: FiniteFloat = Field(default=0.0, ge=0)
+    mscale_all_dim: FiniteFloat = Field(default=0.0, ge=0)
 
 
 def load_config(checkpoint_dir: str | Path) -> ModelConfig:
