@@ -94,14 +94,22 @@ class Checkpoint:
 
         Raises:
             CheckpointMissing: no folder, no index, or a shard that is not there.
-            CheckpointCorrupt: a file that is not safetensors, or shorter than its header says.
+            CheckpointCorrupt: a file that is not safetensors, or shorter than its header says; a tensor in two files.
         """
         self.folder = Path(folder)
         self.tensors: dict[str, StoredTensor] = {}
         for shard in self._shards() if files is None else [self.folder / name for name in files]:
             for tensor in read_header(shard):
-                self.tensors[tensor.name] = tensor
+                self._add(tensor)
         self._join_scales()
+
+    def _add(self, tensor: StoredTensor) -> None:
+        known = self.tensors.setdefault(tensor.name, tensor)
+        if known is not tensor:
+            raise CheckpointCorrupt(
+                f"{tensor.file}: {tensor.name} is in {known.file.name} too; remove the file that does not belong here, "
+                "or fetch the checkpoint again"
+            )
 
     def _join_scales(self) -> None:
         """Block scales belong to their matrices; they are no tensors of their own."""
@@ -201,7 +209,7 @@ def read_header(path: Path) -> list[StoredTensor]:
         with _reading(path) as handle:
             size = path.stat().st_size
             base, entries = _parse_header(handle, size)
-    except (OSError, ValueError, AttributeError, TypeError) as cause:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as cause:
         raise fault from cause
     tensors = [_stored(name, entry, path, base) for name, entry in entries.items()]
     if not all(tensor.fills_its_bytes for tensor in tensors):

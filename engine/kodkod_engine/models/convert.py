@@ -25,7 +25,7 @@ from kodkod_engine.layers.packed import Precisions, Slot
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import load_config
 from kodkod_engine.models.converted import ConvertedFile, Manifest, read_manifest
-from kodkod_engine.models.loading import MTP_PREFIX, build_model, stored_dtype
+from kodkod_engine.models.loading import MTP_PREFIX, build_model, require_parts, stored_dtype
 from kodkod_engine.models.longcat_flash import LongcatFlash, Slots
 from kodkod_engine.models.mtp import MtpBlock
 from kodkod_engine.models.packing import pack_model
@@ -91,6 +91,7 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     """
     config = load_config(source)
     checkpoint = Checkpoint(source)
+    require_parts(config, checkpoint, is_converted=False)
     dtype = stored_dtype(checkpoint)
     has_mtp = any(name.startswith(MTP_PREFIX) for name in checkpoint.tensors)
     model, mtp = build_model(config, with_mtp=has_mtp, dtype=dtype, activation_dtype=torch.float32, device="meta")

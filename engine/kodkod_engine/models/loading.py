@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kodkod_engine.errors import UnknownArchitecture
+from kodkod_engine.errors import CheckpointCorrupt, UnknownArchitecture
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
@@ -98,6 +98,20 @@ def build_model(
     return model, mtp
 
 
+def require_parts(config: ModelConfig, checkpoint: Checkpoint, *, is_converted: bool) -> None:
+    """That there are tensors enough for the layers and experts, before a model of all of them is built to compare.
+
+    Raises:
+        CheckpointCorrupt: there are not.
+    """
+    parts = config.num_layers * (1 if is_converted else config.num_experts)
+    if parts > len(checkpoint.tensors):
+        raise CheckpointCorrupt(
+            f"{checkpoint.folder}: {config.num_layers} layers of {config.num_experts} experts in "
+            f"{len(checkpoint.tensors)} tensors cannot be; config.json and weights do not match"
+        )
+
+
 def load_model(
     checkpoint_dir: str | Path,
     *,
@@ -126,6 +140,7 @@ def load_model(
     if manifest is not None:
         require_complete(folder, manifest)
     checkpoint = Checkpoint(folder, None if manifest is None else list(manifest.files))
+    require_parts(config, checkpoint, is_converted=manifest is not None)
     # Whoever names a dtype wants numbers of it.
     keeps = stored_precisions(checkpoint) if dtype is None else UNPACKED
     dtype = dtype or stored_dtype(checkpoint)

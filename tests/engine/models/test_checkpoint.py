@@ -18,8 +18,12 @@ from safetensors.torch import save_file
 from engine.oracle import tensors_of
 from engine.playing import play, relative_error
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, UnknownArchitecture
+from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models import checkpoint as checkpoint_module
+from kodkod_engine.models import convert as convert_module
+from kodkod_engine.models import loading as loading_module
 from kodkod_engine.models.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, read_header
+from kodkod_engine.models.convert import convert
 from kodkod_engine.models.loading import TableHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
@@ -290,6 +294,17 @@ def test_a_config_of_another_size(tmp_path, smallest_tensors):
     assert_refused(folder, CheckpointCorrupt, "missing: model.layers.1.", "do not match")
 
 
+@pytest.mark.parametrize("changes", [{"num_layers": 60_000}, {"n_routed_experts": 60_000, "moe_topk": 1}])
+def test_far_more_layers_or_experts_than_tensors(tmp_path, smallest_tensors, monkeypatch, changes):
+    """Told before a model of them is built, which would take minutes."""
+    folder = lay_out(tmp_path, {**SMALLEST, **changes}, {SINGLE_NAME: smallest_tensors})
+    for module in (loading_module, convert_module):
+        monkeypatch.delattr(module, "build_model")
+    assert_refused(folder, CheckpointCorrupt, "experts in", "tensors cannot be", "do not match")
+    with pytest.raises(CheckpointCorrupt, match="tensors cannot be"):
+        convert(folder, tmp_path / "new", Precisions.of("int4"))
+
+
 def test_tables_of_another_ratio(tmp_path, smallest_tensors):
     folder = lay_out(tmp_path, {**SMALLEST, "ngram_vocab_size_ratio": 7.5}, {SINGLE_NAME: smallest_tensors})
     assert_refused(folder, CheckpointCorrupt, "wrong shape: model.ngram_embeddings.embedders.0.weight")
@@ -328,6 +343,19 @@ def test_a_missing_shard(tmp_path, smallest_tensors):
     folder = lay_out(tmp_path, SMALLEST, {"a.safetensors": dict(items[:half]), "b.safetensors": dict(items[half:])})
     (folder / "b.safetensors").unlink()
     assert_refused(folder, CheckpointMissing, "b.safetensors missing", "fetch the checkpoint again")
+
+
+def test_a_tensor_in_two_shards(tmp_path, smallest_tensors):
+    """Whichever was read last used to be the model."""
+    other = {"model.norm.weight": torch.zeros_like(smallest_tensors["model.norm.weight"])}
+    folder = lay_out(tmp_path, SMALLEST, {"a.safetensors": smallest_tensors, "b.safetensors": other})
+    assert_refused(folder, CheckpointCorrupt, "b.safetensors", "model.norm.weight is in a.safetensors too", "fetch")
+
+
+def test_a_header_nested_beyond_all_depth(damaged):
+    header = b"[" * 200_000
+    (damaged / SINGLE_NAME).write_bytes(len(header).to_bytes(8, "little") + header)
+    assert_refused(damaged, CheckpointCorrupt, SINGLE_NAME, "not a whole safetensors file")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "\x00"])
@@ -386,6 +414,7 @@ def test_a_disk_that_cannot_be_read(damaged, monkeypatch):
 
 MEASURE = """
 import sys, torch
+from kodkod_engine.models.convert import convert
 from kodkod_engine.models.loading import TableHome, load_model
 
 def peak_bytes():
