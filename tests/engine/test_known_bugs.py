@@ -18,8 +18,8 @@ import kodkod_engine
 from engine.oracle import Fault, Oracle, plain_row_ids, table_sizes, tensors_of
 from engine.playing import Played, greedy, play, play_scattered, relative_error
 from kodkod_engine.api import SamplingParams
+from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.runner import ModelRunner, build_batch
-from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import Choice
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.moe import MixtureOfExperts

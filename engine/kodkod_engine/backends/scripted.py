@@ -15,7 +15,7 @@ from kodkod_engine.backends.looped import LoopedEngine
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
-from kodkod_engine.core.scheduler import BlockCopy
+from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sequence import Sequence as EngineSequence
 from kodkod_engine.core.step import Choice, ChosenToken, Restriction, TokenRun
 from kodkod_engine.errors import RequestError

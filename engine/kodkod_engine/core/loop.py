@@ -11,8 +11,9 @@ from kodkod_engine.constraints.asking import ask_constraint
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.engine_thread import EngineThread, one_line
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.prefix_tree import PrefixTree
-from kodkod_engine.core.scheduler import Scheduler, StepEntry
+from kodkod_engine.core.scheduler import Scheduler
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch

@@ -17,8 +17,8 @@ from torch import Tensor
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
+from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sampler import draws_of
-from kodkod_engine.core.scheduler import BlockCopy
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_run
 from kodkod_engine.core.verifier import follow, follow_ids
 from kodkod_engine.errors import DeviceLost

@@ -20,7 +20,7 @@ class SequenceStatus(StrEnum):
 class Sequence:
     """Tokens in order, of which the first `num_computed` have their KV in `block_ids`.
 
-    The scheduler alone changes it; the runner reads it. Token i lies in slot
+    Scheduler and block manager change it; the runner reads it. Token i lies in slot
     `block_ids[i // block_size] * block_size + i % block_size`.
     """
 

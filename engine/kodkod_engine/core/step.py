@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kodkod_engine.api import SamplingParams, TokenLogprob
-from kodkod_engine.core.scheduler import BlockCopy
+from kodkod_engine.core.plan import BlockCopy
 
 NOBODY = ""
 """Id of a run that is computed for its time alone."""

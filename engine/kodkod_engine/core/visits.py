@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kodkod_engine.api import GenerationRequest
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 
 VISIT_S = 0.016
 """Of a visit that is more than one step, at most: a frame on the screen."""

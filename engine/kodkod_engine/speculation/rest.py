@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 
 MOST_STEPS = 32
 """In a row: then costs and allowances are looked at again."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from kodkod_engine.api import DraftUsage, GenerationRequest, Speculation
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.sequence import Sequence as TokenSequence
 from kodkod_engine.speculation.asking import ask
 from kodkod_engine.speculation.calibration import Calibration, Floats

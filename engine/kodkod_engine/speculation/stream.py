@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kodkod_engine.api import DraftUsage, GenerationRequest, Speculation
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.speculation.calibration import Calibration, Floats
 from kodkod_engine.speculation.drafter import MAX_DRAFT_TOKENS, Drafter, DraftTask
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal, Segment

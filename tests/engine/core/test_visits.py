@@ -11,7 +11,7 @@ import pytest
 from engine.core.workshop import WAIT_S, Workshop, until
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams, collect
 from kodkod_engine.core import visits as visits_module
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import Choice, TokenRun, next_run
 from kodkod_engine.core.visits import Visits

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kodkod_engine.api import GenerationRequest, Speculation
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.sequence import Sequence as TokenSequence
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.drafter import Draft, DraftTask

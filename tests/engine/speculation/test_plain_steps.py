@@ -12,7 +12,7 @@ from kodkod_engine.api import GenerationRequest, SamplingParams, Speculation, co
 from kodkod_engine.backends.scripted import ScriptedEngine
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core import visits
-from kodkod_engine.core.scheduler import StepEntry
+from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.speculator import Speculator
