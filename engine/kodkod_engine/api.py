@@ -251,6 +251,8 @@ class EngineStats:
     steps: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    restored_tokens: int = 0
+    """Of prompts, read back from disk; they count among the reused ones."""
     generated_tokens: int = 0
     preemptions: int = 0
 

@@ -43,6 +43,10 @@ class EngineConfig:
     """Of experts, attention, dense networks and head; None keeps what the checkpoint has."""
     weights: Literal["resident", "mapped"] = "resident"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
+    kv_folder: str | None = None
+    """Where the KV of prefixes is kept over restarts, for all models; None keeps it in memory alone."""
+    kv_folder_bytes: int = 8 << 30
+    """What is kept there at most; 0 keeps nothing. A token of LongCat-Flash-Lite takes 32 KiB in bf16, 64 in fp32."""
     vllm: VllmConfig = field(default_factory=VllmConfig)
     """How vLLM is set up, where a model is opened with it; nothing of the above counts then."""
 

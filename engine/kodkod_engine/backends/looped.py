@@ -11,6 +11,7 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.loop import EngineLoop
+from kodkod_engine.core.prefix_store import PrefixStore
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import StepRunner
 from kodkod_engine.core.stream import ThreadedStream
@@ -31,6 +32,7 @@ class LoopedEngine:
         tokenizer: Tokenizer | None,
         config: EngineConfig,
         speculator: Speculator | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         pool = BlockPool(num_blocks_for(config), config.block_size)
         self.tokenizer = tokenizer
@@ -46,6 +48,7 @@ class LoopedEngine:
             max_running=min(config.max_running, config.step_tokens),
             speculator=speculator,
             steps_per_visit=config.steps_per_visit,
+            store=store,
         )
         self._numbers = itertools.count(1)
         self._is_closed = False

@@ -12,8 +12,11 @@ from kodkod_engine.backends.looped import LoopedEngine, num_blocks_for
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
+from kodkod_engine.kv.disk_prefixes import DiskPrefixes
+from kodkod_engine.kv.segments import SegmentFolder
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
+from kodkod_engine.models.identity import identity_of
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.placement.admission import require_room
 from kodkod_engine.speculation.costs import CostTable
@@ -55,7 +58,9 @@ class NativeEngine(LoopedEngine):
         config: EngineConfig,
         *,
         speculate: Callable[[ModelRunner, EngineConfig], Speculator] = speculator_for,
+        identity: str | None = None,
     ) -> None:
+        """`identity`: of the weights, as `models.identity` has it; without it no prefix is kept on disk."""
         self.runner = self.runner_class(loaded, num_blocks_for(config), config.block_size)
         super().__init__(
             self.runner,
@@ -65,6 +70,7 @@ class NativeEngine(LoopedEngine):
             tokenizer=tokenizer,
             config=config,
             speculator=speculate(self.runner, config),
+            store=None if identity is None else _store_for(self.runner, identity, config),
         )
 
     def close(self) -> None:
@@ -95,4 +101,11 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
     )
     folder = Path(checkpoint_dir)
     tokenizer = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").exists() else None
-    return NativeEngine(loaded, tokenizer, config, speculate=partial(speculator_for, checkpoint_dir=folder))
+    speculate = partial(speculator_for, checkpoint_dir=folder)
+    return NativeEngine(loaded, tokenizer, config, speculate=speculate, identity=identity_of(folder, loaded))
+
+
+def _store_for(runner: ModelRunner, identity: str, config: EngineConfig) -> DiskPrefixes | None:
+    if config.kv_folder is None or not config.kv_folder_bytes:
+        return None
+    return DiskPrefixes(runner.cache, SegmentFolder(Path(config.kv_folder), identity, config.kv_folder_bytes))

@@ -13,6 +13,7 @@ from collections.abc import Sequence as Run
 
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.plan import BlockCopy
+from kodkod_engine.core.prefix_store import PrefixStore
 from kodkod_engine.core.prefix_tree import PrefixMatch, PrefixTree
 from kodkod_engine.core.sequence import Sequence
 
@@ -66,6 +67,28 @@ class BlockManager:
             sequence.num_computed = match.num_tokens
         sequence.num_slots = sequence.num_computed
         return copy
+
+    def restore(self, token_ids: Run[int], store: PrefixStore) -> int:
+        """Read back what a store has of a prompt beyond what is cached; how many tokens of it are cached more now.
+
+        Between two steps alone: a plan's copies may still have to read blocks that are free already. What is read
+        belongs to the prefix tree, so nobody waits for its room.
+        """
+        cached = self._tree.match(token_ids, len(token_ids) - 1)
+        size, first = self._pool.block_size, len(cached.full_blocks)
+        num_missing = store.num_stored(token_ids[: len(token_ids) - 1]) // size - first
+        if num_missing <= 0:
+            return 0
+        held = list(cached.full_blocks)
+        for block_id in held:
+            self._pool.retain(block_id)
+        while len(held) < first + num_missing and (block := self._take_block(held[-1] if held else None)) is not None:
+            held.append(block)
+        num_blocks = first + store.read(token_ids, first * size, held[first:])
+        self._tree.insert(token_ids, held[:num_blocks], num_blocks * size)
+        for block_id in held:
+            self._pool.release(block_id)
+        return max(0, num_blocks * size - cached.num_tokens)
 
     def _best_match(self, sequence: Sequence, parent: Sequence | None) -> PrefixMatch:
         """What is cached of all tokens but the last, which has to be computed for its logits. The longer match wins."""

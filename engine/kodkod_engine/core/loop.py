@@ -12,9 +12,10 @@ from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.engine_thread import EngineThread, one_line
 from kodkod_engine.core.plan import StepEntry
+from kodkod_engine.core.prefix_store import PrefixStore
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler
-from kodkod_engine.core.sequence import Sequence
+from kodkod_engine.core.sequence import Sequence, SequenceStatus
 from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.core.visits import Visits
@@ -50,8 +51,12 @@ class EngineLoop(EngineThread):
         max_running: int,
         speculator: Speculator | None = None,
         steps_per_visit: int = 1,
+        store: PrefixStore | None = None,
     ) -> None:
-        """Start the thread. Without a speculator every step is a plain one. `steps_per_visit`: see `Visits`."""
+        """Start the thread. Without a speculator every step is a plain one. `steps_per_visit`: see `Visits`.
+
+        A store keeps prefixes that the cache has no room for, or that are to outlive it; it is closed with the thread.
+        """
         super().__init__(EngineStats(total_blocks=pool.num_blocks, free_blocks=pool.num_free))
         self._pool = pool
         self._vocab_size = vocab_size
@@ -60,6 +65,7 @@ class EngineLoop(EngineThread):
         self._max_step_tokens = max_step_tokens
         self._visits = Visits(steps_per_visit)
         self._runner = runner
+        self._store = store
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
         self._sequences: dict[str, Sequence] = {}
@@ -78,7 +84,9 @@ class EngineLoop(EngineThread):
         return self._answers.keys()
 
     def _let_go(self) -> None:
-        del self._runner, self._speculator
+        if self._store is not None:
+            self._store.close()
+        del self._runner, self._speculator, self._store
 
     def _admit(self, sequence: Sequence, answer: Answer) -> None:
         self._answers[sequence.id] = answer
@@ -90,7 +98,9 @@ class EngineLoop(EngineThread):
     def _step(self) -> None:
         if self._speculator.wants_costs:
             self._measure_costs()
-        started, stopwatch = time.monotonic(), Stopwatch()
+        started = time.monotonic()
+        self._restore()
+        stopwatch = Stopwatch()
         plan = self._scheduler.schedule()
         for sequence, cause in plan.failed:
             self._end(sequence.id, FinishReason.ERROR, cause)
@@ -103,6 +113,8 @@ class EngineLoop(EngineThread):
         chosen = self._runner.run(plan.copies, [job.run for job in jobs], num_steps)
         self._count_first([job.entry for job in jobs])
         emitted = self._take_all(jobs, chosen)
+        for job in jobs:
+            self._keep(job.entry.sequence)
         self._stats = replace(
             self._stats,
             steps=self._stats.steps + num_steps,
@@ -111,6 +123,16 @@ class EngineLoop(EngineThread):
         if jobs:
             num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
             self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds(), num_steps))
+
+    def _restore(self) -> None:
+        if self._store is not None:
+            restored = self._scheduler.restore(self._store)
+            self._stats = replace(self._stats, restored_tokens=self._stats.restored_tokens + restored)
+
+    def _keep(self, sequence: Sequence) -> None:
+        """What it has computed, while it holds the blocks."""
+        if self._store is not None and sequence.status is SequenceStatus.RUNNING:
+            self._store.offer(sequence.id, sequence.token_ids, sequence.num_computed, sequence.block_ids)
 
     def _num_steps(self, jobs: list[_Job]) -> int:
         """Of the visit that begins with these, which have no drafts: slots for its tokens are reserved."""
@@ -262,6 +284,10 @@ class EngineLoop(EngineThread):
         sequence = self._sequences.pop(request_id, None)
         if answer is None or sequence is None:
             return
+        if reason is not FinishReason.ERROR:
+            self._keep(sequence)
+        if self._store is not None:
+            self._store.forget(sequence.id)
         self._scheduler.finish(sequence)
         self._stats = replace(self._stats, preemptions=self._stats.preemptions + sequence.preemptions)
         drafts, plain_decode_s = self._speculator.end(request_id)

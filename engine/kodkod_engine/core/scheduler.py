@@ -18,6 +18,7 @@ from collections import deque
 from kodkod_engine.core.block_manager import BlockManager
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.plan import PlanBuilder, StepEntry, StepPlan
+from kodkod_engine.core.prefix_store import PrefixStore
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.sequence import Sequence, SequenceStatus
 
@@ -81,6 +82,18 @@ class Scheduler:
         self._waiting.append(sequence)
         if parent is not None:
             self._parents[sequence.id] = parent
+
+    def restore(self, store: PrefixStore) -> int:
+        """Read back what a store has of those who may be admitted next, once for each wait; tokens in all.
+
+        To be called before `schedule`, when the last plan has been carried out.
+        """
+        num_tokens = 0
+        for sequence in itertools.islice(self._waiting, self._max_running - len(self._running)):
+            if sequence.looked_up != sequence.preemptions:
+                sequence.looked_up = sequence.preemptions
+                num_tokens += self._blocks.restore(sequence.token_ids, store)
+        return num_tokens
 
     def cancel(self, seq_id: str) -> bool:
         """Finish a sequence by its id, running or waiting; False when it is neither."""

@@ -38,6 +38,8 @@ class Sequence:
     reused_tokens: int = 0
     """Prompt tokens whose KV was there when the sequence first ran."""
     preemptions: int = 0
+    looked_up: int = -1
+    """The number of its preemptions when a store was last asked for it."""
     arrival: int = 0
     """Rank among all sequences ever added; the smaller one is the older."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,11 @@ class KvCache:
         shape = (layout.num_cache_layers, layout.num_slots, layout.latent_dim)
         # What lies behind a sequence's end in its last block is hidden by a weight of zero, so it must be finite.
         self._latents = _zeros(shape, dtype, torch.device(device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the latents."""
+        return self._latents.dtype
 
     def write(self, layer: int, slots: Tensor, latents: Tensor) -> None:
         """Store latents [tokens, latent_dim] at slots int64 [tokens]."""
@@ -40,6 +46,19 @@ class KvCache:
         size = self.layout.block_size
         source, target = source_block * size, target_block * size
         self._latents[:, target : target + num_tokens] = self._latents[:, source : source + num_tokens]
+
+    def copied_blocks(self, block_ids: Sequence[int]) -> Tensor:
+        """Whole blocks on the host, in all layers: [layers, blocks * block_size, latent_dim]."""
+        return self._latents.index_select(1, self._slots_of(block_ids)).cpu()
+
+    def put_blocks(self, block_ids: Sequence[int], latents: Tensor) -> None:
+        """Write whole blocks, as `copied_blocks` returns them."""
+        self._latents.index_copy_(1, self._slots_of(block_ids), latents.to(self._latents.device))
+
+    def _slots_of(self, block_ids: Sequence[int]) -> Tensor:
+        size, device = self.layout.block_size, self._latents.device
+        first = torch.tensor(block_ids, dtype=torch.int64, device=device)[:, None] * size
+        return (first + torch.arange(size, device=device)).flatten()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import shutil
 import weakref
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
+from kodkod_engine.api import GenerationRequest, SamplingParams
 from kodkod_engine.config import EngineConfig
 
 PROMPT = tuple(range(30, 60))
@@ -106,3 +109,73 @@ async def test_no_more_sequences_run_than_a_step_has_tokens(load):
 def test_how_long_a_step_is_suits_the_device_unless_told(device: str, tokens: int) -> None:
     assert EngineConfig(device=device).step_tokens == tokens
     assert EngineConfig(device=device, max_step_tokens=64).step_tokens == 64
+
+
+# --- prefixes kept over restarts ---
+
+
+LONG = tuple(5 + place * 7 % 200 for place in range(300))
+
+
+async def test_an_engine_goes_on_where_one_before_it_ended(load, tmp_path):
+    first = load(kv_folder=str(tmp_path / "kv"))
+    wanted = await answer_to(first, LONG, 30)
+    assert first.stats().restored_tokens == wanted.usage.reused_tokens == 0
+    first.close()
+    again = load(kv_folder=str(tmp_path / "kv"))
+    found = await answer_to(again, LONG, 30)
+    assert found.token_ids == wanted.token_ids
+    assert found.usage.reused_tokens == again.stats().restored_tokens == 256, "four whole segments"
+    more = await answer_to(again, (*LONG, *wanted.token_ids), 5)
+    assert more.usage.reused_tokens >= 256
+    assert again.stats().restored_tokens == 256, "what is in memory is not read"
+    again.check_integrity()
+
+
+async def test_the_first_tokens_of_an_answer_are_kept_while_it_is_written(load, tmp_path):
+    """So a process that is killed loses no more than the end."""
+    engine = load(kv_folder=str(tmp_path / "kv"))
+    stream = engine.generate(GenerationRequest(LONG, SamplingParams(max_tokens=150, ignore_eos=True)))
+    written = [token async for chunk in stream for token in chunk.token_ids]
+    assert len(written) == 150
+    engine.close()
+    again = load(kv_folder=str(tmp_path / "kv"))
+    found = await answer_to(again, (*LONG, *written), 1)
+    assert found.usage.reused_tokens == 448 - 448 % 64
+
+
+async def test_what_the_cache_had_no_room_for_comes_back_from_disk(load, tmp_path):
+    engine = load(kv_folder=str(tmp_path / "kv"), max_cached_tokens=400)
+    wanted = await answer_to(engine, LONG, 20)
+    await answer_to(engine, tuple(reversed(LONG)), 20)
+    found = await answer_to(engine, LONG, 20)
+    assert (found.token_ids, found.usage.reused_tokens) == (wanted.token_ids, 256)
+    assert 0 < engine.stats().restored_tokens <= 256
+    engine.check_integrity()
+
+
+@pytest.mark.parametrize("options", [{"kv_folder_bytes": 0}, {"kv_folder": None}], ids=str)
+async def test_nothing_is_kept_where_that_is_not_wanted(load, tmp_path, options):
+    engine = load(**{"kv_folder": str(tmp_path / "kv"), **options})
+    await answer_to(engine, LONG, 5)
+    engine.close()
+    assert not (tmp_path / "kv").exists()
+
+
+async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tiny_folder, tmp_path):
+    folder, names = tmp_path / "model", set()
+    shutil.copytree(tiny_folder, folder)
+
+    async def kept(**options):
+        engine = load_engine(folder, max_cached_tokens=512, kv_folder=str(tmp_path / "kv"), **options)
+        reused = (await answer_to(engine, LONG, 1)).usage.reused_tokens
+        engine.close()
+        names.update(path.name for path in (tmp_path / "kv").iterdir())
+        return reused
+
+    assert [await kept(), await kept()] == [0, 256]
+    assert [await kept(precision="int8"), await kept(dtype="bfloat16")] == [0, 0]
+    weights = next(folder.glob("*.safetensors"))
+    os.utime(weights, (1, 1))
+    assert await kept() == 0
+    assert len(names) == 4

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.core.fake_cache import FakeCache
+from engine.core.fake_store import FakeStore
 from kodkod_engine.core.block_manager import BlockManager
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.plan import BlockCopy
@@ -35,6 +36,7 @@ class Bench:
         self.tree = CountingTree(self.pool)
         self.blocks = BlockManager(self.pool, self.tree)
         self.cache = FakeCache(block_size)
+        self.store = FakeStore(self.cache)
         self.held: list[Sequence] = []
 
     def start(self, token_ids: Run[int], parent: Sequence | None = None) -> tuple[Sequence, BlockCopy | None] | None:
@@ -207,6 +209,57 @@ def test_integrity_notices_a_block_with_two_writers():
         b.check()
 
 
+# --- what is stored beyond the cache ---
+
+
+def stored(b: Bench, token_ids: Run[int]) -> None:
+    """All of it is in the store, and nothing in the cache."""
+    sequence = b.computed(token_ids)
+    b.store.offer(sequence.id, sequence.token_ids, sequence.num_computed, sequence.block_ids)
+    b.give_up(sequence)
+    b.tree.clear()
+
+
+def test_what_is_stored_is_read_back_in_whole_segments():
+    b = Bench()
+    stored(b, range(30))
+    assert b.blocks.restore([*range(30), 99], b.store) == 24
+    second, copy = b.start([*range(30), 99])
+    assert (second.num_computed, copy) == (24, None)
+    b.check()
+
+
+def test_what_is_cached_is_not_read_again():
+    b = Bench()
+    stored(b, range(24))
+    b.give_up(b.computed(range(10)))
+    kept = list(b.tree.match(range(10), 10).full_blocks)
+    assert b.blocks.restore(range(24), b.store) == 16 - 10, "two of three segments: the last token is computed"
+    match = b.tree.match(range(24), 24)
+    assert (match.num_tokens, list(match.full_blocks[:2])) == (16, kept)
+    b.check()
+    assert b.blocks.restore(range(24), b.store) == 0
+
+
+def test_as_much_is_read_back_as_there_is_room_for():
+    b = Bench(num_blocks=6)
+    stored(b, range(24))
+    other = b.computed(range(50, 60))
+    assert b.blocks.restore([*range(24), 99], b.store) == 12, "three blocks of four tokens"
+    b.check()
+    assert b.compute(other, 0)
+
+
+def test_a_segment_that_is_gone_when_it_is_read_ends_the_prefix():
+    b = Bench()
+    stored(b, range(24))
+    del b.store.segments[tuple(range(16))]
+    b.store.num_stored = lambda _: 24
+    assert b.blocks.restore([*range(24), 99], b.store) == 8
+    assert b.tree.match(range(24), 24).num_tokens == 8
+    b.check()
+
+
 # --- everything at once ---
 
 
@@ -271,12 +324,35 @@ class BlockManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.b.held)
     @rule(data=st.data())
+    def store(self, data: st.DataObject) -> None:
+        sequence = self.any_held(data)
+        self.known.append(list(sequence.token_ids))
+        self.b.store.offer(sequence.id, sequence.token_ids, sequence.num_computed, sequence.block_ids)
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        token_ids, pool = data.draw(st.sampled_from(self.known)), self.b.pool
+        limit, available = len(token_ids) - 1, self.b.pool.num_available
+        cached, in_store = self.b.tree.match(token_ids, limit), self.b.store.num_stored(token_ids[:limit])
+        gained = self.b.blocks.restore(token_ids, self.b.store)
+        found = self.b.tree.match(token_ids, limit).num_tokens
+        assert found == cached.num_tokens + gained
+        assert pool.num_available == available, "what is read back is in nobody's way"
+        if pool.blocks_for(in_store) <= available:
+            assert found >= in_store
+
+    @precondition(lambda self: self.b.held)
+    @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         sequence = self.any_held(data)
         computed = sequence.token_ids[: sequence.num_computed]
         self.known.append(list(sequence.token_ids))
+        # Behind a block that the tree has in another copy it takes none that somebody else holds too.
+        others = {block for other in self.b.held if other is not sequence for block in other.block_ids}
+        is_alone = others.isdisjoint(sequence.block_ids)
         self.b.give_up(sequence)
-        assert self.b.tree.match(computed, len(computed)).num_tokens == len(computed), "nothing computed is lost"
+        if is_alone:
+            assert self.b.tree.match(computed, len(computed)).num_tokens == len(computed), "nothing computed is lost"
 
     @rule(data=st.data())
     def look_up(self, data: st.DataObject) -> None:
