@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.choose import diagnose, find_image
 from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
 
+if TYPE_CHECKING:
+    from kodkod_engine.models.loading import StoredModel
+    from kodkod_engine.placement.plan import Placement
+
 GIB = 1024**3
-_PROBE_BYTES = 128 * 1024**2
-"""Read to measure the memory's speed: more than a processor's cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +81,25 @@ def torch_facts() -> Iterator[Fact]:
 
 
 def model_facts(folder: Path | None) -> Iterator[Fact]:
-    """The checkpoint a command would load, and how fast it can be at most."""
-    fact = _model_fact(folder)
-    yield fact
-    if folder is not None and fact.is_good:
-        yield _speed_fact(folder)
-
-
-def _model_fact(folder: Path | None) -> Fact:
-    from kodkod_engine import load_config
+    """The checkpoint a command would load; no weights are read."""
     from kodkod_engine.errors import CheckpointError
+    from kodkod_engine.models.loading import require_loadable
 
     if folder is None:
-        return _bundled_fact()
+        yield _bundled_fact()
+        return
     try:
-        config = load_config(folder)
+        stored = require_loadable(folder)
     except CheckpointError as fault:
-        return Fact("model", False, str(fault))
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return Fact("model", size > 0, f"{config.architecture}, {config.num_layers} dual layers, {_size(size)} of weights")
+        yield Fact("model", False, str(fault))
+        return
+    yield Fact("model", True, _about(stored))
+
+
+def _about(stored: StoredModel) -> str:
+    config, size = stored.config, sum(tensor.num_bytes for tensor in stored.checkpoint.tensors.values())
+    made = f"converted to {stored.precision}" if stored.manifest else str(stored.dtype).removeprefix("torch.")
+    return f"{config.architecture}, {config.num_layers} dual layers, {_size(size)} of weights, {made}"
 
 
 def _bundled_fact() -> Fact:
@@ -108,56 +109,6 @@ def _bundled_fact() -> Fact:
         return Fact("model", False, "none given; name the folder of a checkpoint with -m DIR")
     small = "the small one that comes along, which mends failing tests and does no more"
     return Fact("model", True, f"none given, so {small}; name the folder of a checkpoint with -m DIR")
-
-
-def _speed_fact(folder: Path) -> Fact:
-    """One token at a time reads every weight it uses once, so the memory sets the limit."""
-    read_bytes, speed = bytes_per_token(folder), read_bytes_per_s()
-    limit = speed / read_bytes
-    told = f"at most {limit:,.0f} tokens/s on the processor: {_size(read_bytes)} of weights per token, {_size(speed)}/s"
-    return Fact("speed", True, told)
-
-
-def bytes_per_token(folder: Path) -> float:
-    """Weights one decoded token reads: all but the experts it does not pass and the rows it does not look up."""
-    from kodkod_engine import load_config
-
-    config = load_config(folder)
-    experts = config.experts_per_token / max(1, config.num_experts + config.num_identity_experts)
-    total = 0.0
-    for name, size in _tensor_sizes(folder):
-        if ".mtp." in name or ".embedders." in name:
-            continue
-        total += size * experts if ".experts." in name else size
-    return max(1.0, total)
-
-
-def _tensor_sizes(folder: Path) -> Iterator[tuple[str, int]]:
-    """Name and bytes of each tensor, from the files' headers."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                yield name, end - start
-
-
-def read_bytes_per_s() -> float:
-    """How fast all processors together read memory."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-
-    workers = min(8, os.cpu_count() or 1)
-    parts = np.array_split(np.ones(_PROBE_BYTES // 8), workers)
-    with ThreadPoolExecutor(workers) as pool:
-        rates = []
-        for _ in range(3):
-            began = time.perf_counter()
-            list(pool.map(np.max, parts))
-            rates.append(_PROBE_BYTES / (time.perf_counter() - began))
-    return max(rates)
 
 
 def _size(num_bytes: float) -> str:
@@ -180,30 +131,42 @@ MAX_OTHER_PLACEMENTS = 3
 
 
 def placement_facts(folder: Path | None) -> Iterator[Fact]:
-    """Where the checkpoint's parts would go here, and how fast that would be; nothing is loaded."""
+    """Where the checkpoint's parts would go here, and how fast that would be; its `config.json` is enough to know."""
     from kodkod_engine import load_config
     from kodkod_engine.errors import CheckpointError, NotEnoughMemory
+    from kodkod_engine.placement.admission import stored_as
     from kodkod_engine.placement.machine import this_machine
-    from kodkod_engine.placement.plan import choose, fits, placements
+    from kodkod_engine.placement.plan import PLANNED_CONTEXT_TOKENS, choose, fits, placements
     from kodkod_engine.placement.sizes import part_sizes
 
     if folder is None:
         return
     try:
         config = load_config(folder)
+        stored = stored_as(folder, config)
     except CheckpointError:
         return  # the line on the model says it
-    sizes, machine = part_sizes(config), this_machine(folder)
+    sizes, machine = part_sizes(config, stored.value_bytes), this_machine(folder)
     try:
-        best = choose(sizes, machine, stored=config.stored_precision)
+        best = choose(sizes, machine, stored=stored.precision, is_converted=stored.is_converted)
     except NotEnoughMemory as fault:
         yield Fact("placement", False, str(fault))
         return
     yield Fact("placement", True, best.story)
-    yield Fact("its settings", True, ", ".join(f"engine.{key} = {value}" for key, value in best.options.items()))
-    others = [one for one in placements(sizes, machine) if one != best and fits(one, machine)]
+    yield Fact("its settings", True, _settings(folder, best))
+    every = placements(sizes, machine, PLANNED_CONTEXT_TOKENS, stored.precision if stored.is_converted else None)
+    others = [one for one in every if one != best and fits(one, machine)]
     for other in sorted(others, key=lambda one: -one.expected_tokens_per_s)[:MAX_OTHER_PLACEMENTS]:
         yield Fact("would fit too", True, other.story)
+
+
+def _settings(folder: Path, placement: Placement) -> str:
+    """What to say in the settings, and what to do before."""
+    said = ", ".join(f"engine.{key} = {value}" for key, value in placement.options.items())
+    if not placement.needs_conversion:
+        return said
+    target = f"{folder}-{placement.precision}"
+    return f"kodkod convert {folder} {target} --precision {placement.precision}; then, with -m {target}, {said}"
 
 
 async def sandbox_facts() -> list[Fact]:

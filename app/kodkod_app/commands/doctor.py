@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kodkod_app.machine_facts import Fact, look_around
+from kodkod_app.render import for_terminal
 
 
 @click.command(name="doctor")
@@ -36,10 +38,7 @@ def _table(facts: list[Fact]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for fact in facts:
-        table.add_row(fact.name, "[green]ok[/green]" if fact.is_good else "[yellow]--[/yellow]", _plain(fact.detail))
+        mark = Text("ok", "green") if fact.is_good else Text("--", "yellow")
+        # Text of other programs is no markup, and what of it is not to be seen must not reach the terminal.
+        table.add_row(fact.name, mark, Text(for_terminal(fact.detail)))
     return table
-
-
-def _plain(text: str) -> str:
-    """Text of other programs is not markup."""
-    return text.replace("[", r"\[")

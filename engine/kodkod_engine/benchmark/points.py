@@ -16,7 +16,7 @@ import torch
 from kodkod_engine.api import Completion, Speculation, Usage
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
 from kodkod_engine.benchmark.completions import complete_together, decode_step_s, in_passing, random_prompts
-from kodkod_engine.placement.sizes import BYTES_PER_WEIGHT, PartSizes, part_sizes
+from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine
@@ -75,7 +75,7 @@ class Bench:
         files = sorted(checkpoint.glob("*.safetensors"), key=lambda file: -file.stat().st_size)
         ceilings = partial(measure_ceilings, loaded.device, files[0] if files else None)
         self.ceilings: Ceilings = in_passing(ceilings)
-        self.sizes: PartSizes = part_sizes(loaded.config)
+        self.sizes: PartSizes = part_sizes(loaded.config, loaded.dtype.itemsize)
         self.precision = str(loaded.precisions.experts)
         self._generator = torch.Generator().manual_seed(7)
 
@@ -113,7 +113,7 @@ class Bench:
 
     def _step_bytes(self, batch: int) -> float:
         """Bytes of a step when experts are hit evenly: all but the experts once, each expert hit once."""
-        sizes, weight = self.sizes, BYTES_PER_WEIGHT[self.precision]
+        sizes, weight = self.sizes, self.sizes.weight_bytes(self.precision)
         layout = self.engine.runner.layout
         one = sizes.read_bytes(self.precision, 0, 0)
         num_experts = sizes.experts / sizes.num_layers / sizes.expert

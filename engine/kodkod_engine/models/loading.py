@@ -51,6 +51,8 @@ class TableHome(StrEnum):
 
 
 UNPACKED = Precisions()
+Shapes = tuple[LongcatFlash, MtpBlock | None]
+"""A model on the meta device, and its draft block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,76 @@ def require_parts(config: ModelConfig, checkpoint: Checkpoint, *, is_converted: 
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A checkpoint folder of which config, manifest and headers were read, and no weights."""
+
+    folder: Path
+    config: ModelConfig
+    manifest: Manifest | None
+    """None of a published checkpoint."""
+    checkpoint: Checkpoint
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the large matrices that are not packed."""
+        return stored_dtype(self.checkpoint)
+
+    @property
+    def precision(self) -> str:
+        """Of the experts, as `Precision` names it; fp16 and fp32 count as bf16."""
+        return str((self.manifest.precisions if self.manifest else stored_precisions(self.checkpoint)).experts)
+
+    @property
+    def mtp_prefix(self) -> str:
+        """Begins the names of the draft block's tensors."""
+        return MTP_PREFIX if self.manifest is None else HOME_MTP_PREFIX
+
+    def slots_of(self, shapes: Shapes) -> dict[str, Slot]:
+        """A model's weights by the names they have here."""
+        return _published_slots(*shapes) if self.manifest is None else _home_slots(*shapes)
+
+
+def open_stored(folder: Path) -> StoredModel:
+    """Read what a checkpoint is, all but its weights.
+
+    Raises:
+        CheckpointError: see `models.config.load_config` and `models.checkpoint`.
+    """
+    config, manifest = load_config(folder), read_manifest(folder)
+    if manifest is not None:
+        require_complete(folder, manifest)
+    checkpoint = Checkpoint(folder, None if manifest is None else list(manifest.files))
+    require_parts(config, checkpoint, is_converted=manifest is not None)
+    return StoredModel(folder, config, manifest, checkpoint)
+
+
+def require_loadable(folder: Path) -> StoredModel:
+    """That names, shapes and dtypes of a checkpoint are those of its model; no weights are read.
+
+    Raises:
+        CheckpointError: they are not, or see `open_stored`.
+    """
+    stored = open_stored(folder)
+    keeps = stored.manifest.precisions if stored.manifest else stored_precisions(stored.checkpoint)
+    _checked_shapes(stored, stored.dtype, torch.float32, keeps, None)
+    return stored
+
+
+def _checked_shapes(
+    stored: StoredModel, dtype: torch.dtype, activation_dtype: torch.dtype, precisions: Precisions, mtp: bool | None
+) -> Shapes:
+    """The model on the meta device, after it was compared with the files: before a byte of memory is taken."""
+    has_mtp = any(name.startswith(stored.mtp_prefix) for name in stored.checkpoint.tensors)
+    with_mtp = has_mtp if mtp is None else mtp
+    shapes = build_model(
+        stored.config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta"
+    )
+    pack_model(*shapes, precisions)
+    stored.checkpoint.check(stored.slots_of(shapes), ignored_prefixes=() if with_mtp else (stored.mtp_prefix,))
+    return shapes
+
+
 def load_model(
     checkpoint_dir: str | Path,
     *,
@@ -136,34 +208,24 @@ def load_model(
         CheckpointError: see `models.config.load_config` and `models.checkpoint`.
     """
     folder, device = Path(checkpoint_dir), torch.device(device)
-    config, manifest = load_config(folder), read_manifest(folder)
-    if manifest is not None:
-        require_complete(folder, manifest)
-    checkpoint = Checkpoint(folder, None if manifest is None else list(manifest.files))
-    require_parts(config, checkpoint, is_converted=manifest is not None)
+    stored = open_stored(folder)
+    checkpoint = stored.checkpoint
     # Whoever names a dtype wants numbers of it.
     keeps = stored_precisions(checkpoint) if dtype is None else UNPACKED
-    dtype = dtype or stored_dtype(checkpoint)
-    precisions = _precisions(folder, manifest, precisions) or keeps
+    dtype = dtype or stored.dtype
+    precisions = _precisions(folder, stored.manifest, precisions) or keeps
     activation_dtype = activation_dtype_for(dtype, device)
-    prefix = MTP_PREFIX if manifest is None else HOME_MTP_PREFIX
-    has_mtp = any(name.startswith(prefix) for name in checkpoint.tensors)
-    with_mtp = has_mtp if mtp is None else mtp
-    shapes = build_model(config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta")
-    pack_model(*shapes, precisions)
-    slots_of = _published_slots if manifest is None else _home_slots
-    # Everything is checked on shapes alone, before a byte of memory is taken.
-    checkpoint.check(slots_of(*shapes), ignored_prefixes=() if with_mtp else (prefix,))
+    shapes = _checked_shapes(stored, dtype, activation_dtype, precisions, mtp)
     if weights is WeightHome.MAPPED:
-        if manifest is None:
+        if stored.manifest is None:
             raise UnknownArchitecture(f"{folder}: only converted weights can be mapped; run `kodkod convert` first")
         _map_weights(shapes, checkpoint)
     model, mtp_block = _allocate(shapes, checkpoint, ngram_tables, device)
-    unset = slots_of(model, mtp_block)
+    unset = stored.slots_of((model, mtp_block))
     if weights is WeightHome.MAPPED:
         unset = {name: slot for name, slot in unset.items() if not _is_mappable(checkpoint.tensors[name], slot)}
     checkpoint.load_into(unset, progress)
-    return LoadedModel(config, model, mtp_block, dtype, activation_dtype, device, precisions)
+    return LoadedModel(stored.config, model, mtp_block, dtype, activation_dtype, device, precisions)
 
 
 def _precisions(folder: Path, manifest: Manifest | None, asked: Precisions | None) -> Precisions | None:
@@ -215,7 +277,7 @@ def _is_mappable(stored: StoredTensor, slot: Slot) -> bool:
     return is_whole and not stored.offset % stored.dtype.itemsize and ".embedders." not in stored.name
 
 
-def _map_weights(shapes: tuple[LongcatFlash, MtpBlock | None], checkpoint: Checkpoint) -> None:
+def _map_weights(shapes: Shapes, checkpoint: Checkpoint) -> None:
     """Put the files' pages in place of meta parameters."""
     for prefix, part in (("", shapes[0]), (HOME_MTP_PREFIX, shapes[1])):
         for path, module in part.named_modules() if part is not None else ():
@@ -226,7 +288,7 @@ def _map_weights(shapes: tuple[LongcatFlash, MtpBlock | None], checkpoint: Check
 
 
 def _allocate(
-    shapes: tuple[LongcatFlash, MtpBlock | None],
+    shapes: Shapes,
     checkpoint: Checkpoint,
     tables: TableHome,
     device: torch.device,

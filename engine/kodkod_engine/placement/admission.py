@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kodkod_engine.config import EngineConfig
-from kodkod_engine.errors import EngineError
+from kodkod_engine.errors import CheckpointError, EngineError
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import read_manifest
+from kodkod_engine.models.loading import open_stored
 from kodkod_engine.placement.machine import MIN_COMPUTE_CAPABILITY, Machine, available_bytes, find_gpu
 from kodkod_engine.placement.plan import Placement, placement_of, require_memory
 from kodkod_engine.placement.sizes import part_sizes
@@ -44,20 +46,55 @@ def require_room(folder: Path, options: EngineConfig) -> None:
         raise EngineError(f"pinned N-gram tables are read by a CUDA device; with device {options.device} use mapped")
     config = load_config(folder)
     machine = Machine(available_bytes(), 1.0, 0.0, find_gpu() if options.device.startswith("cuda") else None)
-    require_memory(part_sizes(config), asked_placement(folder, config, options, machine), machine)
+    asked, value_bytes = (
+        asked_placement(folder, config, options, machine),
+        _value_bytes(stored_as(folder, config), options),
+    )
+    require_memory(part_sizes(config, value_bytes), asked, machine)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """What a plan has to know of a checkpoint's files."""
+
+    precision: str
+    value_bytes: float
+    """Of a weight that is not packed."""
+    is_converted: bool
+
+
+def stored_as(folder: Path, config: ModelConfig) -> StoredAs:
+    """How a checkpoint's weights are stored; what its config says where they are not here, or not whole.
+
+    Raises:
+        CheckpointCorrupt: its manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    precision = str(manifest.experts) if manifest else config.stored_precision
+    try:
+        value_bytes = float(open_stored(folder).dtype.itemsize)
+    except CheckpointError:
+        value_bytes = 2.0  # what is wrong is told when it is loaded
+    return StoredAs(precision, value_bytes, manifest is not None)
+
+
+def _value_bytes(stored: StoredAs, options: EngineConfig) -> float:
+    if options.dtype is None:
+        return stored.value_bytes
+    return 4.0 if options.dtype == "float32" else 2.0
 
 
 def asked_placement(folder: Path, config: ModelConfig, options: EngineConfig, machine: Machine) -> Placement:
     """The placement that options stand for."""
-    manifest = read_manifest(folder)
-    precision = options.precision or (str(manifest.experts) if manifest else config.stored_precision)
+    stored = stored_as(folder, config)
     tables = options.ngram_tables if config.ngram else "none"
-    return placement_of(
-        part_sizes(config),
+    placement = placement_of(
+        part_sizes(config, _value_bytes(stored, options)),
         machine,
         options.max_cached_tokens,
         "gpu" if options.device.startswith("cuda") else "cpu",
-        precision,
+        options.precision or stored.precision,
         options.weights,
         tables,
     )
+    return replace(placement, is_converted=stored.is_converted)

@@ -50,6 +50,8 @@ class Placement:
     limit_tokens_per_s: float
     """Read rate over the bytes of a token."""
     expected_tokens_per_s: float
+    is_converted: bool = False
+    """Whether it is of a converted checkpoint; another has to be converted before its weights are mapped."""
 
     @property
     def options(self) -> dict[str, str]:
@@ -62,8 +64,19 @@ class Placement:
         }
 
     @property
+    def needs_conversion(self) -> bool:
+        """Whether `kodkod convert` comes first."""
+        return self.weights == "mapped" and not self.is_converted
+
+    @property
     def story(self) -> str:
         """One line for a person."""
+        expected, limit = (_rounded(rate) for rate in (self.expected_tokens_per_s, self.limit_tokens_per_s))
+        return f"{self.home}; {expected} tokens/s expected of at most {limit}"
+
+    @property
+    def home(self) -> str:
+        """The line without how fast it is."""
         tables = {
             "none": "no tables",
             "resident": "tables in memory",
@@ -71,20 +84,31 @@ class Placement:
             "mapped": "tables on the disk, rows cached",
         }
         home = "mapped from the disk" if self.weights == "mapped" else "in memory"
+        home += " after kodkod convert" if self.needs_conversion else ""
         memory = f"{self.device_bytes / 1e9:.1f} GB on the GPU, " if self.device == "gpu" else ""
-        rate = f"{self.expected_tokens_per_s:.3g} tokens/s expected of at most {self.limit_tokens_per_s:.3g}"
         memory += f"{self.host_bytes / 1e9:.1f} GB of host memory"
-        return f"{self.precision} on {self.device}, {home}, {tables[self.tables]}: {memory}; {rate}"
+        return f"{self.precision} on {self.device}, {home}, {tables[self.tables]}: {memory}"
 
 
-def placements(sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS) -> Iterator[Placement]:
-    """Every way the engine knows, fitting or not."""
+def _rounded(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+def placements(
+    sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS, converted: str | None = None
+) -> Iterator[Placement]:
+    """Every way the engine knows, fitting or not.
+
+    Args:
+        converted: precision of a converted checkpoint, which is to be had in no other.
+    """
     devices = ["cpu"] if machine.gpu is None or not machine.gpu.is_supported else ["gpu", "cpu"]
     for device in devices:
-        for precision in PRECISIONS:
+        for precision in PRECISIONS if converted is None else (converted,):
             for weights in ("resident",) if device == "gpu" else ("resident", "mapped"):
                 for tables in _table_homes(sizes, device):
-                    yield placement_of(sizes, machine, context_tokens, device, precision, weights, tables)
+                    one = placement_of(sizes, machine, context_tokens, device, precision, weights, tables)
+                    yield replace(one, is_converted=converted is not None)
 
 
 def _table_homes(sizes: PartSizes, device: str) -> tuple[str, ...]:
@@ -99,18 +123,22 @@ def placement_of(
     """One of them, with what it needs and how fast it will be."""
     latent_bytes = 2 if device == "gpu" else 4
     needed = sizes.kept_bytes(precision) + context_tokens * sizes.latent_values * latent_bytes
-    needed += sizes.tables * 2.0 if tables == "resident" else 0.0
+    needed += sizes.table_bytes if tables == "resident" else 0.0
     if weights == "mapped":
-        needed -= sizes.words * 2.0  # a row of it is read per token; the rest need not stay
+        needed -= sizes.words * sizes.value_bytes  # a row of it is read per token; the rest need not stay
     work = min(WORK_BYTES, needed)  # a small model has small activations
     if device == "gpu":
         assert machine.gpu is not None
         rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, work
-        host_bytes += sizes.tables * 2.0 if tables == "pinned" else 0.0
+        host_bytes += sizes.table_bytes if tables == "pinned" else 0.0
         least = host_bytes
     else:
         rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + work
-        least = host_bytes - sizes.kept_bytes(precision) + sizes.words * 2.0 if weights == "mapped" else host_bytes
+        least = (
+            host_bytes - sizes.kept_bytes(precision) + sizes.words * sizes.value_bytes
+            if weights == "mapped"
+            else host_bytes
+        )
     limit = rate / sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
     fraction = EXPECTED_FRACTION.get((device, precision), USUAL_FRACTION)
     fraction *= MAPPED_FRACTION if weights == "mapped" else 1.0
@@ -130,7 +158,12 @@ def missing_bytes(placement: Placement, machine: Machine) -> float:
 
 
 def choose(
-    sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS, stored: str = "bf16"
+    sizes: PartSizes,
+    machine: Machine,
+    context_tokens: int = PLANNED_CONTEXT_TOKENS,
+    stored: str = "bf16",
+    *,
+    is_converted: bool = False,
 ) -> Placement:
     """The most precise placement that is comfortably fast, else the fastest; resident before mapped where equal.
 
@@ -139,11 +172,12 @@ def choose(
         machine: what there is.
         context_tokens: that the cache is to hold.
         stored: the checkpoint's own precision; nothing is more precise than that.
+        is_converted: whether it is to be had in no other.
 
     Raises:
         NotEnoughMemory: none fits; says by how much and what would.
     """
-    every = list(placements(sizes, machine, context_tokens))
+    every = list(placements(sizes, machine, context_tokens, stored if is_converted else None))
     fitting = [placement for placement in every if fits(placement, machine)]
     if not fitting:
         raise NotEnoughMemory(_shortage(every, machine))
@@ -170,7 +204,7 @@ def _shortage(every: list[Placement], machine: Machine) -> str:
 
 
 def require_memory(sizes: PartSizes, asked: Placement, machine: Machine) -> None:
-    """That a placement somebody asked for fits.
+    """That a placement somebody asked for fits; the machine's rates do not matter.
 
     Raises:
         NotEnoughMemory: it does not; says by how much, and what would.
@@ -178,10 +212,15 @@ def require_memory(sizes: PartSizes, asked: Placement, machine: Machine) -> None
     missing = missing_bytes(replace(asked, host_bytes=asked.least_host_bytes), machine)
     if missing <= 0:
         return
-    fitting = [one for one in placements(sizes, machine) if fits(one, machine)]
+    every = list(placements(sizes, machine, converted=asked.precision if asked.is_converted else None))
+    fitting = [one for one in every if fits(one, machine)]
     best = max(fitting, key=lambda one: one.expected_tokens_per_s, default=None)
-    way_out = f"this would fit: {best.story}" if best else _shortage(list(placements(sizes, machine)), machine)
+    way_out = f"this would fit: {best.home} ({_told(best.options)})" if best else _shortage(every, machine)
     raise NotEnoughMemory(
         f"{asked.precision} weights with {asked.tables} tables need {missing / 1e9:.1f} GB more memory than there is; "
         f"{way_out}"
     )
+
+
+def _told(options: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())

@@ -10,7 +10,6 @@ GROUP_SIZE = 128
 SCALE_BYTES = 2
 FP8_SCALE_BYTES = 4
 BYTES_PER_WEIGHT = {
-    "bf16": 2.0,
     "fp8": 1 + FP8_SCALE_BYTES / GROUP_SIZE**2,
     "int8": 1 + SCALE_BYTES / GROUP_SIZE,
     "int4": 0.5 + SCALE_BYTES / GROUP_SIZE,
@@ -40,20 +39,32 @@ class PartSizes:
     active_experts: float
     """Real experts that a token takes per layer when all choices are equally likely."""
     num_layers: int
+    value_bytes: float = 2.0
+    """Of a weight that is not packed: 4 where the checkpoint is in fp32."""
+
+    @property
+    def table_bytes(self) -> float:
+        """Memory of the tables."""
+        return self.tables * self.value_bytes
+
+    def weight_bytes(self, precision: str) -> float:
+        """Of one packable weight."""
+        return self.value_bytes if precision == "bf16" else BYTES_PER_WEIGHT[precision]
 
     def kept_bytes(self, precision: str) -> float:
         """Memory of everything but the tables."""
-        whole = (self.words + self.latent_maps + self.projection) * 2.0 + self.router * 4.0
+        whole = (self.words + self.latent_maps + self.projection) * self.value_bytes + self.router * 4.0
         packable = self.attention + self.dense + self.experts
-        return whole + packable * BYTES_PER_WEIGHT[precision] + self.head * BYTES_PER_WEIGHT[head_precision(precision)]
+        head = self.head * self.weight_bytes(head_precision(precision))
+        return whole + packable * self.weight_bytes(precision) + head
 
     def read_bytes(self, precision: str, context_tokens: int, latent_bytes: int) -> float:
         """What decoding one token reads: the experts it takes, all else once, the cache of its context."""
-        whole = (self.latent_maps + self.projection) * 2.0 + self.router * 4.0
+        whole = (self.latent_maps + self.projection) * self.value_bytes + self.router * 4.0
         packable = self.attention + self.dense + self.num_layers * self.active_experts * self.expert
-        head = self.head * BYTES_PER_WEIGHT[head_precision(precision)]
+        head = self.head * self.weight_bytes(head_precision(precision))
         cache = context_tokens * self.latent_values * latent_bytes
-        return whole + packable * BYTES_PER_WEIGHT[precision] + head + cache
+        return whole + packable * self.weight_bytes(precision) + head + cache
 
 
 def head_precision(precision: str) -> str:
@@ -61,8 +72,8 @@ def head_precision(precision: str) -> str:
     return {"int4": "int8", "fp8": "bf16"}.get(precision, precision)
 
 
-def part_sizes(config: ModelConfig) -> PartSizes:
-    """Of a model; the draft block is not counted."""
+def part_sizes(config: ModelConfig, value_bytes: float = 2.0) -> PartSizes:
+    """Of a model whose unpacked weights take so many bytes each; the draft block is not counted."""
     hidden, heads, blocks = config.hidden_size, config.num_heads, config.num_attention_blocks
     q_head, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
     attention = hidden * (config.q_lora_rank + config.latent_dim) + config.q_lora_rank * heads * q_head
@@ -84,4 +95,5 @@ def part_sizes(config: ModelConfig) -> PartSizes:
         latent_values=blocks * config.latent_dim,
         active_experts=config.experts_per_token * config.num_experts / choices,
         num_layers=config.num_layers,
+        value_bytes=value_bytes,
     )

@@ -13,8 +13,9 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.errors import EngineError, NotEnoughMemory
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.config import load_config
-from kodkod_engine.models.loading import build_model
+from kodkod_engine.models.loading import build_model, open_stored
 from kodkod_engine.models.packing import pack_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.placement import admission
 from kodkod_engine.placement.machine import GIB, Gpu, Machine
 from kodkod_engine.placement.plan import PRECISIONS, Placement, choose, fits, missing_bytes, placements, require_memory
@@ -108,8 +109,45 @@ def test_too_little_memory_is_told_with_how_much(sizes: PartSizes) -> None:
 def test_a_placement_that_does_not_fit_names_one_that_does(sizes: PartSizes) -> None:
     machine = _machine(24)
     asked = next(one for one in placements(sizes, machine) if one.precision == "bf16" and one.tables == "resident")
-    with pytest.raises(NotEnoughMemory, match=r"need 11\d\.\d GB more .* would fit: int4 on cpu"):
+    with pytest.raises(NotEnoughMemory, match=r"need 11\d\.\d GB more .* would fit: int4 on cpu") as caught:
         require_memory(sizes, asked, machine)
+    assert "(device cpu, precision int4, weights resident, ngram_tables mapped)" in str(caught.value)
+    assert "tokens/s" not in str(caught.value), "rates are not measured before a model is loaded"
+
+
+def test_what_is_converted_is_to_be_had_in_no_other_precision(sizes: PartSizes) -> None:
+    machine = _machine(24)
+    assert {one.precision for one in placements(sizes, machine, converted="int8")} == {"int8"}
+    assert choose(sizes, _machine(256, rate=400e9), stored="int4", is_converted=True).precision == "int4"
+    every = placements(sizes, machine, converted="int8")
+    asked = next(one for one in every if one.weights == one.tables == "resident")
+    with pytest.raises(NotEnoughMemory, match=r"smallest placement \(int8, mapped weights"):
+        require_memory(sizes, asked, machine)
+    assert any(one.needs_conversion for one in placements(sizes, machine))
+    assert not any(one.needs_conversion for one in placements(sizes, machine, converted="int8"))
+
+
+@pytest.mark.parametrize(("dtype", "value_bytes"), [(torch.float32, 4.0), (torch.bfloat16, 2.0)])
+def test_a_checkpoint_in_fp32_takes_twice_as_much(tmp_path, dtype: torch.dtype, value_bytes: float) -> None:
+    folder = write_random_checkpoint(tmp_path, TINY, dtype=dtype, with_mtp=False)
+    config = load_config(folder)
+    assert admission.stored_as(folder, config).value_bytes == value_bytes
+    asked = admission.asked_placement(folder, config, EngineConfig(max_cached_tokens=1), _machine(24))
+    tables = sum(size for name, size in _table_bytes(folder))
+    assert asked.host_bytes > tables == part_sizes(config, value_bytes).table_bytes
+    model, _ = build_model(config, with_mtp=False, dtype=dtype, activation_dtype=torch.float32, device="meta")
+    weights = sum(p.nbytes for name, p in model.named_parameters() if not name.startswith("embedding.resident"))
+    norms = 4 * (2 * 2 * (2 * 96 + 48 + 32) + 96)
+    assert part_sizes(config, value_bytes).kept_bytes("bf16") + norms == weights
+    as_bf16 = admission.asked_placement(
+        folder, config, EngineConfig(max_cached_tokens=1, dtype="bfloat16"), _machine(24)
+    )
+    assert (as_bf16.host_bytes < asked.host_bytes) == (value_bytes > 2)
+
+
+def _table_bytes(folder) -> list[tuple[str, int]]:
+    tensors = open_stored(folder).checkpoint.tensors.values()
+    return [(tensor.name, tensor.num_bytes) for tensor in tensors if ".embedders." in tensor.name]
 
 
 def test_mapped_weights_are_loaded_with_less_memory_than_they_want(sizes: PartSizes) -> None:

@@ -1,0 +1,135 @@
+"""`kodkod doctor -m`: damaged, half-fetched and converted checkpoints; what it advises can be done."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kodkod_app.commands.doctor import command as doctor
+from kodkod_app.machine_facts import Fact, model_facts, placement_facts
+from kodkod_engine.layers.packed import Precisions
+from kodkod_engine.models.checkpoint import INDEX_NAME
+from kodkod_engine.models.convert import convert
+from kodkod_engine.models.loading import load_model
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
+from kodkod_engine.placement import machine as machine_module
+from kodkod_engine.placement.machine import GIB, Machine
+
+LITE_CONFIG = Path(__file__).parents[1] / "engine" / "data" / "longcat_flash_lite_config.json"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("source"), TINY, dtype=torch.bfloat16, shard_bytes=500_000)
+
+
+@pytest.fixture
+def lite_folder(tmp_path: Path) -> Path:
+    """The published config, and no weights yet."""
+    folder = tmp_path / "lite"
+    folder.mkdir()
+    shutil.copyfile(LITE_CONFIG, folder / "config.json")
+    return folder
+
+
+@pytest.fixture
+def folder(source: Path, tmp_path: Path) -> Path:
+    """To be damaged."""
+    return Path(shutil.copytree(source, tmp_path / "damaged"))
+
+
+def _shard(folder: Path) -> Path:
+    return sorted(folder.glob("*.safetensors"))[1]
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "5 bytes": lambda folder: _shard(folder).write_bytes(b"12345"),
+    "empty": lambda folder: _shard(folder).write_bytes(b""),
+    "half": lambda folder: _shard(folder).write_bytes(_shard(folder).read_bytes()[:100_000]),
+    "noise": lambda folder: _shard(folder).write_bytes(random.Random(1).randbytes(100_000)),
+    "gone": lambda folder: _shard(folder).unlink(),
+    "no index": lambda folder: (folder / INDEX_NAME).unlink(),
+    "no weights": lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_cannot_be_loaded_is_not_called_good(folder: Path, damage: str) -> None:
+    DAMAGE[damage](folder)
+    (fact,) = model_facts(folder)
+    assert not fact.is_good
+    assert "fetch" in fact.detail
+    assert "\n" not in fact.detail
+    assert list(placement_facts(folder)), "where it would go is to be had of config.json"
+
+
+def test_a_missing_table_is_told(folder: Path) -> None:
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(text.replace('"emb_split_num": 4', '"emb_split_num": 8'), encoding="utf-8")
+    (fact,) = model_facts(folder)
+    assert not fact.is_good
+    assert "embedders.12.weight" in fact.detail
+
+
+def _details(facts: list[Fact], name: str) -> list[str]:
+    return [fact.detail for fact in facts if fact.name == name]
+
+
+def test_a_converted_checkpoint_is_planned_in_its_own_precision(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "new", Precisions.of("int4"))
+    (fact,) = model_facts(tmp_path / "new")
+    assert fact.is_good
+    assert "converted to int4" in fact.detail
+    facts = list(placement_facts(tmp_path / "new"))
+    told = _details(facts, "placement") + _details(facts, "would fit too")
+    assert len(told) == 4
+    assert all(detail.startswith("int4 on cpu") and "convert" not in detail for detail in told)
+    (settings,) = _details(facts, "its settings")
+    said = dict(pair.removeprefix("engine.").split(" = ") for pair in settings.split(", "))
+    assert load_model(tmp_path / "new", precisions=Precisions.of(said["precision"]))
+
+
+def test_mapped_weights_are_advised_with_the_conversion_they_need(
+    lite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "available_bytes", lambda: 20.0 * GIB)
+    facts = list(placement_facts(lite_folder))
+    (settings,) = _details(facts, "its settings")
+    assert settings.startswith(f"kodkod convert {lite_folder} {lite_folder}-int4 --precision int4; then, with -m ")
+    assert "engine.weights = mapped" in settings
+    (placement,) = _details(facts, "placement")
+    assert "mapped from the disk after kodkod convert" in placement
+
+
+def test_too_little_memory_is_told(lite_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "available_bytes", lambda: 1.0 * GIB)
+    (fact,) = placement_facts(lite_folder)
+    assert not fact.is_good
+    assert "GB more than the 1.1 GB there are" in fact.detail
+
+
+def test_names_are_no_markup(source: Path, tmp_path: Path) -> None:
+    name = "a [red]b[/red] \\[c] \x1b[31md"
+    result = CliRunner().invoke(doctor, ["-m", str(tmp_path / name)], catch_exceptions=False, env={"COLUMNS": "400"})
+    assert result.exit_code == 0
+    assert "a [red]b[/red] \\[c] \N{REPLACEMENT CHARACTER}[31md/config.json" in result.output
+
+
+def test_the_machine_is_looked_at_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both lines on speed came of measurements of their own, and differed."""
+    looks: list[Path] = []
+
+    def look(folder: Path) -> Machine:
+        looks.append(folder)
+        return Machine(24 * GIB, 40e9, 1e12)
+
+    monkeypatch.setattr(machine_module, "this_machine", look)
+    facts = [*model_facts(source), *placement_facts(source)]
+    assert len(looks) == 1
+    assert "speed" not in {fact.name for fact in facts}
