@@ -16,7 +16,9 @@ from kodkod_app.cli import main
 from kodkod_app.commands.bench import command as bench
 from kodkod_app.commands.convert import command as convert
 from kodkod_app.machine_facts import placement_facts
+from kodkod_engine.benchmark.points import Bench, Plan, timed_load
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
+from kodkod_engine.config import EngineConfig
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 
@@ -106,6 +108,62 @@ def test_a_peer_that_is_not_here_is_one_line(folder: Path, capsys: pytest.Captur
         main(["bench", "-m", str(folder), "--peer", "llama"])
     assert ended.value.code == 2
     assert "there are transformers, vllm and vllm:http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (["--json", "nowhere/record.json"], "there is no folder nowhere"),
+        (["--json", "."], "cannot be written"),
+        (["--plot", "nowhere/plot.png"], "there is no folder nowhere"),
+        (["--plot", "plot.foo"], "name it .png or .svg"),
+        (["--prompt", "327680"], "the model's context has 327,680 tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], cause: str
+) -> None:
+    def loaded(*_options: object) -> None:
+        pytest.fail("it was loaded")
+
+    monkeypatch.setattr("kodkod_engine.benchmark.points.timed_load", loaded)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "-m", str(folder), *options])
+    assert ended.value.code == 2
+    assert cause in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_was_measured_is_kept_when_it_is_interrupted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_bench: Bench, _length: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "_prefill", interrupted)
+    files = ["--json", str(tmp_path / "record.json"), "--plot", str(tmp_path / "plot.png")]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "-m", str(folder), "--batch", "1", "--prompt", "8", "--repeats", "1", *files])
+    assert ended.value.code == 130
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [point["name"] for point in record["points"]] == [
+        "load",
+        "cold start, to the first token",
+        "decode, batch 1",
+    ]
+    assert "decode, batch 1" in capsys.readouterr().out
+
+
+def test_a_batch_decodes_side_by_side(folder: Path) -> None:
+    """The cache used to hold 32,768 tokens, fewer than 256 sequences have: they took turns."""
+    plan = Plan(batches=(256,), prompts=(60_000,), repeats=1)
+    engine, _ = timed_load(folder, {"max_cached_tokens": plan.cached_tokens, "max_running": 256})
+    try:
+        assert engine.max_context_tokens >= plan.longest_tokens
+        engine_blocks = plan.cached_tokens // EngineConfig().block_size
+        blocks_each = -(-(plan.context_tokens + plan.decode_tokens) // EngineConfig().block_size)
+        assert engine_blocks >= 256 * blocks_each
+    finally:
+        engine.close()
 
 
 def test_convert_says_what_it_made(folder: Path, tmp_path: Path) -> None:

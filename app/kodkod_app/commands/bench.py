@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,9 +15,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from kodkod_app.progress import bytes_progress
+from kodkod_engine.config import EngineConfig
+
 if TYPE_CHECKING:
     from kodkod_engine.benchmark.ceilings import Ceilings
-    from kodkod_engine.benchmark.points import Point
+    from kodkod_engine.benchmark.points import Bench, Plan, Point
 
 
 def _known_peer(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
@@ -26,6 +31,29 @@ def _known_peer(_context: click.Context, _option: click.Parameter, name: str | N
     if not is_peer(name):
         raise click.BadParameter(f"{name} is none; there are transformers, vllm and vllm:http://host:8000/v1")
     return name
+
+
+def _writable(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
+    """Looked at now: what is found out behind the measuring costs all of it."""
+    if file is None:
+        return None
+    if not file.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {file.parent}; make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise click.BadParameter(f"{file} cannot be written; name another file")
+    return file
+
+
+def _drawable(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    if _writable(context, option, file) is None or file is None:
+        return None
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.BadParameter("it needs matplotlib; install it, or leave the option out")
+    from matplotlib.figure import Figure
+
+    if file.suffix.lower().lstrip(".") not in Figure().canvas.get_supported_filetypes():
+        raise click.BadParameter(f"{file} is no kind of picture that can be drawn; name it .png or .svg")
+    return file
 
 
 @click.command(name="bench")
@@ -45,9 +73,13 @@ def _known_peer(_context: click.Context, _option: click.Parameter, name: str | N
     callback=_known_peer,
     help="Measure it beside, on the same weights: transformers, vllm, or a server as vllm:http://host:8000/v1.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the record here.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), callback=_writable, help="Write the record here.")
 @click.option(
-    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw achieved against limit here (PNG, SVG)."
+    "--plot",
+    "plot_file",
+    type=click.Path(path_type=Path),
+    callback=_drawable,
+    help="Draw achieved against limit here (PNG, SVG).",
 )
 def command(
     model: Path | None,
@@ -71,27 +103,45 @@ def command(
     from kodkod_engine.benchmark.points import Bench, Plan, timed_load
 
     folder = require_folder(str(model) if model else None, "kodkod bench")
+    plan = Plan(batches=batches, prompts=prompts, repeats=repeats)
+    _require_context(folder, plan)
     options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
-    engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}))
+    options |= {"max_cached_tokens": max(plan.cached_tokens, EngineConfig().max_cached_tokens)}
+    with bytes_progress("loading weights") as progress:
+        engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}), progress)
     try:
         other = open_peer(peer, engine, folder) if peer else None
-        bench = Bench(engine, Plan(batches=batches, prompts=prompts, repeats=repeats), folder, load_s, other)
-        console = Console(stderr=True)
-        points = []
-        for point in bench.points():
-            console.print(f"[dim]{point.name}[/dim]")
-            points.append(point)
-        memory = bench.memory()
+        _measure(Bench(engine, plan, folder, load_s, other), json_file, plot_file)
         if other is not None:
             other.close()
     finally:
         engine.close()
-    Console().print(_ceilings_table(bench.ceilings), _points_table(points), _memory_line(memory))
-    record = _record(folder, bench.precision, bench.ceilings, points, memory)
-    if json_file:
-        json_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if plot_file:
-        _plot(points, plot_file)
+
+
+def _require_context(folder: Path, plan: Plan) -> None:
+    """That the model takes prompts of that length."""
+    from kodkod_engine import load_config
+
+    limit = load_config(folder).max_context_tokens
+    if plan.longest_tokens >= limit:
+        raise click.UsageError(f"--prompt {max(plan.prompts)}: the model's context has {limit:,} tokens; ask for less")
+
+
+def _measure(bench: Bench, json_file: Path | None, plot_file: Path | None) -> None:
+    """Point by point; what was measured is told and kept however it ends."""
+    console, points = Console(stderr=True), []
+    try:
+        for point in bench.points():
+            console.print(f"[dim]{point.name}[/dim]")
+            points.append(point)
+    finally:
+        memory = bench.memory()
+        Console().print(_ceilings_table(bench.ceilings), _points_table(points), _memory_line(memory))
+        if json_file:
+            record = _record(bench.checkpoint, bench.precision, bench.ceilings, points, memory)
+            json_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if plot_file:
+            _plot(points, plot_file)
 
 
 def _record(
@@ -153,21 +203,15 @@ def _memory_line(memory: dict[str, float]) -> str:
 
 def _plot(points: Sequence[Point], file: Path) -> None:
     """Bars of achieved tokens/s beside their limits."""
-    try:
-        import matplotlib as mpl
-    except ImportError as fault:
-        raise click.UsageError("--plot needs matplotlib; install it, or leave the option out") from fault
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     shown = [point for point in points if point.limit_tokens_per_s]
-    figure, axes = plt.subplots(figsize=(8, 0.6 * len(shown) + 1))
+    figure = Figure(figsize=(8, 0.6 * len(shown) + 1), layout="tight")
+    axes = figure.subplots()
     names = [point.name for point in shown]
     axes.barh(names, [point.limit_tokens_per_s or 0 for point in shown], color="lightgray", label="limit")
     axes.barh(names, [point.tokens_per_s or 0 for point in shown], height=0.5, label="achieved")
     axes.set_xscale("log")
     axes.set_xlabel("tokens/s")
     axes.legend()
-    figure.tight_layout()
     figure.savefig(file)
-    plt.close(figure)

@@ -21,6 +21,7 @@ from kodkod_engine.placement.sizes import PartSizes, part_sizes
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine
     from kodkod_engine.benchmark.peers import Peer
+    from kodkod_engine.models.checkpoint import Progress
 
 CACHED_TURN_TOKENS = 64
 PEER_STEPS = 4
@@ -63,6 +64,16 @@ class Plan:
     decode_tokens: int = 16
     repeats: int = 3
 
+    @property
+    def longest_tokens(self) -> int:
+        """Of one sequence."""
+        return max(max(self.prompts) + CACHED_TURN_TOKENS + 1, self.context_tokens + self.decode_tokens)
+
+    @property
+    def cached_tokens(self) -> int:
+        """What the cache has to hold for all of a batch to decode side by side, blocks that are not full included."""
+        return max(max(self.batches) * (self.context_tokens + 2 * self.decode_tokens), self.longest_tokens + 16)
+
 
 class Bench:
     """Measures one engine; prompts are random and never the same twice, so that no prefix is found by chance."""
@@ -71,6 +82,7 @@ class Bench:
         self, engine: NativeEngine, plan: Plan, checkpoint: Path, load_s: float, peer: Peer | None = None
     ) -> None:
         self.engine, self.plan, self.load_s, self.peer = engine, plan, load_s, peer
+        self.checkpoint = checkpoint
         loaded = engine.runner.loaded
         files = sorted(checkpoint.glob("*.safetensors"), key=lambda file: -file.stat().st_size)
         ceilings = partial(measure_ceilings, loaded.device, files[0] if files else None)
@@ -192,10 +204,12 @@ def _point(name: str, samples: list[float], tokens: int, limit: float | None, ot
     return Point(name, median, min(samples), max(samples), tokens / median, limit, peer_s)
 
 
-def timed_load(checkpoint: Path, options: dict[str, Any]) -> tuple[NativeEngine, float]:
+def timed_load(
+    checkpoint: Path, options: dict[str, Any], progress: Progress | None = None
+) -> tuple[NativeEngine, float]:
     """An engine and the seconds it took to load."""
     from kodkod_engine import load_engine
 
     started = time.perf_counter()
-    engine = load_engine(checkpoint, **options)
+    engine = load_engine(checkpoint, progress=progress, **options)
     return engine, time.perf_counter() - started
