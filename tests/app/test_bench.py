@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from engine.backends.fake_vllm_server import VOCAB_SIZE, FakeServer, serving
 from kodkod_app.cli import main
+from kodkod_app.commands.bench import _points_table
 from kodkod_app.commands.bench import command as bench
 from kodkod_app.commands.convert import command as convert
 from kodkod_app.machine_facts import placement_facts
-from kodkod_engine.benchmark.points import Bench, Plan, timed_load
+from kodkod_engine.benchmark.points import Bench, Plan, Point, timed_load
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -164,6 +168,16 @@ def test_a_batch_decodes_side_by_side(folder: Path) -> None:
         assert engine_blocks >= 256 * blocks_each
     finally:
         engine.close()
+
+
+def test_no_figure_is_cut_short_on_a_narrow_screen() -> None:
+    point = Point("cold start, to the first token", 25.7923, 25.7923, 25.8, 3_549.04, 13_154.9, 8.1)
+    console = Console(width=80, file=io.StringIO())
+    console.print(_points_table([point, replace(point, peer_s=None, note="1.87 times as fast as without")]))
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(figure in told for figure in ("25,792", "25,792-25,800", "3,549", "13,155", "27%"))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+    assert all(len(line) <= 80 for line in told.splitlines())
 
 
 def test_convert_says_what_it_made(folder: Path, tmp_path: Path) -> None:

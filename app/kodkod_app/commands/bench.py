@@ -179,20 +179,29 @@ def _scaled(value: float | None, unit: float, name: str) -> str:
 
 
 def _points_table(points: Sequence[Point]) -> Table:
-    table = Table(
-        "measured", "ms", "fastest-slowest", "tokens/s", "limit", "fraction", "beside it", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measured", min_width=12)
+    for name in ("ms", "least-most", "tokens/s", "limit", "fraction"):
+        table.add_column(name, no_wrap=True)  # a figure cut short is none
+    table.add_column("beside it", min_width=12)
     for point in points:
         table.add_row(
             point.name,
-            f"{point.seconds * 1e3:,.1f}",
-            f"{point.fastest_s * 1e3:,.1f}-{point.slowest_s * 1e3:,.1f}",
-            "" if point.tokens_per_s is None else f"{point.tokens_per_s:,.1f}",
-            "" if point.limit_tokens_per_s is None else f"{point.limit_tokens_per_s:,.1f}",
+            _figure(point.seconds * 1e3),
+            f"{_figure(point.fastest_s * 1e3)}-{_figure(point.slowest_s * 1e3)}",
+            _figure(point.tokens_per_s),
+            _figure(point.limit_tokens_per_s),
             "" if point.fraction is None else f"{point.fraction:.0%}",
             point.note if point.peer_s is None else f"peer {point.peer_s / point.seconds:.2f} times as long",
         )
     return table
+
+
+def _figure(value: float | None) -> str:
+    """Three figures that count, and all those before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _memory_line(memory: dict[str, float]) -> str:
