@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kodkod_engine.errors import CheckpointCorrupt, DiskFull, EngineError
+from kodkod_engine.errors import CheckpointCorrupt, DiskFull, EngineError, UnknownArchitecture
 from kodkod_engine.layers.packed import Precisions, Slot
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import load_config
@@ -31,11 +31,13 @@ from kodkod_engine.models.mtp import MtpBlock
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.safetensors_writer import (
     CHUNK_BYTES,
+    PART_SUFFIX,
     PlannedTensor,
     SafetensorsWriter,
     disk_full_message,
     file_bytes,
 )
+from kodkod_engine.only_writer import only_writer
 
 TEXTS_BYTES = 1 << 24
 """Room for config, tokenizer and manifest."""
@@ -86,10 +88,13 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
 
     Raises:
         CheckpointError: the source cannot be used, or the target holds something else.
+        FolderBusy: another process converts to the target.
         DiskFull: not enough room, found out before or while writing; what is finished stays.
         EngineError: the target cannot be written.
     """
     config = load_config(source)
+    if read_manifest(source) is not None:
+        raise UnknownArchitecture(f"{source} is converted already; give the published checkpoint that it was made from")
     checkpoint = Checkpoint(source)
     require_parts(config, checkpoint, is_converted=False)
     dtype = stored_dtype(checkpoint)
@@ -99,10 +104,14 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
     checkpoint.check(dict(chain(model.checkpoint_slots(), mtp.checkpoint_slots() if mtp else ())))
     files: list[WeightFile | TableFile] = [*plan_weight_files(model, mtp), *_table_files(checkpoint)]
     with _told_of(target):
-        manifest = _begin(source, target, checkpoint, precisions, has_mtp)
-        _require_room(target, files, manifest)
-        _copy_texts(source, target)
-        return _write_files(target, files, manifest, checkpoint, progress)
+        target.mkdir(parents=True, exist_ok=True)
+        with only_writer(target):
+            manifest = _begin(source, target, checkpoint, precisions, has_mtp)
+            for file in files:  # of a run that was cut off: made anew, and its room counts
+                (target / f"{file.name}{PART_SUFFIX}").unlink(missing_ok=True)
+            _require_room(target, files, manifest)
+            _copy_texts(source, target)
+            return _write_files(target, files, manifest, checkpoint, progress)
 
 
 @contextmanager
@@ -124,20 +133,23 @@ def _write_files(
     progress: Progress | None,
 ) -> Manifest:
     done, total = 0, sum(file_bytes(file.tensors()) for file in files)
+
+    def tell(num_bytes: int) -> None:
+        if progress is not None:
+            progress(done + num_bytes, total)
+
     for file in files:
         if not _is_done(target, file.name, manifest):
-            manifest.files[file.name] = _write(target / file.name, file, checkpoint)
+            manifest.files[file.name] = _write(target / file.name, file, checkpoint, tell)
             manifest.save(target)
+        tell(manifest.files[file.name].num_bytes)
         done += manifest.files[file.name].num_bytes
-        if progress is not None:
-            progress(done, total)
     manifest.is_complete = True
     manifest.save(target)
     return manifest
 
 
 def _begin(source: Path, target: Path, checkpoint: Checkpoint, precisions: Precisions, has_mtp: bool) -> Manifest:
-    target.mkdir(parents=True, exist_ok=True)
     wanted = Manifest(
         source=fingerprint(source, checkpoint),
         experts=precisions.experts,
@@ -148,12 +160,17 @@ def _begin(source: Path, target: Path, checkpoint: Checkpoint, precisions: Preci
     )
     found = read_manifest(target)
     if found is None:
-        if (target / "config.json").exists() or any(target.glob("*.safetensors")):
-            raise CheckpointCorrupt(f"{target} holds another checkpoint; give an empty folder")
+        if any((target / name).exists() for name in ("config.json", *COPIED_FILES)) or any(
+            target.glob("*.safetensors")
+        ):
+            raise CheckpointCorrupt(f"{target} holds another checkpoint, or files of one; give an empty folder")
         wanted.save(target)
         return wanted
     if found.model_copy(update={"files": {}, "is_complete": False}) != wanted:
-        raise CheckpointCorrupt(f"{target} was begun from another checkpoint or precision; give an empty folder")
+        raise CheckpointCorrupt(
+            f"{target} was begun from another checkpoint or precision (its experts are in {found.experts}); "
+            "give an empty folder"
+        )
     return found
 
 
@@ -204,9 +221,11 @@ def _is_done(target: Path, name: str, manifest: Manifest) -> bool:
     return known is not None and path.is_file() and path.stat().st_size == known.num_bytes
 
 
-def _write(path: Path, file: WeightFile | TableFile, checkpoint: Checkpoint) -> ConvertedFile:
+def _write(
+    path: Path, file: WeightFile | TableFile, checkpoint: Checkpoint, tell: Callable[[int], None]
+) -> ConvertedFile:
     tensors = file.tensors()
-    with SafetensorsWriter(path, tensors) as writer:
+    with SafetensorsWriter(path, tensors, tell) as writer:
         if isinstance(file, TableFile):
             for part in file.parts:
                 _copy(writer, part)

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ DTYPE_NAMES = {
 }
 ALIGNMENT = 64
 CHUNK_BYTES = 16 * 1024**2
+PART_SUFFIX = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,18 @@ def file_bytes(tensors: Sequence[PlannedTensor]) -> int:
 class SafetensorsWriter:
     """Writes the planned tensors in their order; a context manager, left without a fault when all are written."""
 
-    def __init__(self, path: Path, tensors: Sequence[PlannedTensor]) -> None:
+    def __init__(self, path: Path, tensors: Sequence[PlannedTensor], tell: Callable[[int], None] | None = None) -> None:
         """Begin `path`.part anew.
+
+        Args:
+            tell: called with the bytes written so far, while it is written.
 
         Raises:
             DiskFull: no room; says how much is missing.
         """
-        self.path, self._part = path, path.with_name(path.name + ".part")
-        self._left = file_bytes(tensors)
+        self.path, self._part = path, path.with_name(path.name + PART_SUFFIX)
+        self._left = self._total = file_bytes(tensors)
+        self._tell = tell
         self._hash = hashlib.sha256()
         self._file = self._part.open("wb", buffering=0)
         self.write(header_bytes(tensors))
@@ -101,6 +106,8 @@ class SafetensorsWriter:
             chunk = view[start : start + CHUNK_BYTES]
             self._write_all(chunk)
             self._hash.update(chunk)
+            if self._tell is not None:
+                self._tell(self._total - self._left)
 
     def write_tensor(self, tensor: Tensor) -> None:
         """Append a tensor's values."""
@@ -132,6 +139,8 @@ class SafetensorsWriter:
             self._file.close()
         if kind is None:
             self._part.replace(self.path)
+        else:
+            self._part.unlink(missing_ok=True)  # it is made anew; on a full disk its room is wanted
 
 
 def disk_full_message(path: Path, missing: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine.playing import play
-from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, DiskFull, UnknownArchitecture
+from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, DiskFull, FolderBusy, UnknownArchitecture
 from kodkod_engine.layers.packed import PackedMatrix, Precisions
 from kodkod_engine.models import convert as convert_module
 from kodkod_engine.models.convert import convert
@@ -23,6 +23,7 @@ from kodkod_engine.models.converted import MANIFEST_NAME, read_manifest, require
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.models.safetensors_writer import SafetensorsWriter
+from kodkod_engine.only_writer import only_writer
 
 IDS = [5, 9, 300, 9, 2, 40, 41]
 Usage = namedtuple("Usage", "total used free")
@@ -177,6 +178,70 @@ def test_a_disk_that_fills_up_meanwhile(
     for path in (tmp_path / "new").glob("*.safetensors"):
         path.unlink()  # what the full disk swallowed
     assert convert(source, tmp_path / "new", Precisions.of("int4")) == read_manifest(converted)
+
+
+def test_what_a_killed_run_left_counts_as_room(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The half of a file it had written takes room until it is written anew: the same command refused to go on."""
+    target = tmp_path / "new"
+    target.mkdir()
+    left = [target / "layer-00.safetensors.part", target / "notes.part"]
+    for path in left:
+        path.write_bytes(bytes(1000))
+    seen: list[list[bool]] = []
+
+    def usage(_path: Path) -> Usage:
+        seen.append([path.exists() for path in left])
+        return Usage(10**9, 0, 10**9)
+
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", usage)
+    convert(source, target, Precisions.of("int4"))
+    assert seen == [[False, True]]
+
+
+def test_a_file_that_is_not_finished_is_not_left(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_self: SafetensorsWriter, _tensor: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SafetensorsWriter, "write_tensor", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "new", Precisions.of("int4"))
+    assert not list((tmp_path / "new").glob("*.part"))
+
+
+def test_progress_moves_inside_a_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kodkod_engine.models.safetensors_writer.CHUNK_BYTES", 4096)
+    told: list[tuple[int, int]] = []
+    manifest = convert(source, tmp_path / "new", Precisions.of("int4"), lambda *numbers: told.append(numbers))
+    total = sum(file.num_bytes for file in manifest.files.values())
+    done = [numbers[0] for numbers in told]
+    assert done == sorted(done)
+    assert told[-1] == (total, total)
+    assert len(set(done)) > 3 * len(manifest.files)
+    told.clear()
+    convert(source, tmp_path / "new", Precisions.of("int4"), lambda *numbers: told.append(numbers))
+    assert told[-1] == (total, total)
+
+
+def test_two_conversions_to_one_folder(source: Path, converted: Path, tmp_path: Path) -> None:
+    """They wrote to one another's files."""
+    target = tmp_path / "new"
+    target.mkdir()
+    with only_writer(target), pytest.raises(FolderBusy, match="another process is writing to it; wait for it"):
+        convert(source, target, Precisions.of("int4"))
+    assert not list(target.iterdir())
+    assert convert(source, target, Precisions.of("int4")) == read_manifest(converted)
+
+
+def test_a_converted_source_is_told_as_such(converted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownArchitecture, match="is converted already; give the published checkpoint"):
+        convert(converted, tmp_path / "new", Precisions.of("int8"))
+
+
+def test_files_of_ones_own_are_not_taken_for_the_checkpoints(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("mine")
+    with pytest.raises(CheckpointCorrupt, match="or files of one; give an empty folder"):
+        convert(source, tmp_path, Precisions.of("int4"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
 def test_refuses_a_folder_of_something_else(source: Path, converted: Path, tmp_path: Path) -> None:
