@@ -184,7 +184,7 @@ class Checkpoint:
         """Fill every slot from its tensor, in the order of the files.
 
         Raises:
-            CheckpointCorrupt: a file ended early or could not be read.
+            CheckpointCorrupt: a file ended early, could not be read, or what is to be packed is no numbers.
         """
         stored = sorted((self.tensors[name] for name in slots), key=lambda tensor: (tensor.file, tensor.offset))
         total = sum(tensor.num_bytes for tensor in stored)
@@ -275,7 +275,15 @@ def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
         piece = staging[: part.shape[0]]
         _read_exactly(handle, piece, stored)
         part.copy_(piece if scales is None else scaled_rows(piece, scales, first + torch.arange(part.shape[0])))
+        if isinstance(part, PackedMatrix):
+            _require_numbers(part.scales, stored)
         first += part.shape[0]
+
+
+def _require_numbers(scales: Tensor, stored: StoredTensor) -> None:
+    """Packing hides what is no number in codes that look like any other; the scales, few beside them, still tell."""
+    if not bool(scales.isfinite().all()):
+        raise CheckpointCorrupt(f"{stored.file}: {stored.name} has values that are no finite numbers; fetch it again")
 
 
 def _read_scales(stored: StoredTensor) -> Tensor:
@@ -283,6 +291,7 @@ def _read_scales(stored: StoredTensor) -> Tensor:
     with _reading(stored.file) as handle:
         handle.seek(stored.offset)
         _read_exactly(handle, scales, stored)
+    _require_numbers(scales.float(), stored)
     return scales.float()
 
 

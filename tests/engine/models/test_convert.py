@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from engine.playing import play
 from kodkod_engine.errors import CheckpointCorrupt, CheckpointMissing, DiskFull, FolderBusy, UnknownArchitecture
@@ -220,6 +221,26 @@ def test_progress_moves_inside_a_file(source: Path, tmp_path: Path, monkeypatch:
     told.clear()
     convert(source, tmp_path / "new", Precisions.of("int4"), lambda *numbers: told.append(numbers))
     assert told[-1] == (total, total)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_not_packed(source: Path, tmp_path: Path, precision: str, value: float) -> None:
+    folder, name = tmp_path / "source", "model.layers.1.mlp.experts.3.down_proj.weight"
+    shutil.copytree(source, folder)
+    (file,) = (path for path in folder.glob("*.safetensors") if name in load_file(path))
+    tensors = load_file(file)
+    tensors[name][5, 7] = value
+    save_file(tensors, file)
+    for make in (
+        lambda: convert(folder, tmp_path / "new", Precisions.of(precision)),
+        lambda: load_model(folder, precisions=Precisions.of(precision)),
+    ):
+        with pytest.raises(
+            CheckpointCorrupt, match=r"experts\.3\.down_proj\.weight has values that are no finite numbers"
+        ):
+            make()
+    assert not (tmp_path / "new" / "layer-01.safetensors").exists()
 
 
 def test_two_conversions_to_one_folder(source: Path, converted: Path, tmp_path: Path) -> None:
