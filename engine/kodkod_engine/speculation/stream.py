@@ -25,6 +25,8 @@ GRANTED_STEPS = 1.0
 
 FORCED = "forced"
 COPYING = "suffix"
+LOOKED_UP = frozenset({FORCED, COPYING})
+"""Drafters that know without computing."""
 
 
 @dataclass(slots=True)
