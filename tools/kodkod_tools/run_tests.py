@@ -10,29 +10,25 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from kodkod_sandbox.base import ExecResult
-from kodkod_tools import junit
+from kodkod_tools import junit, unittest_words
 from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolOutput, ToolResult, ToolStream
-from kodkod_tools.config import ToolsConfig
 from kodkod_tools.files import read_text
 from kodkod_tools.jobs import streaming
-from kodkod_tools.locate.suspects import BadTrace, Suspect, is_meant, read_trace, suspects, told
+from kodkod_tools.locate.suspects import BadTrace, Suspect, read_trace, suspects
 from kodkod_tools.locate.tracing import TRACE_FILE, Tracing, tracing
 from kodkod_tools.output import Kept, OutputKeeper, keep_text
 from kodkod_tools.paths import Place, resolve
 from kodkod_tools.schema import declare
 from kodkod_tools.scratch import read_scratch, scratch
 from kodkod_tools.shell import ended
-from kodkod_tools.text.truncate import cut_line, cut_middle
+from kodkod_tools.tests_told import MAX_OUTPUT_CHARS, facts, summary, told_result
 
 _REPORT = "report.xml"
-_NO_TESTS, _USAGE_ERROR = 5, 4
-_MAX_ERROR_LINES = 12
-_MAX_NAMES = 50
-_FALLBACK_CHARS = 6_000
-"""Of a run without a report: how much of the output is shown."""
+_USAGE_ERROR = 4
+"""Exit code of pytest."""
 _MAX_SOURCES = 200
 """Files of the project that are read to tell the suspects."""
 _UNTRACED = "the lines that the tests run are not known"
@@ -41,8 +37,6 @@ _NOT_FOUND = 127
 """Exit code of a shell that finds no such command."""
 _NO_RUNNER = "pytest is not installed in the sandbox's Python, and unittest found no tests"
 _NO_PYTEST = re.compile(r"No module named '?\"?pytest")
-_RAN = re.compile(r"^Ran (\d+) tests?", re.MULTILINE)
-_UNITTEST_COUNTS = re.compile(r"(failures|errors|skipped|unexpected successes)=(\d+)")
 
 
 class TestArguments(Arguments):
@@ -213,11 +207,11 @@ def _reported(
         cases, located, result.exit_code, result.duration_s, context.config,
         targets=arguments.targets, output=kept.for_model,
     )  # fmt: skip
-    facts = _facts(cases, result.exit_code)
+    found = facts(cases, result.exit_code)
     if located is not None:
-        facts["suspects"] = [suspect.as_value() for suspect in located]
-    person = _summary(cases, result.exit_code, result.duration_s)
-    return _noted(ToolResult(text, for_person=person, for_log=kept.for_log, facts=facts), note)
+        found["suspects"] = [suspect.as_value() for suspect in located]
+    person = summary(cases, result.exit_code, result.duration_s)
+    return _noted(ToolResult(text, for_person=person, for_log=kept.for_log, facts=found), note)
 
 
 def _located(trace: bytes | None, targets: Sequence[str], context: ToolContext) -> tuple[Suspect, ...]:
@@ -231,83 +225,11 @@ def _located(trace: bytes | None, targets: Sequence[str], context: ToolContext) 
     return suspects(narrowed, sources)
 
 
-def told_result(
-    cases: Sequence[junit.Case],
-    suspects: Sequence[Suspect] | None,
-    exit_code: int,
-    duration_s: float,
-    config: ToolsConfig,
-    *,
-    targets: Sequence[str] = (),
-    output: str = "",
-) -> str:
-    """What the model reads of a run with a report: failures (of `targets` first), suspects, counts.
-
-    `suspects` is None where they were not asked for. `output` is shown of a run that fails without a failing test.
-    """
-    bad = sorted(_bad(cases), key=lambda case: not is_meant(case.node_id, targets))
-    block = told(suspects or ())
-    if bad and suspects is not None and not block:
-        block = "[the failing tests run no function of the project]"
-    detailed = bad[: config.max_failures]
-    room = (config.max_result_chars - 1_500 - len(block)) // max(1, len(detailed))
-    blocks = [cut_middle(_told(case, config.max_line_chars), room) for case in detailed]
-    if others := [case.node_id for case in bad[len(detailed) :]]:
-        names = "\n".join(cut_line(name, 200) for name in others[:_MAX_NAMES])
-        blocks.append(cut_middle(f"{len(others)} more fail:\n{names}", 1_000))
-    if block:
-        blocks.append(block)
-    if not bad and exit_code not in (0, _NO_TESTS):
-        blocks.append(cut_middle(output, _FALLBACK_CHARS))
-    return "\n\n".join([*blocks, _summary(cases, exit_code, duration_s)])
-
-
-def _bad(cases: Sequence[junit.Case]) -> list[junit.Case]:
-    return [case for case in cases if case.outcome in (junit.Outcome.FAILED, junit.Outcome.ERROR)]
-
-
-def _counts(cases: Sequence[junit.Case]) -> dict[junit.Outcome, int]:
-    return {outcome: sum(case.outcome is outcome for case in cases) for outcome in junit.Outcome}
-
-
-def _facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
-    counts = _counts(cases)
-    return {
-        "passed": counts[junit.Outcome.PASSED],
-        "failed": counts[junit.Outcome.FAILED],
-        "errors": counts[junit.Outcome.ERROR],
-        "skipped": counts[junit.Outcome.SKIPPED],
-        "failed_tests": [case.node_id for case in _bad(cases)[:200]],
-        "exit_code": exit_code,
-        "timed_out": False,
-    }
-
-
-def _summary(cases: Sequence[junit.Case], exit_code: int, duration_s: float) -> str:
-    if not cases:
-        return f"no tests were found [exit code {exit_code}]; name a file with targets"
-    numbers = ", ".join(f"{number} {outcome}" for outcome, number in _counts(cases).items() if number)
-    return f"{numbers} in {duration_s:.1f} s [exit code {exit_code}]"
-
-
-def _told(case: junit.Case, max_line_chars: int) -> str:
-    """One failure: its id, where in the project, what went wrong."""
-    kind = "FAILED" if case.outcome is junit.Outcome.FAILED else "ERROR"
-    if case.message == "collection failure":
-        kind = "ERROR collecting"
-    lines = [f"{kind} {case.node_id}"]
-    if frame := junit.innermost_frame(case.text):
-        inside = f" in {frame.function}" if frame.function else ""
-        lines.append(f"{frame.path}:{frame.line}{inside}" + (f": {frame.code}" if frame.code else ""))
-    lines += [f"  {line}" for line in junit.error_lines(case, _MAX_ERROR_LINES)]
-    return "\n".join(cut_line(line, max_line_chars) for line in lines)
-
-
 def _without_report(run: _Run, context: ToolContext, note: str = "") -> ToolResult:
     """The result from exit code and output alone."""
     result, kept = run.ended()
     shown = keep_text(
-        kept.for_model, context.log_folder, "test", min(_FALLBACK_CHARS, context.config.max_result_chars // 2)
+        kept.for_model, context.log_folder, "test", min(MAX_OUTPUT_CHARS, context.config.max_result_chars // 2)
     )
     told = ended(result, Kept(shown.for_model, kept.for_log), run.timeout_s)
     hint = note or _hint(result, run.command)
@@ -334,39 +256,24 @@ async def _unittest(arguments: TestArguments, context: ToolContext) -> ToolStrea
     """Where there is no pytest: the standard library's runner, by the same Python."""
     command = list(context.config.test_command)
     python = command[: command.index("-m")] if "-m" in command else ["python"]
-    targets = [_dotted(target) for target in arguments.targets] or ["discover"]
+    targets = [unittest_words.dotted(target) for target in arguments.targets] or ["discover"]
     run = _run(arguments, context, [*python, "-m", "unittest", *targets])
     async with aclosing(run.stream(context)) as chunks:
         async for chunk in chunks:
             yield chunk
     _, kept = run.ended()
-    ran = _RAN.search(kept.for_model)
     told = _without_report(run, context)
-    if ran is None or ran[1] == "0":
+    num_run = unittest_words.num_run(kept.for_model)
+    if not num_run:
         install = shlex.join([*python, "-m", "pip", "install", "pytest"])
         # Its exit code may be 0, and is not told: nothing was run that could pass.
         text = f"{kept.for_model.rstrip()}\n[{_NO_RUNNER}; install it there ({install}) where the network allows]"
-        facts = {**told.facts, "not_run": _NO_RUNNER}
-        yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=facts)
+        not_run = {**told.facts, "not_run": _NO_RUNNER}
+        yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=not_run)
         return
-    text = f"{told.for_model}\n[run by unittest, for pytest is not installed]"
     yield ToolResult(
-        text,
+        f"{told.for_model}\n[run by unittest, for pytest is not installed]",
         for_log=kept.for_log,
         error=told.error,
-        facts={**told.facts, **_unittest_facts(kept.for_model, int(ran[1]))},
+        facts={**told.facts, **unittest_words.facts(kept.for_model, num_run)},
     )
-
-
-def _dotted(target: str) -> str:
-    """`tests/test_a.py::A::test_x` as unittest wants it: `tests.test_a.A.test_x`; a plain file as it is."""
-    path, *rest = target.split("::")
-    return ".".join([path.removesuffix(".py").replace("/", "."), *rest]) if rest else path
-
-
-def _unittest_facts(output: str, ran: int) -> dict[str, JsonValue]:
-    last = output[output.rfind("Ran ") :]
-    counts = {name: int(number) for name, number in _UNITTEST_COUNTS.findall(last)}
-    failed, errors, skipped = counts.get("failures", 0), counts.get("errors", 0), counts.get("skipped", 0)
-    failed += counts.get("unexpected successes", 0)
-    return {"passed": ran - failed - errors - skipped, "failed": failed, "errors": errors, "skipped": skipped}

@@ -22,7 +22,7 @@ from kodkod_app.nano.spans import Edit, applied
 from kodkod_app.nano.tool_desk import ToolDesk
 from kodkod_app.nano.weighted_faults import draw_weighted
 from kodkod_tools.locate.suspects import Suspect
-from kodkod_tools.run_tests import told_result
+from kodkod_tools.tests_told import told_result
 
 MAX_FUNCTION_LINES = 50
 _LONG_LINES, _SHARE_OF_LONG = 14, 0.45

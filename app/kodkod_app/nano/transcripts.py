@@ -32,7 +32,7 @@ from kodkod_app.nano.tool_desk import ToolDesk
 from kodkod_app.nano.workshop import Workshop, prepare
 from kodkod_app.repair_eval.bench import TOOLS, commit_all
 from kodkod_tools.locate.suspects import Suspect
-from kodkod_tools.run_tests import told_result
+from kodkod_tools.tests_told import told_result
 
 VALIDATION = ("natsort", "texttable")
 """Of the packages to learn from, those kept aside to measure on."""

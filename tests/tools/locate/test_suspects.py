@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kodkod_tools.config import ToolsConfig
 from kodkod_tools.junit import Case, Outcome
 from kodkod_tools.locate.suspects import BadTrace, Limits, Trace, ochiai, read_trace, suspects, told
-from kodkod_tools.run_tests import told_result
+from kodkod_tools.tests_told import told_result
 
 SOURCE = """\
 KEY = lambda x: x + 1

@@ -28,7 +28,7 @@ from kodkod_app.nano.spans import Edit, applied
 from kodkod_app.nano.weighted_faults import draw_weighted
 from kodkod_app.nano.workshop import Workshop
 from kodkod_app.repair_eval.bench import TOOLS
-from kodkod_tools.run_tests import told_result
+from kodkod_tools.tests_told import told_result
 
 MAX_EDITS = 120
 """Of a simulated case, the repair among them; of more, so many are drawn."""

@@ -31,7 +31,7 @@ from kodkod_engine.messages import AssistantMessage, ToolCall, ToolMessage
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.none import NoSandbox
 from kodkod_tools.base import ToolContext
-from kodkod_tools.run_tests import told_result
+from kodkod_tools.tests_told import told_result
 
 if TYPE_CHECKING:
     from kodkod_app.bootstrap import Model
