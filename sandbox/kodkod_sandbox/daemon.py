@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import docker.errors  # type: ignore[import-untyped]  # as above
 import docker.types  # type: ignore[import-untyped]  # as above
 import requests  # type: ignore[import-untyped,unused-ignore]  # a dependency of the SDK, whose faults it lets through
 
+from kodkod_sandbox.build_output import BuildOutput
 from kodkod_sandbox.errors import ImageError, SandboxLost, SandboxUnavailable
 
 OWNER_LABEL = "kodkod.owner"
@@ -28,10 +28,6 @@ STAGE_LABEL = "kodkod.stage"
 _SHORT_S = 60
 _BUILD_S = 1800
 """How long a build may be silent."""
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CAUSE = re.compile(r"(error|fatal|e)\b", re.IGNORECASE)
-_KEPT_LINES = 200
-_PROGRESS = ("Step ", "--->", "Removing intermediate container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +106,14 @@ def _knock() -> None:
             door.connect(host.removeprefix("unix://"))
 
 
-def _told_cause(said: list[str], fault: str) -> str:
-    """The last line of a build's output that tells of an error; else the daemon's word and what was said last."""
-    lines = [line.strip() for line in said if line.strip() and not line.strip().startswith(_PROGRESS)]
-    if errors := [line for line in lines if _CAUSE.match(line)]:
-        return errors[-1]
-    return ": ".join([" ".join(fault.split()), *lines[-1:]])
+def _bound(mount: Mount) -> Any:
+    return docker.types.Mount(
+        str(mount.target), str(mount.source), type="bind", read_only=mount.read_only, propagation="rprivate"
+    )
+
+
+def _capped(name: str, limit: int) -> Any:
+    return docker.types.Ulimit(name=name, soft=limit, hard=limit)
 
 
 class Daemon:
@@ -210,7 +208,7 @@ class Daemon:
             ImageError: the build failed; one line on the cause, out of its output.
         """
         mode = self._build_network() if network else "none"
-        said: list[str] = []
+        output = BuildOutput()
         try:
             for event in self._api.build(
                 path=str(folder),
@@ -225,9 +223,8 @@ class Daemon:
                 timeout=_BUILD_S,
             ):
                 if "error" in event:
-                    raise ImageError(_told_cause(said, event["error"]))
-                said += _COLOUR.sub("", event.get("stream") or "").splitlines()
-                del said[:-_KEPT_LINES]
+                    raise ImageError(output.cause(event["error"]))
+                output.add(event.get("stream") or "")
         except (docker.errors.DockerException, requests.RequestException, OSError) as cause:
             raise ImageError(" ".join(str(cause).split())) from cause
 
@@ -248,17 +245,27 @@ class Daemon:
 
     def create(self, plan: ContainerPlan) -> str:
         """Make and start a container; its id. Removed again when it does not start."""
-        host = self._api.create_host_config(
-            mounts=[
-                docker.types.Mount(
-                    str(mount.target),
-                    str(mount.source),
-                    type="bind",
-                    read_only=mount.read_only,
-                    propagation="rprivate",
-                )
-                for mount in plan.mounts
-            ],
+        with _translated("creating the container"):
+            made: str = self._api.create_container(
+                image=plan.image,
+                command=list(plan.argv),
+                entrypoint=[],
+                user=plan.user,
+                labels={OWNER_LABEL: plan.owner, **plan.labels},
+                hostname="kodkod",
+                host_config=self._host_config(plan),
+            )["Id"]
+            try:
+                self._api.start(made)
+            except BaseException:
+                self.remove(made)
+                raise
+        return made
+
+    def _host_config(self, plan: ContainerPlan) -> Any:
+        """What the container may have of the machine, and nothing beyond."""
+        return self._api.create_host_config(
+            mounts=[_bound(mount) for mount in plan.mounts],
             tmpfs=dict(plan.tmpfs),
             network_mode=None if plan.network else "none",
             cap_drop=["ALL"],
@@ -269,28 +276,9 @@ class Daemon:
             shm_size=plan.shared_memory_bytes,
             pids_limit=plan.pids,
             nano_cpus=int(plan.cpus * 1e9) or None,
-            ulimits=[
-                docker.types.Ulimit(name="fsize", soft=plan.file_bytes, hard=plan.file_bytes),
-                docker.types.Ulimit(name="core", soft=0, hard=0),
-            ],
+            ulimits=[_capped("fsize", plan.file_bytes), _capped("core", 0)],
             ipc_mode="private",
         )
-        with _translated("creating the container"):
-            made: str = self._api.create_container(
-                image=plan.image,
-                command=list(plan.argv),
-                entrypoint=[],
-                user=plan.user,
-                labels={OWNER_LABEL: plan.owner, **plan.labels},
-                hostname="kodkod",
-                host_config=host,
-            )["Id"]
-            try:
-                self._api.start(made)
-            except BaseException:
-                self.remove(made)
-                raise
-        return made
 
     def remove(self, container: str) -> None:
         """Kill and remove a container; one that is gone already is fine."""
