@@ -23,20 +23,18 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kodkod_agent.loose_objects import Entry, FileTree, LooseStore, ancestors
 from kodkod_agent.private_git import IDENTITY_LINES, Git, GitFault, find_repository, find_store, open_private, split
+from kodkod_agent.private_index import Changes, PrivateIndex
 
 SnapshotId = str
 """A commit id."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _MAX_FILE_BYTES = 10 * 1024**2
-_FEW_FILES, _FEW_BYTES = 64, 1024**2
-"""Up to here, changes are written anew with every snapshot: quicker than to bring the index up to date."""
-_MAX_HASH_BYTES = 32
 _DIFF = (
     "diff-tree", "-r", "--patch", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv",
     "--no-color", "--relative", "--src-prefix=a/", "--dst-prefix=b/",
@@ -49,26 +47,6 @@ class Snapshot:
 
     step: int
     id: SnapshotId
-
-
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """How the files differ from the private index; names are relative to the work tree."""
-
-    taken: Mapping[bytes, os.stat_result | None]
-    """None: not there any more."""
-    left_out: Sequence[bytes]
-
-    @property
-    def message(self) -> bytes:
-        """Of the commit."""
-        names = [os.fsdecode(name) for name in self.left_out]
-        return json.dumps({"left_out": names}).encode("ascii") if names else b"snapshot"
-
-    @property
-    def are_few(self) -> bool:
-        num_bytes = sum(status.st_size for status in self.taken.values() if status)
-        return len(self.taken) <= _FEW_FILES and num_bytes <= _FEW_BYTES
 
 
 @dataclass(slots=True)
@@ -111,14 +89,15 @@ class WorkTreeSnapshots:
         self._work_tree = work_tree.resolve()
         self._prefix = f"refs/kodkod/{session_id}/"
         self._folder = folder.resolve() / "snapshots.git"
-        self._max_file_bytes = max_file_bytes
         self._repository = find_repository(self._work_tree, timeout_s)
         self._git = open_private(self._folder, self._work_tree, self._repository, timeout_s)
+        self._index = PrivateIndex(
+            self._folder, self._work_tree, self._git, self._repository, max_file_bytes=max_file_bytes
+        )
         self._references: Git = self._repository.git if self._repository else self._git
         self._store = find_store(self._folder, self._git, self._repository)
         self._place = os.fsencode(self._git.line("rev-parse", "--show-prefix"))
         self._base: _Base | None = None
-        self._user_index: tuple[int, int] | None = None
         self._lock = threading.RLock()
 
     def take(self, step: int) -> SnapshotId:
@@ -128,7 +107,7 @@ class WorkTreeSnapshots:
             GitFault: git refused, the disk is full, ...
         """
         with self._lock:
-            changes = self._changes()
+            changes = self._index.changes()
             return self._write_few(changes, step) or self._write_any(changes, step)
 
     def restore(self, snapshot: SnapshotId) -> None:
@@ -139,10 +118,8 @@ class WorkTreeSnapshots:
         """
         with self._lock:
             kept = self.left_out(snapshot)
-            self._record(self._changes())
-            if kept:
-                names = b"".join(os.fsencode(name) + b"\0" for name in kept)
-                self._git.must("update-index", "-z", "--force-remove", "--stdin", data=names)
+            self._index.record(self._index.changes())
+            self._index.forget([os.fsencode(name) for name in kept])
             self._git.must("read-tree", "--reset", "-u", snapshot)
 
     def diff(self, before: SnapshotId, after: SnapshotId) -> str:
@@ -199,19 +176,19 @@ class WorkTreeSnapshots:
 
     # Commits
 
-    def _write_any(self, changes: _Changes, step: int) -> SnapshotId:
+    def _write_any(self, changes: Changes, step: int) -> SnapshotId:
         """By way of the private index."""
-        self._record(changes)
+        self._index.record(changes)
         tree = self._git.line("write-tree", "--missing-ok")
-        commit = self._git.line("commit-tree", tree, data=changes.message)
+        commit = self._git.line("commit-tree", tree, data=_message(changes))
         self._references.must("update-ref", f"refs/{self._reference(step, commit)}", commit)
-        self._base = _Base(self._index_mark(), tree)
+        self._base = _Base(self._index.mark(), tree)
         return commit
 
-    def _write_few(self, changes: _Changes, step: int) -> SnapshotId | None:
+    def _write_few(self, changes: Changes, step: int) -> SnapshotId | None:
         """Without git, on top of what the private index holds; None where this will not do."""
         base = self._base
-        if self._store is None or base is None or not changes.are_few or base.index_mark != self._index_mark():
+        if self._store is None or base is None or not changes.are_few or base.index_mark != self._index.mark():
             return None
         base.files = base.files or FileTree.parse(self._git.must("ls-tree", "-r", "-t", "-z", "--full-tree", base.tree))
         try:
@@ -219,16 +196,15 @@ class WorkTreeSnapshots:
             if entries is None:
                 return None
             tree = base.files.write(entries, self._store).encode("ascii")
-            commit = self._store.add("commit", b"tree %s\n%s\n%s" % (tree, IDENTITY_LINES, changes.message))
+            commit = self._store.add("commit", b"tree %s\n%s\n%s" % (tree, IDENTITY_LINES, _message(changes)))
             self._store.refer(self._reference(step, commit), commit)
         except OSError:  # git, asked next, says what is wrong
             return None
         return commit
 
-    def _entries(self, changes: _Changes, base: FileTree, store: LooseStore) -> Mapping[bytes, Entry | None] | None:
+    def _entries(self, changes: Changes, base: FileTree, store: LooseStore) -> Mapping[bytes, Entry | None] | None:
         """The changes by their paths in the tree, files stored; None if any is of an unusual kind."""
-        lost = (name for name in changes.left_out if not name.endswith(b"/"))
-        entries: dict[bytes, Entry | None] = {self._place + name: None for name in lost}
+        entries: dict[bytes, Entry | None] = {self._place + name: None for name in changes.lost}
         for name, status in changes.taken.items():
             path = self._place + name
             old = base.entry(path)
@@ -248,90 +224,6 @@ class WorkTreeSnapshots:
 
     def _reference(self, step: int, commit: str) -> str:
         return f"{self._prefix.removeprefix('refs/')}{step:06d}/{commit[:16]}"
-
-    # The private index
-
-    def _index_mark(self) -> bytes:
-        """Names its content: git ends the file with a hash of all before it."""
-        try:
-            with (self._folder / "index").open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _MAX_HASH_BYTES))
-                return file.read()
-        except FileNotFoundError:
-            return b""
-
-    def _changes(self) -> _Changes:
-        """How the files differ from the private index."""
-        self._follow_user_index()
-        listed = self._git.must("ls-files", "-z", "-m", "-d", "-o", *self._excludes(), "--", ".")
-        names = sorted(set(split(listed)))
-        linked = {folder for folder in ancestors(names) if (self._work_tree / os.fsdecode(folder)).is_symlink()}
-        taken: dict[bytes, os.stat_result | None] = {}
-        left_out = []
-        for name in names:
-            status = None if linked and linked & ancestors([name]) else self._status(name)
-            if self._fits(name, status):
-                taken[name] = status
-            else:
-                left_out.append(name)
-        return _Changes(taken, left_out)
-
-    def _record(self, changes: _Changes) -> None:
-        """Bring the private index to the state of the files."""
-        if taken := b"".join(name + b"\0" for name, status in changes.taken.items() if status):
-            self._git.must("update-index", "-z", "--add", "--remove", "--replace", "--stdin", data=taken)
-        gone = [name for name, status in changes.taken.items() if status is None]
-        gone += [name for name in changes.left_out if not name.endswith(b"/")]
-        if gone:
-            data = b"".join(name + b"\0" for name in gone)
-            self._git.must("update-index", "-z", "--force-remove", "--stdin", data=data)
-
-    def _excludes(self) -> Sequence[str]:
-        files = self._repository.exclude_files if self._repository else ()
-        excludes = ["--exclude-per-directory=.gitignore", *(f"--exclude-from={path}" for path in files)]
-        top = self._repository.top if self._repository else self._work_tree
-        if self._folder.is_relative_to(top):
-            excludes.append(f"--exclude=/{self._folder.relative_to(top)}/")
-        return excludes
-
-    def _status(self, name: bytes) -> os.stat_result | None:
-        try:
-            return (self._work_tree / os.fsdecode(name)).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise GitFault(f"{os.fsdecode(name)!r} cannot be looked at ({error.strerror}), for a snapshot") from error
-
-    def _fits(self, name: bytes, status: os.stat_result | None) -> bool:
-        """Whether a listed path goes into the snapshot; a deleted one does."""
-        if name.endswith(b"/"):  # a repository inside this one
-            return False
-        if status is None or not stat.S_ISREG(status.st_mode):
-            return True
-        return status.st_size <= self._max_file_bytes and os.access(self._work_tree / os.fsdecode(name), os.R_OK)
-
-    def _follow_user_index(self) -> None:
-        """Take up what the user tracks: a tracked file is part of the project, ignored or not."""
-        if self._repository is None:
-            return
-        try:
-            status = self._repository.index.stat()
-        except FileNotFoundError:
-            return
-        if self._user_index == (status.st_mtime_ns, status.st_size):
-            return
-        tracked = split(self._repository.git.must("ls-files", "-z", "-s", "--full-name", "--", "."))
-        known = set(split(self._git.must("ls-files", "-z", "--full-name")))
-        self._add_entries(entry for entry in tracked if entry.partition(b"\t")[2] not in known)
-        self._user_index = (status.st_mtime_ns, status.st_size)
-
-    def _add_entries(self, entries: Iterable[bytes]) -> None:
-        """Entries as `mode id stage TAB path`; of a path in conflict, which has several, the last counts."""
-        unstaged = (re.sub(rb"^(\S+ \S+) \d\t", rb"\1 0\t", entry) + b"\0" for entry in entries)
-        if lines := b"".join(unstaged):
-            self._git.must("update-index", "-z", "--index-info", data=lines)
-            self._git.run("update-index", "-q", "--really-refresh")  # exits with 1 where files differ: most do not
 
     # Patches
 
@@ -354,3 +246,9 @@ class WorkTreeSnapshots:
                 return self._git.must(*_DIFF, before, after, "--", name).decode("ascii")
             finally:
                 attributes.write_bytes(usual)
+
+
+def _message(changes: Changes) -> bytes:
+    """Of the commit: what is not part of it."""
+    names = [os.fsdecode(name) for name in changes.left_out]
+    return json.dumps({"left_out": names}).encode("ascii") if names else b"snapshot"
