@@ -18,22 +18,21 @@ import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import keep, read_bandwidth, seconds
+from routing import experts_of_steps
 
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
-from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.packed import Precisions
-from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import load_config
 from kodkod_engine.models.convert import WeightFile, plan_weight_files
 from kodkod_engine.models.converted import ConvertedFile, Manifest
@@ -161,24 +160,9 @@ def complete(engine: NativeEngine, prompt: tuple[int, ...], max_tokens: int) -> 
     return asyncio.run(collect(engine.generate(request)))
 
 
-@contextmanager
-def counted_experts(engine: NativeEngine) -> Iterator[list[int]]:
-    """Real experts chosen per layer and token, while inside; steps go through the modules, whose choice shows."""
-    counts: list[int] = []
-
-    def count(owner: MixtureOfExperts, chosen: torch.Tensor) -> None:
-        counts.append(int((chosen < owner.num_experts).sum()))
-
-    layers = [layer.experts for layer in engine.runner.loaded.model.dual_layers]
-    hooks = [o.router.register_forward_hook(lambda _m, _i, out, o=o: count(o, out[0])) for o in layers]
-    admits = longcat_flash.step_arrays
-    longcat_flash.step_arrays = lambda *_args: None
-    try:
-        yield counts
-    finally:
-        longcat_flash.step_arrays = admits
-        for hook in hooks:
-            hook.remove()
+def counted_experts(engine: NativeEngine) -> AbstractContextManager[list[int]]:
+    """Real experts chosen per layer and token, while inside."""
+    return experts_of_steps(engine, lambda owner, chosen: int((chosen < owner.num_experts).sum()))
 
 
 def step_bytes(engine: NativeEngine, experts_per_token: float, context_tokens: float) -> dict[str, float]:

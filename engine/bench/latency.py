@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,13 @@ from typing import Any
 
 import torch
 from measure import keep, matmul_rate, read_bandwidth, seconds, summary
+from routing import experts_of_steps
 from torch import Tensor
 
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
-from kodkod_engine.layers.moe import MixtureOfExperts
-from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
 from kodkod_engine.models.random_checkpoint import TINY, YARN, write_random_checkpoint
 
@@ -185,28 +184,9 @@ class Prompts:
         return [tuple(row) for row in ids.tolist()]
 
 
-@contextmanager
-def counted_experts(engine: NativeEngine) -> Iterator[list[int]]:
-    """Distinct real experts hit per layer and step, while inside; steps go through the modules, whose choice shows."""
-    counts: list[int] = []
-
-    def count(module: MixtureOfExperts, _inputs: object, output: tuple[Tensor, Tensor]) -> None:
-        chosen = output[0]
-        counts.append(int(chosen[chosen < module.num_experts].unique().numel()))
-
-    layers = engine.runner.loaded.model.dual_layers
-    hooks = [
-        layer.experts.router.register_forward_hook(lambda _m, i, o, owner=layer.experts: count(owner, i, o))
-        for layer in layers
-    ]
-    admits = longcat_flash.step_arrays
-    longcat_flash.step_arrays = lambda *_args: None
-    try:
-        yield counts
-    finally:
-        longcat_flash.step_arrays = admits
-        for hook in hooks:
-            hook.remove()
+def counted_experts(engine: NativeEngine) -> AbstractContextManager[list[int]]:
+    """Distinct real experts hit per layer and step, while inside."""
+    return experts_of_steps(engine, lambda owner, chosen: int(chosen[chosen < owner.num_experts].unique().numel()))
 
 
 def step_bytes(engine: NativeEngine, batch: int, distinct_experts: float) -> float:

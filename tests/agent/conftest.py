@@ -20,9 +20,12 @@ from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.template import assistant_pieces, encode_pieces
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import AssistantMessage, ToolCall
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_sandbox.base import BoxOptions, Sandbox
 from kodkod_sandbox.none import NoSandbox
 from kodkod_tools.config import ToolsConfig
+
+from .guided import make_faulty
 
 FAULTY = "def add(a, b):\n    return a - b\n"
 MENDED = "def add(a, b):\n    return a + b\n"
@@ -82,6 +85,23 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def project(tmp_path: Path) -> Path:
     """See `make_project`."""
     return make_project(tmp_path / "project")
+
+
+@pytest.fixture
+def faulty(project: Path) -> Path:
+    """A project with a fault that one of its tests shows; committed, as a person would have it."""
+    make_faulty(project)
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "clip")
+    return project
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights and the byte tokenizer."""
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("tiny"), TINY, seed=3)
+    write_byte_tokenizer(folder)
+    return folder
 
 
 @pytest.fixture

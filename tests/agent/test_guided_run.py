@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import pytest
-
 from kodkod_agent import events
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.proposals import SearchLimits, next_turns
 from kodkod_agent.session import Session
 from kodkod_agent.state import Status
 from kodkod_engine import load_engine
-from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.messages import AssistantMessage, ToolMessage
-from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 from .conftest import all_events, call, git, says, turn_ids
-from .guided import FAILING, GUIDED, TRACED, make_faulty
+from .guided import FAILING, GUIDED, TRACED
 
 CONFIG = AgentConfig(baseline_tests=False, test_targets=(FAILING,), max_tries=2)
 LOCATE = call("test", locate=True)
@@ -29,23 +25,6 @@ TEST = call("test")
 UNDO = call("edit", path="clip.py", line=6, old="        return value", new="        return low")
 MOST_TOKENS_OF_A_CALL = 200
 FINISH = call("finish", summary="The failing tests pass now.")
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    """A checkpoint with random weights and the byte tokenizer."""
-    folder = write_random_checkpoint(tmp_path_factory.mktemp("tiny"), TINY, seed=3)
-    write_byte_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def faulty(project):
-    """A project with a fault that one of its tests shows; committed, as a person would have it."""
-    make_faulty(project)
-    git(project, "add", "-A")
-    git(project, "commit", "-q", "-m", "clip")
-    return project
 
 
 def calls_of(session):

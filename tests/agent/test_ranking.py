@@ -17,12 +17,10 @@ from kodkod_agent.session import Session
 from kodkod_agent.state import Status
 from kodkod_agent.ways import Ways
 from kodkod_engine import load_engine
-from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
-from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 from .conftest import all_events, git
-from .guided import FAILING, GUIDED, TRACED, make_faulty
+from .guided import FAILING, GUIDED, TRACED
 
 CONFIG = AgentConfig(baseline_tests=False, test_targets=(FAILING,), max_tries=3)
 RIGHT = RankedEdit("clip.py", 6, " low", " high", -0.1)
@@ -40,21 +38,6 @@ class FakeRanker:
     def ranked(self, evidence, most):
         self.asked.append(evidence)
         return self.edits[:most]
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    folder = write_random_checkpoint(tmp_path_factory.mktemp("tiny"), TINY, seed=3)
-    write_byte_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture
-def faulty(project):
-    make_faulty(project)
-    git(project, "add", "-A")
-    git(project, "commit", "-q", "-m", "clip")
-    return project
 
 
 async def ended(root, setup_of, tiny_folder, ranker):

@@ -223,15 +223,14 @@ def _said(flags: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:
         "env": flags["env"] and str(flags["env"].expanduser().absolute()),
         "permission_mode": flags["permission_mode"],
         "candidates": {"count": flags["candidates"]},
-        "agent": {
-            "max_turns": flags["max_turns"],
-            "max_tokens": flags["max_tokens"],
-            "timeout_s": flags["timeout"],
-            "seed": flags["seed"],
-            "temperature": flags["temperature"],
-            **agent,
-        },
+        "agent": {**agent_flags(flags), **agent},
     }
+
+
+def agent_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that limit a run and steer its draws, by the names that the agent's settings have for them."""
+    same = {name: flags[name] for name in ("max_turns", "max_tokens", "seed", "temperature")}
+    return {**same, "timeout_s": flags["timeout"]}
 
 
 def _renderer(output_format: str) -> Any:

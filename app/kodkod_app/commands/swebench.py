@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from kodkod_app.commands.fix import MODEL_HELP
+from kodkod_app.commands.fix import MODEL_HELP, agent_flags
 from kodkod_app.commands.groups import DefaultGroup
 from kodkod_sandbox.base import SandboxKind
 
@@ -92,13 +92,7 @@ def _settings(folder: Path, flags: dict[str, Any]) -> Settings:
         "model": flags["model"] and absolute_name(flags["model"]),
         "sandbox": flags["sandbox"],
         "candidates": {"count": flags["candidates"], "at_once": 1},
-        "agent": {
-            "max_turns": flags["max_turns"],
-            "max_tokens": flags["max_tokens"],
-            "timeout_s": flags["timeout"],
-            "seed": flags["seed"],
-            "temperature": flags["temperature"],
-        },
+        "agent": agent_flags(flags),
     }
     settings = load_settings(folder, trusted=False, environment=os.environ, flags=said)
     return settings.model_copy(update={"model": require_model(settings.model)})

@@ -21,7 +21,7 @@ from kodkod_app.nano.corpus import Module
 from kodkod_app.nano.spans import PRE_TOKEN
 from kodkod_engine.chat.byte_level import CHARACTERS
 from kodkod_engine.chat.byte_tokenizer import NAMED
-from kodkod_engine.chat.special_tokens import Tag
+from kodkod_engine.chat.tokenizer_files import BYTE_LEVEL, as_text, special_entries, write_tokenizer
 
 VOCABULARY_SIZE = 8_192
 DIGIT_GROUPS = r"[0-9]{1,3}(?=(?:[0-9]{3})*(?![0-9]))"
@@ -99,23 +99,13 @@ def train(texts: Iterable[str], *, times: int = 3_000) -> str:
     if len(known) + len(merges) != VOCABULARY_SIZE:
         raise ValueError(f"the texts give {len(merges)} merges only; learn from more of them")
     vocabulary = {token: token_id for token_id, token in enumerate([*known, *map("".join, merges)])}
-    return json.dumps(_description(vocabulary, [*_number_merges(), *merges]), ensure_ascii=False, indent=1) + "\n"
+    return as_text(_description(vocabulary, [*_number_merges(), *merges]))
 
 
 def write(description: str, folder: Path) -> None:
     """Put `tokenizer.json` and `tokenizer_config.json` into a checkpoint's folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": Tag.BOS.value,
-        "eos_token": Tag.EOS.value,
-        "pad_token": Tag.PAD.value,
-        "add_bos_token": False,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer.json").write_text(description, encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_tokenizer(folder, description)
 
 
 def _number_merges() -> list[tuple[str, str]]:
@@ -162,10 +152,6 @@ def _description(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> d
     shell = Tokenizer(BPE(vocab=vocabulary, merges=merges))
     shell.pre_tokenizer = _pre_tokenizer()
     fields: dict[str, Any] = json.loads(shell.to_str())
-    fields["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    fields["added_tokens"] = [
-        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True}
-        for i, token in enumerate(NAMED)
-    ]  # fmt: skip
+    fields["decoder"] = BYTE_LEVEL
+    fields["added_tokens"] = special_entries(NAMED)
     return fields

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Run
 
 from kodkod_engine.core.plan import BlockCopy
+from kodkod_engine.core.prefix_tree import PrefixTree
 
 
 def digests(token_ids: Run[int]) -> list[int]:
@@ -42,3 +43,9 @@ class FakeCache:
     def check(self, block_ids: Run[int], token_ids: Run[int]) -> None:
         held = [self.slots.get(self.slot(block_ids, position)) for position in range(len(token_ids))]
         assert held == digests(token_ids)
+
+    def check_cached(self, tree: PrefixTree, token_ids: Run[int]) -> None:
+        """What the tree says is cached of a sequence holds that sequence's KV."""
+        match = tree.match(token_ids, len(token_ids))
+        blocks = [*match.full_blocks, *([] if match.partial_block is None else [match.partial_block])]
+        self.check(blocks, token_ids[: match.num_tokens])

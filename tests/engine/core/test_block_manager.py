@@ -356,11 +356,7 @@ class BlockManagerMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look_up(self, data: st.DataObject) -> None:
-        """What the tree says is cached of an earlier sequence holds that sequence's KV."""
-        token_ids = data.draw(st.sampled_from(self.known))
-        match = self.b.tree.match(token_ids, len(token_ids))
-        blocks = [*match.full_blocks, *([] if match.partial_block is None else [match.partial_block])]
-        self.b.cache.check(blocks, token_ids[: match.num_tokens])
+        self.b.cache.check_cached(self.b.tree, data.draw(st.sampled_from(self.known)))
 
     @invariant()
     def every_block_is_accounted_for_and_holds_what_it_should(self) -> None:
