@@ -152,6 +152,20 @@ class LedgerLog:
             branch_id = left.parent_id if left is not None else ""
         return marks
 
+    def all_tokens(self) -> list[list[int]]:
+        """The tokens of every branch there was, at its longest.
+
+        Raises:
+            SessionDamaged: the file cannot be read.
+        """
+        branches: list[list[int]] = []
+        for record, _ in self._records(self.mark):
+            if isinstance(record, BranchRecord):
+                branches.append(branches[-1][: record.keep] if branches else [])
+            elif isinstance(record, SpanRecord) and branches:
+                branches[-1].extend(record.ids)
+        return branches
+
     def turn_behind(self, tokenizer: Tokenizer, mark: int) -> TokenLedger | None:
         """The ledger with the turn that was written behind the mark. None when there is no complete one; then the file
         is cut at the mark.

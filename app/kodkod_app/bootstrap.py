@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,13 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
     return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None)
+
+
+def keeping_prefixes(config: EngineConfig) -> EngineConfig:
+    """For sessions that are gone back to: prefixes are kept on disk, where reading is far quicker than computing."""
+    if config.kv_folder is not None or config.device != "cpu":
+        return config
+    return replace(config, kv_folder=str(paths.kv_folder()))
 
 
 def _open_served(name: str, config: EngineConfig, progress: Progress) -> Model:

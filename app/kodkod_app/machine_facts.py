@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kodkod_app import paths
+from kodkod_engine.kv.segments import kept_bytes
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.choose import diagnose, find_image
 from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
@@ -71,6 +73,11 @@ def hardware_facts(folder: Path) -> Iterator[Fact]:
     yield Fact("processor", True, f"{os.cpu_count()} cores, {platform.machine()}")
     yield Fact("memory", True, f"{memory / GIB:.1f} GiB")
     yield Fact("disk", True, f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free at {folder}")
+    kept = kept_bytes(paths.kv_folder())
+    if kept:
+        yield Fact(
+            "kept prefixes", True, f"{kept / GIB:.1f} GiB at {paths.kv_folder()}; engine.kv_folder_bytes limits them"
+        )
 
 
 def torch_facts() -> Iterator[Fact]:

@@ -23,6 +23,11 @@ def cache_folder() -> Path:
     return _made(_home("cache") or platformdirs.user_cache_path("kodkod"))
 
 
+def kv_folder() -> Path:
+    """For what the model computed of conversations, so that nobody waits for it twice; need not be there."""
+    return (_home("cache") or platformdirs.user_cache_path("kodkod")) / "kv"
+
+
 def sessions_folder() -> Path:
     """For the sessions, one folder each."""
     return _made(_home("sessions") or platformdirs.user_data_path("kodkod") / "sessions")

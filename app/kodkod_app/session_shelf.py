@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kodkod_agent.errors import SessionDamaged
 from kodkod_agent.journal import Journal
+from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_agent.snapshots import WorkTreeSnapshots
+from kodkod_app import paths
 from kodkod_app.session_story import Ending, ending_of, sessions_in
+from kodkod_engine.kv.segments import remove_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,10 @@ def ending_or_damage(folder: SessionFolder) -> Ending:
 
 
 def delete_session(folder: SessionFolder) -> bool:
-    """Remove a session and its snapshots; False when its references stay in a repository that is gone.
+    """Remove a session, its snapshots and what the model computed of it.
+
+    Returns:
+        False when its references stay in a repository that is gone.
 
     Raises:
         SessionBusy: it is open.
@@ -65,8 +72,15 @@ def delete_session(folder: SessionFolder) -> bool:
         is_there = work_tree is not None and work_tree.is_dir()
         if work_tree is not None and is_there:
             WorkTreeSnapshots(work_tree, folder.path.name, folder=folder.path).drop_session()
+        _remove_kept(folder)
         shutil.rmtree(folder.path)
     return is_there
+
+
+def _remove_kept(folder: SessionFolder) -> None:
+    with suppress(SessionDamaged):  # what nobody can name any more goes when it is the oldest
+        for token_ids in LedgerLog(folder.ledger).all_tokens():
+            remove_prefix(paths.kv_folder(), token_ids)
 
 
 def _known_work_tree(folder: SessionFolder) -> Path | None:

@@ -156,6 +156,8 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     ):
         if layer.get(key) == value:
             raise SettingsFault(f'{path}: {key}: a project may not set "{value}"; say so on the command line')
+    if "kv_folder" in layer.get("engine", {}):
+        raise SettingsFault(f"{path}: engine.kv_folder: a project may not say where to write; remove it")
     if "telemetry" in layer:
         raise SettingsFault(f"{path}: telemetry: a project may not set it; remove it")
     if "mcp_servers" in layer:

@@ -6,14 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kodkod_agent.atif import AtifDocument
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionBusy
+from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_app import paths
 from kodkod_app.cli import _run
+from kodkod_engine.kv.segments import SegmentFolder, keys_of
 
 from .session_helpers import (
     FAULTY,
@@ -221,6 +224,17 @@ def test_delete_takes_the_hidden_references_along(root, project, kodkod):
     assert not (root / session_id).exists()
     code, _, err = kodkod("sessions", "show", session_id)
     assert (code, "list them with `kodkod sessions`" in err) == (2, True)
+
+
+def test_delete_takes_what_the_model_computed_of_it_along(root, project, kodkod):
+    session_id, model = mended(root, project), "0" * 24
+    (token_ids,) = LedgerLog(SessionFolder.find(root, session_id).ledger).all_tokens()
+    others = [99, *token_ids]
+    folder = SegmentFolder(paths.kv_folder(), model, 1 << 20)
+    for key in (*keys_of(token_ids), *keys_of(others)):
+        folder.write(key, np.zeros(8, np.uint8))
+    assert kodkod("sessions", "delete", session_id, "--yes")[0] == 0
+    assert {path.name for path in (paths.kv_folder() / model).iterdir()} == {key.hex() for key in keys_of(others)}
 
 
 @pytest.mark.parametrize("bad", ["..", "../x", "a/b", "", "."])

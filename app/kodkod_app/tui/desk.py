@@ -107,11 +107,12 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
         SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
     """
     from kodkod_app.attended import open_attended
-    from kodkod_app.bootstrap import open_model
+    from kodkod_app.bootstrap import keeping_prefixes, open_model
 
     async def load(settings: Settings) -> Model:
         feed.put(u.Loading("loading the engine"))
-        model = open_model(settings.model, settings.engine, lambda what: _progress(what, feed))
+        engine = keeping_prefixes(settings.engine)
+        model = open_model(settings.model, engine, lambda what: _progress(what, feed))
         stack.callback(model.engine.close)
         return model
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import zlib
@@ -33,6 +34,8 @@ TOUCH_S = 3_600.0
 
 KEPT_AFTER_PRUNING = 0.9
 _CHECK_BYTES = 8
+_MODEL, _SEGMENT = re.compile(r"[0-9a-f]{24}"), re.compile(r"\.?[0-9a-f]{32}(?=\.|$)")
+"""Names of ours. Whoever names a folder that has other things in it loses none of them."""
 
 
 def next_key(key: bytes, token_ids: Sequence[int]) -> bytes:
@@ -56,7 +59,7 @@ class SegmentFolder:
 
         Args:
             root: of all models.
-            model: whatever the numbers depend on, as the name of a folder.
+            model: whatever the numbers depend on, as the name of a folder: 24 hexadecimal digits.
             max_bytes: of all models together; those that were not used for the longest time go first.
         """
         self._root = root
@@ -92,8 +95,9 @@ class SegmentFolder:
         """Keep a segment: all of it or nothing, whatever happens to this process."""
         path = self._path(key)
         if not self._folder.is_dir():
-            self._folder.mkdir(parents=True, mode=0o700)
-            self._root.chmod(0o700)  # the numbers tell of what was said
+            # The numbers tell of what was said: nobody else may read them.
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(exist_ok=True, mode=0o700)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             with temporary.open("wb") as file:
@@ -156,19 +160,20 @@ def _touch(path: Path) -> None:
 
 def _folders(root: Path) -> list[Path]:
     try:
-        return [path for path in root.iterdir() if path.is_dir()]
+        return [path for path in root.iterdir() if _MODEL.fullmatch(path.name) and path.is_dir()]
     except OSError:
         return []
 
 
 def _found(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """Every file with when it was last used and its size."""
+    """Every segment, and what is left of one, with when it was last used and its size; of other files none."""
     for folder in _folders(root):
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(OSError):
                     stat = entry.stat(follow_symlinks=False)
-                    yield stat.st_mtime, stat.st_size, Path(entry.path)
+                    if _SEGMENT.match(entry.name):
+                        yield stat.st_mtime, stat.st_size, Path(entry.path)
 
 
 def _prune(root: Path, wanted_bytes: int) -> int:

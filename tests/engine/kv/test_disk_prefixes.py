@@ -21,6 +21,7 @@ from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder, kept_bytes, keys_of, remove_prefix
 
 BLOCK = 16
+MODEL = "0123456789abcdef01234567"
 LAYOUT = KvLayout(num_cache_layers=2, latent_dim=5, value_bytes=4, num_blocks=40, block_size=BLOCK)
 SEGMENT_BYTES = SEGMENT_TOKENS * LAYOUT.bytes_per_token
 
@@ -28,7 +29,7 @@ SEGMENT_BYTES = SEGMENT_TOKENS * LAYOUT.bytes_per_token
 class Disk:
     """A store over a real cache, and the folder of its files."""
 
-    def __init__(self, root: Path, model: str = "m", max_bytes: int = 1 << 30) -> None:
+    def __init__(self, root: Path, model: str = MODEL, max_bytes: int = 1 << 30) -> None:
         self.root = root
         self.cache = KvCache(LAYOUT, torch.float32, "cpu")
         self.store = DiskPrefixes(self.cache, SegmentFolder(root, model, max_bytes))
@@ -128,7 +129,7 @@ def test_a_growing_sequence_is_written_once(disk):
 def test_another_process_finds_what_was_written_and_another_model_does_not(disk, tmp_path):
     tokens = list(range(SEGMENT_TOKENS))
     disk.keep(tokens, [0, 1, 2, 3])
-    again, other = Disk(tmp_path / "kv"), Disk(tmp_path / "kv", model="other")
+    again, other = Disk(tmp_path / "kv"), Disk(tmp_path / "kv", model="f" * 24)
     assert (again.store.num_stored(tokens), other.store.num_stored(tokens)) == (SEGMENT_TOKENS, 0)
     assert again.store.read(tokens, 0, [5, 6, 7, 8]) == 4
     assert torch.equal(again.cache.copied_blocks([5, 6, 7, 8]), disk.cache.copied_blocks([0, 1, 2, 3]))
@@ -140,7 +141,7 @@ def test_another_process_finds_what_was_written_and_another_model_does_not(disk,
 def test_a_damaged_segment_is_passed_over_and_removed(disk, damage):
     tokens = list(range(3 * SEGMENT_TOKENS))
     disk.keep(tokens, list(range(12)))
-    second = disk.root / "m" / list(keys_of(tokens))[1].hex()
+    second = disk.root / MODEL / list(keys_of(tokens))[1].hex()
     data = bytearray(second.read_bytes())
     data[100] ^= 1
     size = len(data)
@@ -166,6 +167,22 @@ def test_the_oldest_go_when_there_are_too_many_and_the_beginnings_of_those_in_us
     assert again.store.num_stored(tokens["a"]) == 2 * SEGMENT_TOKENS
     assert again.store.num_stored(tokens["b"]) < 2 * SEGMENT_TOKENS
     again.store.close()
+
+
+def test_other_files_are_left_alone(tmp_path):
+    root = tmp_path / "kv"
+    others = [root / "notes.txt", root / "photos" / "cat.jpg", root / MODEL / "readme", root / MODEL / ("a" * 33)]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(SEGMENT_BYTES))
+    left_by_a_kill = root / MODEL / f".{'a' * 32}.1.2"
+    left_by_a_kill.write_bytes(bytes(SEGMENT_BYTES))
+    os.utime(left_by_a_kill, (1, 1))
+    disk = Disk(root, max_bytes=3 * SEGMENT_BYTES)
+    disk.keep(list(range(3 * SEGMENT_TOKENS)), list(range(12)))
+    assert all(path.exists() for path in others)
+    assert not left_by_a_kill.exists()
+    assert kept_bytes(root) <= 3 * SEGMENT_BYTES
 
 
 def test_a_full_disk_ends_the_keeping_and_nothing_else(disk, monkeypatch, caplog):
@@ -210,12 +227,12 @@ def test_what_is_kept_of_some_tokens_can_be_removed(disk):
 def test_blocks_that_make_up_no_segment_are_refused(tmp_path):
     layout = KvLayout(2, 5, 4, num_blocks=4, block_size=24)
     with pytest.raises(ValueError, match="no whole number of blocks"):
-        DiskPrefixes(KvCache(layout, torch.float32, "cpu"), SegmentFolder(tmp_path, "m", 1))
+        DiskPrefixes(KvCache(layout, torch.float32, "cpu"), SegmentFolder(tmp_path, MODEL, 1))
 
 
 def test_a_file_is_its_numbers_behind_their_check_sum(tmp_path):
-    folder = SegmentFolder(tmp_path / "kv", "m", 1 << 20)
+    folder = SegmentFolder(tmp_path / "kv", MODEL, 1 << 20)
     (key,) = keys_of(range(SEGMENT_TOKENS))
     folder.write(key, np.arange(100, dtype=np.uint8))
     assert folder.read(key).tolist() == list(range(100))
-    assert (tmp_path / "kv" / "m" / key.hex()).stat().st_size == 108
+    assert (tmp_path / "kv" / MODEL / key.hex()).stat().st_size == 108
