@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from kodkod_engine.errors import CheckpointCorrupt, UnknownArchitecture
+from kodkod_engine.layers.mapped_files import MappedFiles
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
@@ -220,6 +222,7 @@ def load_model(
         if stored.manifest is None:
             raise UnknownArchitecture(f"{folder}: only converted weights can be mapped; run `kodkod convert` first")
         _map_weights(shapes, checkpoint)
+    shapes[0].mapped_files = MappedFiles(_mapped_paths(checkpoint, weights, ngram_tables))
     model, mtp_block = _allocate(shapes, checkpoint, ngram_tables, device)
     unset = stored.slots_of((model, mtp_block))
     if weights is WeightHome.MAPPED:
@@ -285,6 +288,13 @@ def _map_weights(shapes: Shapes, checkpoint: Checkpoint) -> None:
                 stored = checkpoint.tensors.get(f"{prefix}{path}.{leaf}" if path else f"{prefix}{leaf}")
                 if stored is not None and _is_mappable(stored, parameter):
                     setattr(module, leaf, nn.Parameter(map_tensor(stored), requires_grad=False))
+
+
+def _mapped_paths(checkpoint: Checkpoint, weights: WeightHome, tables: TableHome) -> Iterator[Path]:
+    """Files that the model reads while it runs."""
+    for tensor in checkpoint.tensors.values():
+        if (tables is TableHome.MAPPED) if ".embedders." in tensor.name else (weights is WeightHome.MAPPED):
+            yield tensor.file
 
 
 def _allocate(

@@ -22,6 +22,7 @@ from kodkod_engine.layers.compiled import layer_weights, step_arrays
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.feed_forward import FeedForward
 from kodkod_engine.layers.linear import Linear, linear
+from kodkod_engine.layers.mapped_files import MappedFiles
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.norm import RMSNorm
@@ -137,6 +138,8 @@ class LongcatFlash(nn.Module):
         self.layers = nn.ModuleList(self.dual_layers)
         self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=activation_dtype)
         self.lm_head = None if config.tie_word_embeddings else Linear(hidden, config.vocab_size)
+        self.mapped_files: MappedFiles | None = None
+        """Where weights or tables are pages of files: these."""
         self._rotary: Rotary | None = None
         self._gpu_step: GpuStep | None = None
 
@@ -158,7 +161,11 @@ class LongcatFlash(nn.Module):
         """Run one step: writes KV, returns hidden states before the final norm, [tokens, hidden].
 
         The batch may lie on the host, wherever the model is.
+
+        Raises:
+            CheckpointCorrupt: a file that weights are mapped from was written to.
         """
+        self._require_unchanged()
         fused = self._fused_for(batch, cache)
         if fused is not None:
             return fused(batch).clone()
@@ -175,8 +182,13 @@ class LongcatFlash(nn.Module):
 
         None, and nothing done, where the fused step does not take the batch.
         """
+        self._require_unchanged()
         fused = self._fused_for(batch, cache)
         return fused.choose(batch, draws, num_steps) if fused and fused.admits(batch, num_steps) else None
+
+    def _require_unchanged(self) -> None:
+        if self.mapped_files is not None:
+            self.mapped_files.require_unchanged()
 
     def _fused_for(self, batch: StepBatch, cache: KvCache) -> GpuStep | None:
         if self.norm.weight.device.type != "cuda" or torch.is_grad_enabled():
