@@ -50,7 +50,7 @@ def require_room(folder: Path, options: EngineConfig) -> None:
         asked_placement(folder, config, options, machine),
         _value_bytes(stored_as(folder, config), options),
     )
-    require_memory(part_sizes(config, value_bytes), asked, machine)
+    require_memory(part_sizes(config, value_bytes), asked, machine, options.max_cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)

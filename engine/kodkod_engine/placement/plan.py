@@ -203,23 +203,39 @@ def _shortage(every: list[Placement], machine: Machine) -> str:
     )
 
 
-def require_memory(sizes: PartSizes, asked: Placement, machine: Machine) -> None:
+def require_memory(
+    sizes: PartSizes, asked: Placement, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS
+) -> None:
     """That a placement somebody asked for fits; the machine's rates do not matter.
+
+    Args:
+        sizes: of the model.
+        asked: the placement, with a cache of so many tokens.
+        machine: what there is.
+        context_tokens: that the cache is to hold.
 
     Raises:
         NotEnoughMemory: it does not; says by how much, and what would.
     """
     missing = missing_bytes(replace(asked, host_bytes=asked.least_host_bytes), machine)
-    if missing <= 0:
-        return
-    every = list(placements(sizes, machine, converted=asked.precision if asked.is_converted else None))
-    fitting = [one for one in every if fits(one, machine)]
-    best = max(fitting, key=lambda one: one.expected_tokens_per_s, default=None)
-    way_out = f"this would fit: {best.home} ({_told(best.options)})" if best else _shortage(every, machine)
-    raise NotEnoughMemory(
-        f"{asked.precision} weights with {asked.tables} tables need {missing / 1e9:.1f} GB more memory than there is; "
-        f"{way_out}"
-    )
+    if missing > 0:
+        raise NotEnoughMemory(
+            f"{asked.precision} weights with {asked.tables} tables and a cache of {context_tokens:,} tokens need "
+            f"{missing / 1e9:.1f} GB more memory than there is; {_way_out(sizes, asked, machine, context_tokens)}"
+        )
+
+
+def _way_out(sizes: PartSizes, asked: Placement, machine: Machine, context_tokens: int) -> str:
+    """Another placement; where none fits, a smaller cache."""
+    converted = asked.precision if asked.is_converted else None
+    fitting = [one for one in placements(sizes, machine, context_tokens, converted) if fits(one, machine)]
+    if fitting:
+        best = max(fitting, key=lambda one: one.expected_tokens_per_s)
+        return f"this would fit: {best.home} ({_told(best.options)})"
+    every = list(placements(sizes, machine, PLANNED_CONTEXT_TOKENS, converted))
+    if context_tokens > PLANNED_CONTEXT_TOKENS and any(fits(one, machine) for one in every):
+        return f"a smaller cache would fit: max_cached_tokens {PLANNED_CONTEXT_TOKENS}"
+    return _shortage(every, machine)
 
 
 def _told(options: dict[str, str]) -> str:

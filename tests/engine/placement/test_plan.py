@@ -150,6 +150,17 @@ def _table_bytes(folder) -> list[tuple[str, int]]:
     return [(tensor.name, tensor.num_bytes) for tensor in tensors if ".embedders." in tensor.name]
 
 
+def test_a_cache_that_does_not_fit_is_told_as_such(sizes: PartSizes, lite_folder, monkeypatch) -> None:
+    """The way out used to be fewer bits, which were planned with another cache."""
+    monkeypatch.setattr(admission, "available_bytes", lambda: 24.0 * GIB)
+    told = r"a cache of 1,000,000 tokens need .* a smaller cache would fit: max_cached_tokens 8192$"
+    with pytest.raises(NotEnoughMemory, match=told):
+        admission.require_room(lite_folder, EngineConfig(precision="int4", max_cached_tokens=1_000_000))
+    monkeypatch.setattr(admission, "available_bytes", lambda: 8.0 * GIB)
+    with pytest.raises(NotEnoughMemory, match="the smallest placement"):
+        admission.require_room(lite_folder, EngineConfig(precision="int4", max_cached_tokens=1_000_000))
+
+
 def test_mapped_weights_are_loaded_with_less_memory_than_they_want(sizes: PartSizes) -> None:
     machine = _machine(6)
     asked = next(one for one in placements(sizes, machine) if one.weights == one.tables == "mapped")
