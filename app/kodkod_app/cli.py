@@ -123,12 +123,19 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as fault:
         if fault.errno not in _CONDITIONS or fault.filename is None:
             raise
-        click.echo(f"kodkod: {fault.filename}: {fault.strerror}; make room or allow it, then try again", err=True)
+        _tell(f"{fault.filename}: {fault.strerror}; make room or allow it, then try again")
         return 1
     except Exception as fault:
         exit_code = getattr(fault, "exit_code", None)
         if exit_code is None:
             raise
-        click.echo(f"kodkod: {fault}", err=True)
+        _tell(str(fault))
         return int(exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _tell(fault: str) -> None:
+    """One line, whatever the names of files and what servers said have in them."""
+    from kodkod_app.render import for_terminal
+
+    click.echo(f"kodkod: {for_terminal(' '.join(fault.splitlines()))}", err=True)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from kodkod_app import paths
@@ -172,8 +173,9 @@ def _settings(folder: Path, placement: Placement) -> str:
     said = ", ".join(f"engine.{key} = {value}" for key, value in placement.options.items())
     if not placement.needs_conversion:
         return said
-    target = f"{folder}-{placement.precision}"
-    return f"kodkod convert {folder} {target} --precision {placement.precision}; then, with -m {target}, {said}"
+    target = quote(f"{folder}-{placement.precision}")
+    first = f"kodkod convert {quote(str(folder))} {target} --precision {placement.precision}"
+    return f"{first}; then, with -m {target}, {said}"
 
 
 async def sandbox_facts() -> list[Fact]:

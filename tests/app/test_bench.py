@@ -188,6 +188,25 @@ def test_convert_says_what_it_made(folder: Path, tmp_path: Path) -> None:
     assert f"use it with -m {target}" in result.output.replace("\n", "")
 
 
+def test_names_with_all_kinds_of_signs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is to be typed can be typed, and a fault is one line."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", str(folder), "a [red]b"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out.strip()
+    assert told.startswith("a [red]b: 16 files, ")
+    assert told.endswith("int4; use it with -m 'a [red]b'")
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "no\nsuch \x1b[31mfolder", "new"])
+    assert ended.value.code == 4
+    fault = capsys.readouterr().err.strip()
+    assert fault.startswith("kodkod: no such \N{REPLACEMENT CHARACTER}[31mfolder/config.json: ")
+    assert "\n" not in fault
+
+
 def test_doctor_tells_the_placement(folder: Path) -> None:
     facts = list(placement_facts(folder))
     assert [fact.name for fact in facts[:2]] == ["placement", "its settings"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
+from rich.filesize import decimal
 
 from kodkod_app.progress import bytes_progress
+from kodkod_app.render import for_terminal
 
 
 @click.command(name="convert")
@@ -36,4 +39,5 @@ def command(source: Path, target: Path, precision: str, verify: bool) -> None:
         with bytes_progress("verifying") as progress:
             require_sound(target, manifest, progress)
     size = sum(file.num_bytes for file in manifest.files.values())
-    click.echo(f"{target}: {len(manifest.files)} files, {size / 1e9:.2f} GB, {precision}; use it with -m {target}")
+    told = f"{len(manifest.files)} files, {decimal(size)}, {precision}; use it with -m {quote(str(target))}"
+    click.echo(f"{for_terminal(str(target))}: {told}")
