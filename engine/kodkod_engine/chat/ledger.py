@@ -30,6 +30,7 @@ from kodkod_engine.chat.ledger_state import (
     Span,
     tools_at,
 )
+from kodkod_engine.chat.marked_ids import MarkedIds
 from kodkod_engine.chat.parser import OutputParser
 from kodkod_engine.chat.template import (
     assistant_pieces,
@@ -75,10 +76,8 @@ class TokenLedger:
         self.branched_from = branched_from
         """Where this branch left its parent; None for the first one."""
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._spans: list[Span] = []
+        self._marked = MarkedIds()
         self._turn_open = False
-        self._token_ids: tuple[int, ...] | None = None
         self._declarations: list[Declaration] = []
         self._view = LedgerView(tokenizer, self.tools, self._declarations)
 
@@ -98,25 +97,23 @@ class TokenLedger:
         """
         ledger = cls(tokenizer, tools, branch_id=branch_id)
         if declare:
-            ledger._append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools)))
+            ledger._marked.append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools)))
         if system is not None:
             ledger._append_message(SystemMessage(text=system), Origin.SYSTEM)
         return ledger
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._marked)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """All ids, ready for a `GenerationRequest`."""
-        if self._token_ids is None:
-            self._token_ids = tuple(self._ids)
-        return self._token_ids
+        return self._marked.as_tuple()
 
     @property
     def spans(self) -> tuple[Span, ...]:
         """Where each id came from: spans without gaps, in order."""
-        return tuple(self._spans)
+        return tuple(self._marked.spans)
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
@@ -126,7 +123,7 @@ class TokenLedger:
     @property
     def known_tools(self) -> tuple[ToolSpec, ...]:
         """The tools the next turn knows: the head's, and what was declared since."""
-        return tools_at(self.tools, self._declarations, len(self._ids))
+        return tools_at(self.tools, self._declarations, len(self))
 
     @property
     def turn_open(self) -> bool:
@@ -192,7 +189,7 @@ class TokenLedger:
         """Append the generation prompt: the model writes next."""
         self._require_closed()
         self._turn_open = True
-        return self._append(Origin.PROMPT, [self._tokenizer.special.assistant_id])
+        return self._marked.append(Origin.PROMPT, [self._tokenizer.special.assistant_id])
 
     def append_generated(self, ids: Sequence[int], *, forced: bool = False) -> None:
         """What the model wrote, to the very id. EOS ends the turn.
@@ -207,13 +204,13 @@ class TokenLedger:
             raise LedgerFault("generated ids go on after the end of the turn; stop generating at the EOS id")
         if any(token_id < 0 for token_id in ids):
             raise LedgerFault("a generated id is negative; ids are in [0, vocab_size)")
-        self._append(Origin.FORCED if forced else Origin.GENERATED, ids)
+        self._marked.append(Origin.FORCED if forced else Origin.GENERATED, ids)
         self._turn_open = not ids or ids[-1] != eos_id
 
     def end_turn(self) -> AssistantMessage:
         """End the turn, with an EOS of our own if the model wrote none, and return what it said."""
         if self._turn_open:
-            self._append(Origin.CLOSING, [self._tokenizer.special.eos_id])
+            self._marked.append(Origin.CLOSING, [self._tokenizer.special.eos_id])
             self._turn_open = False
         last = self.view()[-1:]
         if not last or not isinstance(last[0], AssistantMessage):
@@ -234,24 +231,21 @@ class TokenLedger:
         Raises:
             LedgerFault: the cut is inside an entry that was not generated, or before the end of the declared tools.
         """
-        kept = [span for span in self._spans if span.end <= at]
-        cut = next((span for span in self._spans if span.start < at < span.end), None)
-        if not self._head_length(Origin.TOOLS) <= at <= len(self._ids) or (cut and not cut.origin.is_generated):
+        cut, least = self._marked.span_across(at), self._marked.head_length(Origin.TOOLS)
+        if not least <= at <= len(self) or (cut and not cut.origin.is_generated):
             raise LedgerFault(
                 f"cannot fork at token {at}: cut between entries or inside generated tokens, "
-                f"from {self._head_length(Origin.TOOLS)} to {len(self._ids)}"
+                f"from {least} to {len(self)}"
             )
-        if cut:
-            kept.append(Span(cut.origin, cut.start, at))
-        return self._branch("fork", at, kept, branch_id)
+        return self._branch("fork", at, self._marked.first(at), branch_id)
 
     def rebuild(self, messages: Sequence[Message], *, branch_id: str | None = None) -> TokenLedger:
         """A new branch that starts over: the same tools and system text, then the given messages (a summary, say).
 
         This is the one place where an assistant message is rendered from its parsed form.
         """
-        head = [span for span in self._spans if span.end <= self._head_length(Origin.TOOLS, Origin.SYSTEM)]
-        ledger = self._branch("rebuild", len(self._ids), head, branch_id)
+        head = self._marked.first(self._marked.head_length(Origin.TOOLS, Origin.SYSTEM))
+        ledger = self._branch("rebuild", len(self), head, branch_id)
         for message in messages:
             if isinstance(message, AssistantMessage):
                 ledger._append_rendered_turn(message)
@@ -261,7 +255,7 @@ class TokenLedger:
 
     def view(self) -> list[Message]:
         """The conversation as messages, read from the ids. Notices appear as user messages."""
-        return self._view.messages(self._ids, self._spans, turn_open=self._turn_open)
+        return self._view.messages(self._marked.ids, self._marked.spans, turn_open=self._turn_open)
 
     def renders_back(self) -> bool:
         """Whether rendering the view gives these very ids: true unless the model wrote something unusual.
@@ -269,12 +263,12 @@ class TokenLedger:
         A closed turn that was cut off, or written in other tokens than its text encodes to, does not render back. That
         is no fault, and the reason why generated ids are kept.
         """
-        waiting = bool(self._spans) and self._spans[-1].origin is Origin.PROMPT and self._turn_open
-        declared = self.tools if self._head_length(Origin.TOOLS) else ()
+        waiting = self._marked.last_origin is Origin.PROMPT and self._turn_open
+        declared = self.tools if self._marked.head_length(Origin.TOOLS) else ()
         ids = render(self._tokenizer, self.view(), declared, generation_prompt=waiting)
         if self._turn_open and not waiting:
             ids.pop()
-        return ids == self._ids
+        return ids == self._marked.ids
 
     def state(self) -> LedgerState:
         """What a session file keeps."""
@@ -300,56 +294,36 @@ class TokenLedger:
                 "the session was written with another tokenizer; open it with the checkpoint it began with"
             )
         ledger = cls(tokenizer, state.tools, branch_id=state.branch_id, branched_from=state.branched_from)
-        ledger._take(state.token_ids, state.spans, state.declarations)
+        ledger._take(MarkedIds(state.token_ids, state.spans), state.declarations)
         return ledger
 
     def _append_message(self, message: Message, origin: Origin) -> Span:
-        after_tool = bool(self._spans) and self._spans[-1].origin is Origin.TOOL_RESULT
-        return self._append(origin, encode_pieces(self._tokenizer, message_pieces(message, after_tool=after_tool)))
+        after_tool = self._marked.last_origin is Origin.TOOL_RESULT
+        return self._marked.append(
+            origin, encode_pieces(self._tokenizer, message_pieces(message, after_tool=after_tool))
+        )
 
     def _append_rendered_turn(self, message: AssistantMessage) -> None:
         special = self._tokenizer.special
-        self._append(Origin.PROMPT, [special.assistant_id])
-        self._append(Origin.RENDERED, encode_pieces(self._tokenizer, assistant_pieces(message)))
-        self._append(Origin.CLOSING, [special.eos_id])
+        self._marked.append(Origin.PROMPT, [special.assistant_id])
+        self._marked.append(Origin.RENDERED, encode_pieces(self._tokenizer, assistant_pieces(message)))
+        self._marked.append(Origin.CLOSING, [special.eos_id])
 
-    def _append(self, origin: Origin, ids: Sequence[int]) -> Span:
-        start = len(self._ids)
-        span = Span(origin, start, start + len(ids))
-        if ids:
-            self._ids += ids
-            self._token_ids = None
-            last = self._spans[-1] if self._spans else None
-            if last is not None and last.origin is origin and origin.is_generated:
-                self._spans[-1] = Span(origin, last.start, span.end)
-            else:
-                self._spans.append(span)
-        return span
-
-    def _branch(self, kind: BranchKind, at: int, kept: Sequence[Span], branch_id: str | None) -> TokenLedger:
+    def _branch(self, kind: BranchKind, at: int, kept: MarkedIds, branch_id: str | None) -> TokenLedger:
         point = BranchPoint(kind=kind, parent_id=self.branch_id, at=at)
         ledger = TokenLedger(self._tokenizer, self.tools, branch_id=branch_id, branched_from=point)
-        ledger._take(self._ids[: kept[-1].end if kept else 0], kept, self._declarations)
+        ledger._take(kept, self._declarations)
         return ledger
 
-    def _take(self, ids: Sequence[int], spans: Sequence[Span], declarations: Iterable[Declaration]) -> None:
-        self._ids, self._spans = list(ids), list(spans)
-        self._declarations += (declaration for declaration in declarations if declaration.at <= len(ids))
-        before = next((span.origin for span in reversed(spans) if not span.origin.is_written), None)
-        self._turn_open = before is Origin.PROMPT and ids[-1] != self._tokenizer.special.eos_id
-
-    def _head_length(self, *origins: Origin) -> int:
-        """Number of tokens before the first span of any other origin."""
-        length = 0
-        for span in self._spans:
-            if span.origin not in origins:
-                break
-            length = span.end
-        return length
+    def _take(self, marked: MarkedIds, declarations: Iterable[Declaration]) -> None:
+        self._marked = marked
+        self._declarations += (declaration for declaration in declarations if declaration.at <= len(marked))
+        before = next((span.origin for span in reversed(marked.spans) if not span.origin.is_written), None)
+        self._turn_open = before is Origin.PROMPT and marked.ids[-1] != self._tokenizer.special.eos_id
 
     def _closed_turns(self) -> list[AssistantMessage]:
         turns = [message for message in self.view() if isinstance(message, AssistantMessage)]
-        generating = self._turn_open and self._spans[-1].origin is not Origin.PROMPT
+        generating = self._turn_open and self._marked.last_origin is not Origin.PROMPT
         return turns[:-1] if generating else turns
 
     def _require_closed(self) -> None:
