@@ -27,15 +27,13 @@ from textual.widget import Widget
 from kodkod_app.tui import store as s
 from kodkod_app.tui.heights import Heights
 from kodkod_app.tui.widgets.entry import EntryView
+from kodkod_app.tui.widgets.views import make_view
+from kodkod_app.tui.window import OVERSCAN_SCREENS, Sight, Window
 
-_OVERSCAN_SCREENS = 1.5
-"""Mounted on either side of what is seen, when there is less than half of it."""
-_SLACK_SCREENS = 2.5
-"""Removed beyond it, when there is something that is half as far again."""
 _REST_S = 0.03
 """After the frame that a key led to, and before what is around it is mounted."""
-_MOST_FOLLOWED_LINES = 250
-"""That stay mounted while the end is followed."""
+_MIN_SCREEN_LINES = 10
+"""Assumed before the first layout, and of a very low window."""
 
 
 class End(Widget):
@@ -88,8 +86,7 @@ class Transcript(VerticalScroll, can_focus=True):
         self._end = End()
         self._views: dict[int, EntryView] = {}
         self._heights = Heights()
-        self._first = self._last = 0
-        """The window: numbers from `_first` up to, not including, `_last`."""
+        self._window = Window(self._heights)
         self._pin: _Pin | None = None
         self._generation = store.generation
         self._moving = asyncio.Lock()
@@ -103,7 +100,7 @@ class Transcript(VerticalScroll, can_focus=True):
     @property
     def mounted_numbers(self) -> range:
         """Numbers of the entries that are mounted."""
-        return range(self._first, self._last)
+        return self._window.numbers
 
     @property
     def is_moving(self) -> bool:
@@ -113,7 +110,9 @@ class Transcript(VerticalScroll, can_focus=True):
     @property
     def is_incomplete(self) -> bool:
         """Something that belongs around the view is not mounted yet, or something far from it still is."""
-        return bool(self._missing(0) or self._missing_around() or self._far())
+        sight, window = self._sight(), self._window
+        is_missing = self._is_current and bool(window.missing(sight) or window.missing_around(sight))
+        return is_missing or bool(window.far(sight))
 
     async def refresh_store(self) -> None:
         """Show what was added to the store, and what changed in it."""
@@ -133,7 +132,7 @@ class Transcript(VerticalScroll, can_focus=True):
             self._views.clear()
             self._heights.clear()
             self._generation = self.store.generation
-            self._first = self._last = len(self.store)
+            self._window.begin_at(len(self.store))
             self._pin = None
             self.follows = True
 
@@ -161,7 +160,7 @@ class Transcript(VerticalScroll, can_focus=True):
             self._is_called = False
             rested_s = 0.0
             while self.is_incomplete:
-                if self._missing(0):
+                if self._missing():
                     await self._mount_seen()
                     rested_s = 0.0
                 elif rested_s < _REST_S:
@@ -174,9 +173,9 @@ class Transcript(VerticalScroll, can_focus=True):
     async def _mount_seen(self) -> None:
         """What the view shows; where the window is elsewhere it begins anew here."""
         with self.app.batch_update():
-            while numbers := self._missing(0):
+            while numbers := self._missing():
                 # Asked each time: while some were mounted, the reader or the end may have gone elsewhere.
-                if self._is_close(*self._wanted(0)):
+                if self._window.is_close(self._sight()):
                     await self._mount_entries(numbers)
                 else:
                     await self._jump()
@@ -185,79 +184,49 @@ class Transcript(VerticalScroll, can_focus=True):
     async def _mount_around(self) -> None:
         """As long as the reader does not go elsewhere meanwhile."""
         with self.app.batch_update():
-            while self._is_close(*self._wanted(0)) and (numbers := self._missing(_OVERSCAN_SCREENS)):
+            while self._window.is_close(self._sight()) and (numbers := self._missing(OVERSCAN_SCREENS)):
                 await self._mount_entries(numbers)
             await self._remove_far()
 
-    def _wanted(self, margin_screens: float) -> tuple[int, int]:
-        """The entries that are seen, and those so many screens away: from, and up to."""
+    def _sight(self) -> Sight:
         self._heights.fit(self.store.entries, self.size.width)
-        screen = max(10, self.size.height)
-        margin = int(screen * margin_screens)
-        top = self._heights.total - screen if self.follows else self.scroll_offset.y
-        last = len(self.store) if self.follows else self._heights.at(top + screen + margin) + 1
-        return self._heights.at(top - margin), min(last, len(self.store))
+        screen_lines = max(_MIN_SCREEN_LINES, self.size.height)
+        return Sight(self.scroll_offset.y, screen_lines, len(self.store), self.follows)
 
-    def _is_close(self, first: int, last: int) -> bool:
-        """Whether the window meets the entries that are seen, so that it can grow towards them."""
-        return first <= self._last and self._first <= last
+    def _missing(self, margin_screens: float = 0.0) -> range:
+        """See `Window.missing`; none while all is to begin anew, with the next look at the store."""
+        return self._window.missing(self._sight(), margin_screens) if self._is_current else range(0)
+
+    @property
+    def _is_current(self) -> bool:
+        return self._generation == self.store.generation
 
     async def _jump(self) -> None:
         """Begin the window anew where the view is."""
         await self.remove_children(EntryView)
         self._views.clear()
         self._pin = None
-        first, last = self._wanted(0)
-        self._first = self._last = last if self.follows else first
+        self._window.begin_anew(self._sight())
         self._leave_room()
-
-    def _missing(self, margin_screens: float) -> range:
-        """Entries on one side of the window that belong to the view and so many screens around it."""
-        if self._generation != self.store.generation:
-            return range(0)  # all is to begin anew, with the next look at the store
-        first, last = self._wanted(margin_screens)
-        if self._last < last:
-            return range(self._last, last)
-        return range(first, self._first) if self._first > first else range(0)
-
-    def _missing_around(self) -> range:
-        """As above; there is nothing to do while there is half of what there should be."""
-        return self._missing(_OVERSCAN_SCREENS) if self._missing(_OVERSCAN_SCREENS / 2) else range(0)
 
     async def _mount_entries(self, numbers: range) -> None:
         views = [make_view(self.store.entries[number]) for number in numbers]
-        is_before = numbers.start < self._first < self._last
-        before: Widget = self._views[self._first] if is_before else self._end
+        is_before = numbers.start < self._window.first < self._window.last
+        before: Widget = self._views[self._window.first] if is_before else self._end
         self._views.update(zip(numbers, views, strict=True))
-        self._first, self._last = min(self._first, numbers.start), max(self._last, numbers.stop)
+        self._window.grow(numbers)
         self._leave_room()
         await self.mount_all(views, before=before)
 
-    def _far(self) -> list[int]:
-        """Numbers of entries to remove: none until some are far enough away for it to be worth it."""
-        if self.follows:
-            mounted_lines = self._heights.start(self._last) - self._heights.start(self._first)
-            if mounted_lines <= max(_MOST_FOLLOWED_LINES, _SLACK_SCREENS * self.size.height * 1.5):
-                return []
-        first, last = self._wanted(1.5 * _SLACK_SCREENS)
-        if first <= self._first and self._last <= last:
-            return []
-        first, last = self._wanted(_SLACK_SCREENS)
-        return [number for number in self._views if not first <= number < last]
-
     async def _remove_far(self) -> None:
-        if gone := self._far():
-            first, last = self._wanted(_SLACK_SCREENS)
-            self._first, self._last = max(first, self._first), min(last, self._last)
+        if gone := self._window.let_go(self._sight()):
             leaving = [self._views.pop(number) for number in gone]
             self._leave_room()
             await self.remove_children(leaving)
 
     def _leave_room(self) -> None:
-        above = self._heights.start(self._first)
-        below = self._heights.total - self._heights.start(self._last)
-        if (above, below) != (self._lines_above, self._lines_below):
-            self._lines_above, self._lines_below = above, below
+        if self._window.room != (self._lines_above, self._lines_below):
+            self._lines_above, self._lines_below = self._window.room
             self._end.refresh(layout=True)  # which has the transcript arranged anew
 
     # Where the reader is
@@ -308,7 +277,7 @@ class Transcript(VerticalScroll, can_focus=True):
         super().watch_scroll_y(old_value, new_value)
         if not self.is_mounted:
             return
-        self.follows = round(new_value) >= self.max_scroll_y and self._last == len(self.store)
+        self.follows = round(new_value) >= self.max_scroll_y and self._window.last == len(self.store)
         self._pin = None if self.follows else self._pin_at(round(new_value))
         self._look_around()
 
@@ -319,29 +288,3 @@ class Transcript(VerticalScroll, can_focus=True):
             if view is not None and view.is_mounted and view.virtual_region.bottom > y:
                 return _Pin(view, y - view.virtual_region.y)
         return None
-
-
-def make_view(entry: s.Entry) -> EntryView:
-    """The widget for an entry. What the first frame has no need of is imported when it is."""
-    from kodkod_app.tui.widgets import messages as m
-
-    match entry:
-        case s.Call() | s.ShellRun():
-            from kodkod_app.tui.widgets.tool_call import make_block
-
-            return make_block(entry)
-        case s.Answer():
-            from kodkod_app.tui.widgets.answer import AnswerView
-
-            return AnswerView(entry)
-        case s.Said():
-            return m.SaidView(entry)
-        case s.Checks():
-            return m.ChecksView(entry)
-        case s.Ending():
-            return m.EndingView(entry)
-        case s.Welcome():
-            return m.WelcomeView(entry)
-        case s.Note():
-            return m.NoteView(entry)
-    raise TypeError(f"no widget shows a {type(entry).__name__}")
