@@ -68,6 +68,10 @@ class BlockManager:
         sequence.num_slots = sequence.num_computed
         return copy
 
+    def has_room_for(self, num_tokens: int) -> bool:
+        """Whether so many tokens of which nothing is cached could have blocks now."""
+        return self._pool.blocks_for(num_tokens) <= self._pool.num_available
+
     def restore(self, token_ids: Run[int], store: PrefixStore) -> int:
         """Read back what a store has of a prompt beyond what is cached; how many tokens of it are cached more now.
 

@@ -84,13 +84,14 @@ class Scheduler:
             self._parents[sequence.id] = parent
 
     def restore(self, store: PrefixStore) -> int:
-        """Read back what a store has of those who may be admitted next, once for each wait; tokens in all.
+        """Read back what a store has of those who are admitted next, once for each wait; tokens in all.
 
         To be called before `schedule`, when the last plan has been carried out.
         """
         num_tokens = 0
         for sequence in itertools.islice(self._waiting, self._max_running - len(self._running)):
-            if sequence.looked_up != sequence.preemptions:
+            # Whoever has to wait for room would find it gone again.
+            if sequence.looked_up != sequence.preemptions and self._blocks.has_room_for(sequence.num_tokens):
                 sequence.looked_up = sequence.preemptions
                 num_tokens += self._blocks.restore(sequence.token_ids, store)
         return num_tokens

@@ -80,6 +80,77 @@ def test_a_loop_without_work_takes_no_steps(shop):
     assert len(shop.runner.steps) == shop.loop.stats.steps == 2
 
 
+# --- a store of prefixes ---------------------------------------------------------------------------------------------
+
+
+class StoreOfPrompts:
+    """Has so many tokens of every prompt, and notes what it is told."""
+
+    def __init__(self, num_tokens: int = 0) -> None:
+        self.num_tokens = num_tokens
+        self.reads: list[tuple[int, int]] = []
+        self.offered: dict[str, list[int]] = {}
+        self.forgotten: list[str] = []
+        self.is_closed = False
+
+    def num_stored(self, token_ids):
+        return min(self.num_tokens, len(token_ids) // 4 * 4)
+
+    def read(self, token_ids, start, block_ids):
+        self.reads.append((start, len(block_ids)))
+        return len(block_ids)
+
+    def offer(self, sequence_id, token_ids, num_computed, block_ids):
+        assert num_computed <= min(len(token_ids), 4 * len(block_ids))
+        self.offered.setdefault(sequence_id, []).append(num_computed)
+
+    def forget(self, sequence_id):
+        self.forgotten.append(sequence_id)
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_what_is_computed_is_offered_after_every_step_and_at_the_end():
+    shop = Workshop(store=(store := StoreOfPrompts()))
+    shop.ask("a", list(range(100, 119)), 3)
+    assert store.offered["a"] == [8, 16, 19, 20, 21]
+    assert store.forgotten == ["a"]
+    shop.close()
+    assert store.is_closed
+
+
+def test_what_is_stored_is_read_before_the_first_step_and_counts_as_reused():
+    shop = Workshop(store=(store := StoreOfPrompts(12)))
+    done = shop.ask("a", list(range(100, 119)), 2)
+    assert store.reads == [(0, 3)]
+    assert (done.usage.reused_tokens, shop.loop.stats.restored_tokens) == (12, 12)
+    assert [run.start for _, (run,) in shop.runner.steps] == [12, 19]
+    shop.ask("b", list(range(100, 119)), 2)
+    assert store.reads == [(0, 3)], "it is cached by now"
+    shop.close()
+
+
+def test_what_a_broken_step_leaves_is_not_offered():
+    shop = Workshop(store=(store := StoreOfPrompts()))
+    shop.runner.before = fail
+    assert shop.ask("a", list(range(100, 108)), 2).finish_reason is FinishReason.ERROR
+    assert (store.offered, store.forgotten) == ({}, ["a"])
+    shop.close()
+
+
+def test_who_was_preempted_is_looked_up_again():
+    shop = Workshop(num_blocks=8, store=(store := StoreOfPrompts(8)))
+    streams = [
+        shop.submit(name, [start + place for place in range(12)], 14) for name, start in (("a", 100), ("b", 200))
+    ]
+    done = [asyncio.run(collect(stream)) for stream in streams]
+    assert [len(one.token_ids) for one in done] == [14, 14]
+    assert shop.loop.stats.preemptions > 0
+    assert len(store.reads) > 2
+    shop.close()
+
+
 # --- requests that fail alone ---------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, col
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.loop import EngineLoop
+from kodkod_engine.core.prefix_store import PrefixStore
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.step import ChosenToken, TokenRun
 from kodkod_engine.core.stream import ThreadedStream
@@ -48,7 +49,12 @@ class Workshop:
     """A loop, its runner, and requests by name."""
 
     def __init__(
-        self, num_blocks: int = 64, max_step_tokens: int = 8, max_running: int = 4, steps_per_visit: int = 1
+        self,
+        num_blocks: int = 64,
+        max_step_tokens: int = 8,
+        max_running: int = 4,
+        steps_per_visit: int = 1,
+        store: PrefixStore | None = None,
     ) -> None:
         self.runner = CountingRunner()
         self.loop = EngineLoop(
@@ -58,6 +64,7 @@ class Workshop:
             max_step_tokens=max_step_tokens,
             max_running=max_running,
             steps_per_visit=steps_per_visit,
+            store=store,
         )
 
     def submit(
