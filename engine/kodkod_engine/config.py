@@ -44,7 +44,8 @@ class EngineConfig:
     weights: Literal["resident", "mapped"] = "resident"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
     kv_folder: str | None = None
-    """Where the KV of prefixes is kept over restarts, for all models; None keeps it in memory alone."""
+    """Where the KV of prefixes is kept over restarts, for all models; None keeps none, as does a block size
+    of which 16 is no multiple."""
     kv_folder_bytes: int = 8 << 30
     """What is kept there at most; 0 keeps nothing. A token of LongCat-Flash-Lite takes 32 KiB in bf16, 64 in fp32."""
     vllm: VllmConfig = field(default_factory=VllmConfig)

@@ -13,7 +13,7 @@ from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.kv.disk_prefixes import DiskPrefixes
-from kodkod_engine.kv.segments import SegmentFolder
+from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
 from kodkod_engine.models.identity import identity_of
@@ -106,6 +106,6 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
 
 
 def _store_for(runner: ModelRunner, identity: str, config: EngineConfig) -> DiskPrefixes | None:
-    if config.kv_folder is None or not config.kv_folder_bytes:
+    if config.kv_folder is None or not config.kv_folder_bytes or SEGMENT_TOKENS % config.block_size:
         return None
     return DiskPrefixes(runner.cache, SegmentFolder(Path(config.kv_folder), identity, config.kv_folder_bytes))

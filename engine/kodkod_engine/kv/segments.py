@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_TOKENS = 64
-"""Two to four MiB for LongCat-Flash-Lite; what is left of a prefix at its end is computed anew."""
+SEGMENT_TOKENS = 16
+"""Half a MiB or one for LongCat-Flash-Lite; what is left of a prefix at its end is computed anew."""
 
 TOUCH_S = 3_600.0
 """A segment that is in use is marked so at most this often."""

@@ -125,10 +125,10 @@ async def test_an_engine_goes_on_where_one_before_it_ended(load, tmp_path):
     again = load(kv_folder=str(tmp_path / "kv"))
     found = await answer_to(again, LONG, 30)
     assert found.token_ids == wanted.token_ids
-    assert found.usage.reused_tokens == again.stats().restored_tokens == 256, "four whole segments"
+    assert found.usage.reused_tokens == again.stats().restored_tokens == 288, "all but the end"
     more = await answer_to(again, (*LONG, *wanted.token_ids), 5)
-    assert more.usage.reused_tokens >= 256
-    assert again.stats().restored_tokens == 256, "what is in memory is not read"
+    assert more.usage.reused_tokens >= 288
+    assert again.stats().restored_tokens == 288, "what is in memory is not read"
     again.check_integrity()
 
 
@@ -141,7 +141,7 @@ async def test_the_first_tokens_of_an_answer_are_kept_while_it_is_written(load, 
     engine.close()
     again = load(kv_folder=str(tmp_path / "kv"))
     found = await answer_to(again, (*LONG, *written), 1)
-    assert found.usage.reused_tokens == 448 - 448 % 64
+    assert found.usage.reused_tokens == 448 - 448 % 16
 
 
 async def test_what_the_cache_had_no_room_for_comes_back_from_disk(load, tmp_path):
@@ -149,12 +149,12 @@ async def test_what_the_cache_had_no_room_for_comes_back_from_disk(load, tmp_pat
     wanted = await answer_to(engine, LONG, 20)
     await answer_to(engine, tuple(reversed(LONG)), 20)
     found = await answer_to(engine, LONG, 20)
-    assert (found.token_ids, found.usage.reused_tokens) == (wanted.token_ids, 256)
-    assert 0 < engine.stats().restored_tokens <= 256
+    assert (found.token_ids, found.usage.reused_tokens) == (wanted.token_ids, 288)
+    assert 0 < engine.stats().restored_tokens <= 288
     engine.check_integrity()
 
 
-@pytest.mark.parametrize("options", [{"kv_folder_bytes": 0}, {"kv_folder": None}], ids=str)
+@pytest.mark.parametrize("options", [{"kv_folder_bytes": 0}, {"kv_folder": None}, {"block_size": 32}], ids=str)
 async def test_nothing_is_kept_where_that_is_not_wanted(load, tmp_path, options):
     engine = load(**{"kv_folder": str(tmp_path / "kv"), **options})
     await answer_to(engine, LONG, 5)
@@ -173,7 +173,7 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
         names.update(path.name for path in (tmp_path / "kv").iterdir())
         return reused
 
-    assert [await kept(), await kept()] == [0, 256]
+    assert [await kept(), await kept()] == [0, 288]
     assert [await kept(precision="int8"), await kept(dtype="bfloat16")] == [0, 0]
     weights = next(folder.glob("*.safetensors"))
     os.utime(weights, (1, 1))

@@ -20,7 +20,7 @@ from kodkod_engine.kv.disk_prefixes import DiskPrefixes
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder, kept_bytes, keys_of, remove_prefix
 
-BLOCK = 16
+BLOCK = 4
 MODEL = "0123456789abcdef01234567"
 LAYOUT = KvLayout(num_cache_layers=2, latent_dim=5, value_bytes=4, num_blocks=40, block_size=BLOCK)
 SEGMENT_BYTES = SEGMENT_TOKENS * LAYOUT.bytes_per_token
