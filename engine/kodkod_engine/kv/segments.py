@@ -9,9 +9,11 @@ FOLDER/
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import shutil
 import threading
 import time
 import zlib
@@ -31,6 +33,9 @@ SEGMENT_TOKENS = 16
 
 TOUCH_S = 3_600.0
 """A segment that is in use is marked so at most this often."""
+
+MIN_FREE_BYTES = 1 << 30
+"""Of the disk, below which nothing more is written: it belongs to others."""
 
 KEPT_AFTER_PRUNING = 0.9
 _CHECK_BYTES = 8
@@ -98,6 +103,8 @@ class SegmentFolder:
             # The numbers tell of what was said: nobody else may read them.
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._folder.mkdir(exist_ok=True, mode=0o700)
+        if shutil.disk_usage(self._folder).free < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, f"less than {MIN_FREE_BYTES >> 30} GiB of the disk are free")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             with temporary.open("wb") as file:

@@ -15,6 +15,7 @@ import torch
 from engine.core.fake_cache import FakeCache
 from engine.core.fake_store import FakeStore
 from kodkod_engine.core.prefix_store import PrefixStore
+from kodkod_engine.kv import segments
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.disk_prefixes import DiskPrefixes
 from kodkod_engine.kv.layout import KvLayout
@@ -196,6 +197,13 @@ def test_a_full_disk_ends_the_keeping_and_nothing_else(disk, monkeypatch, caplog
     assert caplog.messages == ["prefixes are no longer kept on disk ([Errno 28] No space left on device)"]
     assert disk.store.num_stored(tokens) == 0
     disk.store.offer("b", tokens, len(tokens), list(range(12)))
+
+
+def test_the_last_of_a_disk_is_left_to_others(disk, monkeypatch, caplog):
+    monkeypatch.setattr(segments, "MIN_FREE_BYTES", 1 << 60)
+    disk.keep(list(range(SEGMENT_TOKENS)), [0, 1, 2, 3])
+    assert disk.files == []
+    assert "GiB of the disk are free" in caplog.text
 
 
 def test_a_disk_that_is_slow_gets_less_and_nobody_waits(disk, monkeypatch):
