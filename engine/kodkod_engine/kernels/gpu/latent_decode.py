@@ -59,6 +59,26 @@ def reference(
 
 
 @triton.jit
+def _asking(query, before, own, inside, RANK: tl.constexpr, ROPE: tl.constexpr):
+    """Rows of the query, behind those of the sequences before: what meets latents, and what was rotated."""
+    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+    at = query + (before + own[:, None]) * (RANK + ROPE)
+    nope = tl.load(at + low[None, :], mask=inside[:, None], other=0.0)
+    rope = tl.load(at + RANK + high[None, :], mask=inside[:, None], other=0.0)
+    return nope, rope
+
+
+@triton.jit
+def _leave(partial, highest, sums, place, inside, best, total, mixed, RANK: tl.constexpr):
+    """Each split's own result, and what it weighs beside the others; of an empty one 0."""
+    low = tl.arange(0, RANK)
+    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
+    tl.store(highest + place, best, mask=inside)
+    tl.store(sums + place, total, mask=inside)
+
+
+@triton.jit
 def _attend(
     nope,
     rope,
@@ -121,10 +141,7 @@ def _split(
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
-    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
-    at = query + (sequence * rows + own[:, None]) * (RANK + ROPE)
-    nope = tl.load(at + low[None, :], mask=inside[:, None], other=0.0)
-    rope = tl.load(at + RANK + high[None, :], mask=inside[:, None], other=0.0)
+    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
@@ -137,22 +154,9 @@ def _split(
     table = blocks + sequence * table_width
     if LONGEST > 0:
         for step in range(0, LONGEST, PLACES):
+            start = first + step
             best, total, mixed = _attend(
-                nope,
-                rope,
-                reach,
-                best,
-                total,
-                mixed,
-                latents,
-                table,
-                first + step,
-                last,
-                scale,
-                RANK,
-                ROPE,
-                PLACES,
-                SIZE,
+                nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     else:
         for start in range(first, last, PLACES):
@@ -160,11 +164,7 @@ def _split(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     place = (sequence * tl.num_programs(2) + split) * rows + own
-    # Each split's own result, and what it weighs beside the others; of an empty one 0.
-    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
-    tl.store(highest + place, best, mask=inside)
-    tl.store(sums + place, total, mask=inside)
+    _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
 @triton.jit
@@ -199,9 +199,7 @@ def _split_whole(
     key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
     latent = tl.load(key + low[None, :])
     turned = tl.load(key + RANK + high[None, :])
-    at = query + (sequence * rows + own[:, None]) * (RANK + ROPE)
-    nope = tl.load(at + low[None, :], mask=inside[:, None], other=0.0)
-    rope = tl.load(at + RANK + high[None, :], mask=inside[:, None], other=0.0)
+    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
     scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
     visible = places[None, :] <= reach[:, None]
@@ -211,10 +209,7 @@ def _split_whole(
     total = tl.sum(weights, axis=1)
     mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
     place = (sequence * tl.num_programs(2) + split) * rows + own
-    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
-    tl.store(highest + place, best, mask=inside)
-    tl.store(sums + place, total, mask=inside)
+    _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
 @triton.jit
@@ -280,53 +275,36 @@ def latent_decode(
     A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
     finite, for what nobody sees is weighed with 0.
     """
+    sequences, new, heads, _ = query.shape
+    parts = _attended(query, latents, blocks, positions, kv_b.shape[1], scale, block_size, plan)
+    out = query.new_empty(sequences * new, heads * value)
+    block = min(BLOCK_VALUES, triton.next_power_of_2(value))
+    grid: Any = (heads, triton.cdiv(value, block), sequences * new)
+    sizes = {"RANK": kv_b.shape[1], "NOPE": len(kv_b) // heads - value, "VALUE": value, "BLOCK": block}
+    splits = {"SPLITS": plan.splits, "PART": min(plan.splits, JOINED_AT_ONCE)}
+    _values[grid](*parts, kv_b, out, new, heads, **sizes, **splits, num_warps=8, **early())
+    return out
+
+
+def _attended(
+    query: Tensor,
+    latents: Tensor,
+    blocks: Tensor,
+    positions: Tensor,
+    rank: int,
+    scale: float,
+    block_size: int,
+    plan: Plan,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32."""
     sequences, new, heads, width = query.shape
-    rows, rank, tile, splits = new * heads, kv_b.shape[1], plan.tile, plan.splits
+    rows, tile, splits = new * heads, plan.tile, plan.splits
     partial = query.new_empty(sequences, splits, rows, rank)
     highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
-    out = query.new_empty(sequences * new, heads * value)
     grid: Any = (sequences, triton.cdiv(rows, tile.rows), splits)
     kernel: Any = _split_whole if tile.is_whole else _split
     more = {} if tile.is_whole else {"LONGEST": _longest(blocks.shape[1] * block_size, plan)}
-    kernel[grid](
-        query,
-        latents,
-        blocks,
-        positions,
-        partial,
-        highest,
-        sums,
-        rows,
-        heads,
-        blocks.shape[1],
-        scale,
-        RANK=rank,
-        ROPE=width - rank,
-        ROWS=tile.rows,
-        PLACES=tile.places,
-        SIZE=block_size,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-        **more,
-        **early(),
-    )
-    block = min(BLOCK_VALUES, triton.next_power_of_2(value))
-    join: Any = (heads, triton.cdiv(value, block), sequences * new)
-    _values[join](
-        partial,
-        highest,
-        sums,
-        kv_b,
-        out,
-        new,
-        heads,
-        SPLITS=splits,
-        PART=min(splits, JOINED_AT_ONCE),
-        RANK=rank,
-        NOPE=len(kv_b) // heads - value,
-        VALUE=value,
-        BLOCK=block,
-        num_warps=8,
-        **early(),
-    )
-    return out
+    sizes = {"RANK": rank, "ROPE": width - rank, "ROWS": tile.rows, "PLACES": tile.places, "SIZE": block_size}
+    given = query, latents, blocks, positions, partial, highest, sums, rows, heads, blocks.shape[1], scale
+    kernel[grid](*given, **sizes, **more, num_warps=tile.num_warps, num_stages=tile.num_stages, **early())
+    return partial, highest, sums
