@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import resource
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from measure import keep, read_bandwidth, seconds
 from routing import experts_of_steps
+from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
@@ -264,7 +264,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--keep", action="store_true", help="leave the folder for another run")
     options = parser.parse_args()
-    try:
+    what = f"the full size, {options.layers} layers, {options.precision}"
+    with scratch(options.folder, what, keep=options.keep):
         if not (options.folder / "converted.json").exists():
             in_passing(partial(write_model, options.folder, options.layers, options.precision))
             os.sync()  # what is still on its way to the disk takes memory's time from what is measured
@@ -292,9 +293,6 @@ def main() -> None:
         print(json.dumps(record["median"], indent=1))
         precision = "" if options.precision == "int4" else f"-{options.precision}"
         print(f"kept in {keep(f'full-size-{options.weights}-{options.layers}{precision}', record).name}")
-    finally:
-        if not options.keep:
-            shutil.rmtree(options.folder, ignore_errors=True)
 
 
 def _memory_gb() -> float:

@@ -35,6 +35,8 @@ PRECISIONS = ("fp8", "int4", "int8")
 VISIT_STEPS = 4
 MAX_PROCESSES = 4
 SUMMARY = ("batch", "new", "prompt", "step_ms", "graph_ms", "seconds", "fraction", "graph_fraction")
+USAGE = 2
+"""Exit code of a worker that was asked for what there is not."""
 LOST = 3
 """A worker's exit code where its process can measure no more."""
 
@@ -73,6 +75,10 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("attention", partial(gpu_prefill.attention, bench), 10),
         ("whole tables pinned", partial(gpu_tables.whole_tables, bench), 45),
     ]
+    unknown = set(names) - {part[0] for part in every}
+    if unknown:
+        print(f"no part {', '.join(sorted(unknown))}; there are: {'; '.join(part[0] for part in every)}")
+        raise SystemExit(USAGE)
     if is_smoke:
         first = ("ceilings", "equality with fp32", "load", "equality", every[4][0], "prefill", "isolation", "attention")
         every.sort(key=lambda part: first.index(part[0]) if part[0] in first else len(first))
@@ -119,6 +125,8 @@ def supervise(options: argparse.Namespace) -> int:
         if left < options.least_seconds:
             break
         code = _watched([*sys.argv, "--worker", "--seconds", f"{left:.0f}"], options, ends)
+        if code == USAGE:
+            return USAGE
         if code == 0:
             break
         print(f"a worker ended with {code}; what is left is measured by another", flush=True)
@@ -162,6 +170,17 @@ def _summary(path: Path) -> int:
     return 0
 
 
+def _require(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What would end every worker is told before the first."""
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output {options.output} is no folder; name another")
+    if not options.dry_run:
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("torch finds no CUDA device here; --dry-run goes through everything without one")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for gpu.json")
@@ -179,6 +198,8 @@ def main() -> int:
     options.output = options.output.absolute()
     if options.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"
+    if not options.worker:
+        _require(parser, options)
     return work(options) if options.worker else supervise(options)
 
 

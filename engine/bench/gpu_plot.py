@@ -5,8 +5,8 @@ python engine/bench/gpu_plot.py DIR/gpu.json fractions.png
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,5 +45,13 @@ def draw(record: dict[str, Any], target: Path) -> None:
     figure.savefig(target, dpi=150)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, help="gpu.json")
+    parser.add_argument("picture", type=Path, help="PNG or SVG to draw")
+    options = parser.parse_args()
+    draw(json.loads(options.record.read_text(encoding="utf-8")), options.picture)
+
+
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
+    main()

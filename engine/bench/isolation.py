@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import shutil
 import statistics
 import sysconfig
 from collections.abc import Callable
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 from full_size import CONFIG, write_model
 from measure import keep, seconds, summary
+from scratch import scratch
 
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.core.runner import ModelRunner
@@ -234,14 +234,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/kodkod-isolation"))
     parser.add_argument("--keep", action="store_true", help="leave the folder for another run")
     options = parser.parse_args()
-    record: dict[str, Any] = {"row_cache_on_code": hit_rates()}
-    print(record["row_cache_on_code"], flush=True)
-    try:
-        if not options.only_hits:
-            record |= measure(options.folder, options.layers)
-    finally:
-        if not options.keep:
-            shutil.rmtree(options.folder, ignore_errors=True)
+    if options.only_hits:
+        hits = {"row_cache_on_code": hit_rates()}
+        print(hits)
+        print(f"kept in {keep('isolation-hits', hits).name}")
+        return
+    with scratch(options.folder, f"isolation, {options.layers} layers", keep=options.keep):
+        record: dict[str, Any] = {"row_cache_on_code": hit_rates()}
+        print(record["row_cache_on_code"], flush=True)
+        record |= measure(options.folder, options.layers)
     print(f"kept in {keep('isolation', record).name}")
 
 

@@ -40,6 +40,7 @@ import torch
 from full_size import CONFIG, complete, counted_experts, step_bytes, write_model
 from llama_model import Shape
 from measure import keep, read_bandwidth, summary
+from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
@@ -260,7 +261,12 @@ def measure(options: argparse.Namespace, peer: Peer, folder: Path) -> dict[str, 
 
 
 def work(options: argparse.Namespace) -> None:
-    """Write, try, measure, as far as was asked."""
+    """Write, try, measure, as far as was asked; what was written stays until it was measured."""
+    with scratch(options.folder, "llama.cpp beside us", keep=True):
+        _work(options)
+
+
+def _work(options: argparse.Namespace) -> None:
     shapes = {packing: Shape(options.layers, options.experts, packing, CONFIG) for packing in options.formats}
     peer = Peer(options.llama_bench, options.folder, shapes)
     folder = prepare(options, peer)

@@ -75,10 +75,12 @@ def commit() -> str:
 
 
 def keep(name: str, record: dict[str, Any]) -> Path:
-    """Write a dated record and return its path."""
+    """Write a dated record and return its path; one of the same day stays, and this one has the time in its name."""
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{now:%Y-%m-%d}-{name}.json"
+    if path.exists():
+        path = RESULTS / f"{now:%Y-%m-%d-%H%M%S}-{name}.json"
     whole = {"date": f"{now:%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": machine(), **record}
     path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return path

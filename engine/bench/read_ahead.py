@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from full_size import CONFIG, complete
 from measure import keep, seconds, summary
+from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/kodkod-read-ahead"))
     options = parser.parse_args()
     ratio = options.table_gb * 1e9 / BYTES_PER_RATIO
-    try:
+    with scratch(options.folder, "reading ahead"):
         config = {**SHAPE, "ngram_vocab_size_ratio": round(ratio, 2)}
         written_s = seconds(
             lambda: write_random_checkpoint(options.folder, config, dtype=torch.bfloat16, with_mtp=False)
@@ -117,8 +117,6 @@ def main() -> None:
         )
         record = measure(engine, options.folder, options.tokens)
         engine.close()
-    finally:
-        shutil.rmtree(options.folder, ignore_errors=True)
     waited = {name: record[name]["waited_s"]["median"] for name in WAYS}
     print(record)
     print(f"{(waited[EACH] - waited[ADVANCE]) * 1e3:.0f} ms less waiting for rows of {options.tokens} tokens")
