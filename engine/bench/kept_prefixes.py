@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from full_size import CONFIG, MAX_CACHED_TOKENS, complete, write_model
 from measure import keep, seconds
+from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
@@ -111,16 +111,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="of the prompt")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/kodkod-kept-prefixes"))
     options = parser.parse_args()
-    model, kept = options.folder / "model", options.folder / "kv"
-    try:
+    what = f"published shape, {options.layers} of 14 layers, int4 mapped, a prompt of {options.tokens} tokens"
+    with scratch(options.folder, what) as folder:
+        model = folder / "model"
         in_passing(partial(write_model, model, options.layers, "int4"))
         os.sync()
-        what = f"published shape, {options.layers} of 14 layers, int4 mapped, a prompt of {options.tokens} tokens"
-        record = {"what": what, "tokens": options.tokens, **measure(model, kept, options.tokens)}
-        print(json.dumps(record, indent=1))
-        print(f"kept in {keep(f'kept-prefixes-{options.layers}', record).name}")
-    finally:
-        shutil.rmtree(options.folder, ignore_errors=True)
+        record = {"what": what, "tokens": options.tokens, **measure(model, folder / "kv", options.tokens)}
+    print(json.dumps(record, indent=1))
+    print(f"kept in {keep(f'kept-prefixes-{options.layers}', record).name}")
 
 
 if __name__ == "__main__":
