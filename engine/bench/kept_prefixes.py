@@ -92,7 +92,7 @@ def measure(model: Path, kept: Path, num_tokens: int) -> dict[str, Any]:
     in_memory = asked(model, kept, ids, 1)
     out_of_memory(files_of(kept))
     from_disk = asked(model, kept, ids, 2)
-    # Against the computed one random weights may differ: their best tokens are nearly tied, and a short step rounds otherwise.
+    # The computed one may differ: the best tokens of random weights are nearly tied, and a short step rounds otherwise.
     assert in_memory["ids"] == from_disk["ids"], "what was read says something else"
     files = files_of(kept)
     record: dict[str, Any] = {"computed": computed, "page cache": in_memory, "disk": from_disk}
