@@ -71,21 +71,28 @@ class SegmentFolder:
         self._folder = root / model
         self._max_bytes = max_bytes
         self._num_bytes: int | None = None
+        self._seen_s: dict[bytes, float] = {}
+        """When a segment was last found to be there."""
 
     def has(self, key: bytes) -> bool:
-        """Whether a segment is there; it counts as used."""
+        """Whether a segment is there, or was within the hour; it counts as used. Disks may be far away."""
+        now_s = time.time()
+        if now_s - self._seen_s.get(key, -TOUCH_S) < TOUCH_S:
+            return True
         path = self._path(key)
         try:
-            age_s = time.time() - path.stat().st_mtime
+            age_s = now_s - path.stat().st_mtime
         except OSError:
             return False
         if age_s > TOUCH_S:
             _touch(path)
+        self._seen_s[key] = now_s
         return True
 
     def read(self, key: bytes) -> NDArray[np.uint8] | None:
         """A segment's bytes; None where it is gone or damaged, and then it is removed."""
         path = self._path(key)
+        self._seen_s.pop(key, None)
         try:
             data = np.fromfile(path, np.uint8)
         except OSError:
