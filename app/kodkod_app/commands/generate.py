@@ -40,6 +40,14 @@ NO_MODEL_NOTE = (
     show_default=True,
     help="Keep the N-gram tables in memory, in host memory that a GPU reads, or read rows from the checkpoint's files.",
 )
+@click.option("--precision", type=click.Choice(["bf16", "fp8", "int8", "int4"]), help="Pack the weights on the way in.")
+@click.option(
+    "--weights",
+    type=click.Choice(["resident", "mapped"]),
+    default="resident",
+    show_default=True,
+    help="Keep all else in memory, or leave it in the files of a converted checkpoint.",
+)
 def command(
     prompt: str,
     model: Path | None,
@@ -50,13 +58,16 @@ def command(
     output_format: str,
     device: str,
     ngram_tables: str,
+    precision: str | None,
+    weights: str,
 ) -> None:
     """Continue PROMPT (standard input when it is - or missing) and print the continuation."""
     text = sys.stdin.read() if prompt == "-" else prompt
     sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     if model is None:
         click.echo(f"kodkod: {NO_MODEL_NOTE}", err=True)
-    engine = open_engine(model, device=device, ngram_tables=ngram_tables)
+    options = {"device": device, "ngram_tables": ngram_tables, "weights": weights, "precision": precision}
+    engine = open_engine(model, **options)
     try:
         _generate(engine, text, sampling, as_json=output_format == "json")
     finally:

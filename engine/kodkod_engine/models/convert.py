@@ -122,7 +122,8 @@ def _told_of(target: Path) -> Iterator[None]:
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(disk_full_message(target, TEXTS_BYTES)) from fault
-        raise EngineError(f"{fault.filename or target}: {fault.strerror}; give another folder") from fault
+        way_out = "allow it, or give" if fault.errno in (errno.EACCES, errno.EPERM) else "give"
+        raise EngineError(f"{fault.filename or target}: {fault.strerror}; {way_out} another folder") from fault
 
 
 def _write_files(

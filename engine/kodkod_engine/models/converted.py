@@ -67,7 +67,11 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as fault:
+    except OSError as fault:
+        raise CheckpointCorrupt(
+            f"{path}: {fault.strerror}; allow it to be read, or convert the checkpoint again"
+        ) from fault
+    except ValidationError as fault:
         raise CheckpointCorrupt(f"{path}: not a manifest; convert the checkpoint again") from fault
     if manifest.format != FORMAT:
         raise CheckpointCorrupt(f"{path}: format {manifest.format}, this version reads {FORMAT}; convert again")

@@ -265,6 +265,12 @@ def test_files_of_ones_own_are_not_taken_for_the_checkpoints(source: Path, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
+def test_a_manifest_that_cannot_be_read_is_told_with_the_cause(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).mkdir()
+    with pytest.raises(CheckpointCorrupt, match="Is a directory; allow it to be read"):
+        read_manifest(tmp_path)
+
+
 def test_refuses_a_folder_of_something_else(source: Path, converted: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointCorrupt, match="begun from another"):
         convert(source, converted, Precisions.of("int8"))
