@@ -66,8 +66,7 @@ def command(
     sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     if model is None:
         click.echo(f"kodkod: {NO_MODEL_NOTE}", err=True)
-    options = {"device": device, "ngram_tables": ngram_tables, "weights": weights, "precision": precision}
-    engine = open_engine(model, **options)
+    engine = open_engine(model, device=device, ngram_tables=ngram_tables, weights=weights, precision=precision)
     try:
         _generate(engine, text, sampling, as_json=output_format == "json")
     finally:
