@@ -40,6 +40,7 @@ _CUT_SHORT = (
     "it was cut short, and is not done again: whether it was carried out is not known; look before you repeat it"
 )
 """What another program did cannot be put back."""
+_INTERRUPTED = "interrupted while it ran; it may have been done in part"
 _Shown: TypeAlias = str | FileDiff
 
 
@@ -139,16 +140,8 @@ def answer_pending(reason: str, res: Resources) -> None:
 
 
 async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Shown]:
-    key = _key(call, res)
-    effect = _effect(call, res)
-    if effect not in _HARMLESS:
-        intent = res.journal.intent(key)
-        if intent is not None and effect is Effect.EXTERNAL:
-            return Outcome(call_id=call.id, name=call.name, for_model=_CUT_SHORT), ""
-        if intent is not None:
-            await _put_back(intent.snapshot, step, res)
-        snapshot = await res.take_snapshot(step)
-        res.journal.add(IntentRecord(key=key, step=step, snapshot=snapshot))
+    if _effect(call, res) not in _HARMLESS and not await _intended(call, step, res):
+        return Outcome(call_id=call.id, name=call.name, for_model=_CUT_SHORT), ""
     res.record(trajectory.CallStarted(call_id=call.id, name=call.name), step)
     started = time.monotonic()
     try:
@@ -156,10 +149,8 @@ async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Show
             result = await _run(call, res)
             span.done(result)
     except asyncio.CancelledError:
-        outcome = Outcome(
-            call_id=call.id, name=call.name, for_model="interrupted while it ran; it may have been done in part"
-        )
-        res.journal.add(OutcomeRecord(key=key, outcome=outcome))
+        cut = Outcome(call_id=call.id, name=call.name, for_model=_INTERRUPTED)
+        res.journal.add(OutcomeRecord(key=_key(call, res), outcome=cut))
         raise
     outcome = Outcome(
         call_id=call.id,
@@ -172,6 +163,19 @@ async def _do(call: ToolCall, step: int, res: Resources) -> tuple[Outcome, _Show
         duration_s=time.monotonic() - started,
     )
     return outcome, result.for_person
+
+
+async def _intended(call: ToolCall, step: int, res: Resources) -> bool:
+    """Write down that a call which may change something is about to be done; False where it must not be, again."""
+    key = _key(call, res)
+    intent = res.journal.intent(key)
+    if intent is not None and _effect(call, res) is Effect.EXTERNAL:
+        return False
+    if intent is not None:
+        await _put_back(intent.snapshot, step, res)
+    snapshot = await res.take_snapshot(step)
+    res.journal.add(IntentRecord(key=key, step=step, snapshot=snapshot))
+    return True
 
 
 def _effect(call: ToolCall, res: Resources) -> Effect:

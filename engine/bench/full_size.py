@@ -204,45 +204,17 @@ def faults() -> tuple[int, int]:
 
 
 def measure(engine: NativeEngine) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(7)
-
-    def prompt(num_tokens: int = PROMPT_TOKENS) -> tuple[int, ...]:
-        return tuple(torch.randint(3, CONFIG["vocab_size"], (num_tokens,), generator=generator).tolist())
-
-    first_s = seconds(lambda: complete(engine, prompt(), 2))
-    with counted_experts(engine) as counts:
-        complete(engine, prompt(), 3)
-    layers = len(engine.runner.loaded.model.dual_layers)
-    experts = statistics.mean(counts[-layers:])
-    runs = []
+    prompts = random_prompts()
+    first_s = seconds(lambda: complete(engine, prompts(PROMPT_TOKENS), 2))
+    experts = experts_per_token(engine, prompts(PROMPT_TOKENS))
+    parts = step_bytes(engine, experts, PROMPT_TOKENS + DECODE_TOKENS / 2)
     values = on_engine_thread(engine, partial(torch.ones, 1 << 27))
-    for _ in range(REPEATS):
-        rate = on_engine_thread(engine, partial(read_bandwidth, num_bytes=1 << 29, repeats=3))
-        cpu_rate = values.nbytes / on_engine_thread(engine, partial(processor_seconds, values.sum))
-        ids = prompt()
-        complete(engine, ids, 1)  # found in the cache afterwards: what follows is decoding
-        before, started = faults(), time.process_time()
-        usage = complete(engine, ids, DECODE_TOKENS).usage
-        after, step_cpu_s = faults(), (time.process_time() - started) / DECODE_TOKENS
-        step_s = usage.decode_s / (DECODE_TOKENS - 1)
-        parts = step_bytes(engine, experts, PROMPT_TOKENS + DECODE_TOKENS / 2)
-        runs.append(
-            {
-                "tokens_per_s": 1 / step_s,
-                "read_bytes_per_s": rate,
-                "processor_s_per_token": step_cpu_s,
-                "read_bytes_per_processor_s": cpu_rate,
-                "fraction_by_processor_time": sum(parts.values()) / cpu_rate / step_cpu_s,
-                "major_faults_per_token": (after[0] - before[0]) / DECODE_TOKENS,
-                "minor_faults_per_token": (after[1] - before[1]) / DECODE_TOKENS,
-            }
-        )
-        print(json.dumps(runs[-1]), flush=True)
+    runs = [decode(engine, prompts(PROMPT_TOKENS), values, sum(parts.values())) for _ in range(REPEATS)]
     # The same sum over another piece of memory takes up to 1.6 times as long at times: the best rate is the ceiling.
     best_rate = max(run["read_bytes_per_s"] for run in runs)
     for run in runs:
         run["fraction_of_limit"] = sum(parts.values()) * run["tokens_per_s"] / best_rate
-    long_s = [complete(engine, prompt(LONG_PROMPT_TOKENS), 1).usage.prefill_s for _ in range(3)]
+    long_s = [complete(engine, prompts(LONG_PROMPT_TOKENS), 1).usage.prefill_s for _ in range(3)]
     print(f"{LONG_PROMPT_TOKENS} tokens of prompt: {', '.join(f'{one:.2f}' for one in long_s)} s", flush=True)
     return {
         "first_two_tokens_s": first_s,
@@ -253,6 +225,47 @@ def measure(engine: NativeEngine) -> dict[str, Any]:
         "median": {key: statistics.median(run[key] for run in runs) for key in runs[0]},
         "memory": memory(),
     }
+
+
+def random_prompts() -> Callable[[int], tuple[int, ...]]:
+    """Makes one of so many tokens, each time another."""
+    generator = torch.Generator().manual_seed(7)
+    return lambda length: tuple(torch.randint(3, CONFIG["vocab_size"], (length,), generator=generator).tolist())
+
+
+def experts_per_token(engine: NativeEngine, prompt: tuple[int, ...]) -> float:
+    """Real ones that a layer chooses for the last of three tokens."""
+    with counted_experts(engine) as counts:
+        complete(engine, prompt, 3)
+    return statistics.mean(counts[-len(engine.runner.loaded.model.dual_layers) :])
+
+
+def decode(engine: NativeEngine, prompt: tuple[int, ...], values: torch.Tensor, token_bytes: float) -> dict[str, float]:
+    """One run of decoding, and how fast memory was read right before it.
+
+    Args:
+        engine: with the model.
+        prompt: new to it.
+        values: that are summed to see what a second of a processor reads.
+        token_bytes: that a token has to read.
+    """
+    rate = on_engine_thread(engine, partial(read_bandwidth, num_bytes=1 << 29, repeats=3))
+    cpu_rate = values.nbytes / on_engine_thread(engine, partial(processor_seconds, values.sum))
+    complete(engine, prompt, 1)  # found in the cache afterwards: what follows is decoding
+    before, started = faults(), time.process_time()
+    usage = complete(engine, prompt, DECODE_TOKENS).usage
+    after, step_cpu_s = faults(), (time.process_time() - started) / DECODE_TOKENS
+    run = {
+        "tokens_per_s": (DECODE_TOKENS - 1) / usage.decode_s,
+        "read_bytes_per_s": rate,
+        "processor_s_per_token": step_cpu_s,
+        "read_bytes_per_processor_s": cpu_rate,
+        "fraction_by_processor_time": token_bytes / cpu_rate / step_cpu_s,
+        "major_faults_per_token": (after[0] - before[0]) / DECODE_TOKENS,
+        "minor_faults_per_token": (after[1] - before[1]) / DECODE_TOKENS,
+    }
+    print(json.dumps(run), flush=True)
+    return run
 
 
 def main() -> None:
@@ -269,30 +282,34 @@ def main() -> None:
         if not (options.folder / "converted.json").exists():
             in_passing(partial(write_model, options.folder, options.layers, options.precision))
             os.sync()  # what is still on its way to the disk takes memory's time from what is measured
-        record: dict[str, Any] = {
-            "what": f"published shape, {options.layers} of 14 layers, {options.precision}, {options.weights} weights, "
-            "mapped tables, batch 1, random weights",
-            "machine_memory_gb": _memory_gb(),
-            "threads": options.threads or torch.get_num_threads(),
-        }
-        engines: list[NativeEngine] = []
-        record["load_s"] = seconds(
-            lambda: engines.append(
-                load_engine(
-                    options.folder,
-                    weights=options.weights,
-                    ngram_tables="mapped",
-                    max_cached_tokens=MAX_CACHED_TOKENS,
-                    threads=options.threads,
-                )
-            )
-        )
-        print(f"loaded in {record['load_s']:.1f} s", flush=True)
-        record |= measure(engines[0])
-        engines[0].close()
+        record = recorded(options)
         print(json.dumps(record["median"], indent=1))
         precision = "" if options.precision == "int4" else f"-{options.precision}"
         print(f"kept in {keep(f'full-size-{options.weights}-{options.layers}{precision}', record).name}")
+
+
+def recorded(options: argparse.Namespace) -> dict[str, Any]:
+    """Load the model that is in the folder, and measure it."""
+    started = time.perf_counter()
+    engine = load_engine(
+        options.folder,
+        weights=options.weights,
+        ngram_tables="mapped",
+        max_cached_tokens=MAX_CACHED_TOKENS,
+        threads=options.threads,
+    )
+    load_s = time.perf_counter() - started
+    print(f"loaded in {load_s:.1f} s", flush=True)
+    told = {
+        "what": f"published shape, {options.layers} of 14 layers, {options.precision}, {options.weights} weights, "
+        "mapped tables, batch 1, random weights",
+        "machine_memory_gb": _memory_gb(),
+        "threads": options.threads or torch.get_num_threads(),
+        "load_s": load_s,
+        **measure(engine),
+    }
+    engine.close()
+    return told
 
 
 def _memory_gb() -> float:

@@ -149,8 +149,12 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         extras=Extension.TRUSTED if flags["trust"] else Extension.KNOWN,
         asked=asked,
     )
+    return _until_the_reader_leaves(lambda: run_headless(options, _renderer(flags["output_format"])))
+
+
+def _until_the_reader_leaves(run: Callable[[], int]) -> int:
     try:
-        return run_headless(options, _renderer(flags["output_format"]))
+        return run()
     except BrokenPipeError:
         # Whoever read the answer has left; the interpreter's own last flush must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
