@@ -8,7 +8,7 @@ from typing import Any
 
 from kodkod_agent.places import Places
 from kodkod_agent.shell_reach import Finding, Reach, find_reach, obeyed, path_words, without_git_options
-from kodkod_agent.shell_syntax import Redirection, SimpleCommand, Word, names
+from kodkod_agent.shell_script import Redirection, SimpleCommand, Word, names
 from kodkod_agent.shell_wrappers import Part, take_apart
 from kodkod_tools import git
 from kodkod_tools.base import Effect, ForeignTool

@@ -14,7 +14,7 @@ import re
 from kodkod_agent.deeds import Deed
 from kodkod_agent.rules import Rule
 from kodkod_agent.shell_reach import Reach
-from kodkod_agent.shell_syntax import names
+from kodkod_agent.shell_script import names
 
 _SUBCOMMANDED = names("git npm pnpm yarn cargo go uv pip make dotnet poetry gradle mvn bundle just task bazel")
 _RUNNERS = frozenset(

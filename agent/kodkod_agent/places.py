@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kodkod_agent.shell_reach import Finding, Reach
-from kodkod_agent.shell_syntax import Word, names
+from kodkod_agent.shell_script import Word, names
 
 _PROTECTED = names(
     ".git .gitmodules .gitattributes .kodkod .agents .mcp.json .envrc .vscode .idea .husky .github agents.md"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from kodkod_agent.shell_syntax import SimpleCommand, Word, names
+from kodkod_agent.shell_script import SimpleCommand, Word, names
 
 
 class Reach(IntEnum):

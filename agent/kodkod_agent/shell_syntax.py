@@ -9,26 +9,18 @@ script with doubts only that much is known, that what is listed may run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
 
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
-from kodkod_agent.shell_words import HIDDEN_EXPANSION, WordReader
-from kodkod_agent.shell_words import Word as Word  # who takes a command apart finds its words here
+from kodkod_agent.shell_checks import ends_inside, heredoc_is_sure, is_odd_substitution, joins_lines, uncovered
+from kodkod_agent.shell_script import Redirection, Script, SimpleCommand, names
+from kodkod_agent.shell_words import Word, WordReader
 
 _MAX_CHARS = 20_000
 _MAX_DEPTH = 60
-
-
-def names(text: str) -> frozenset[str]:
-    """A set of names written in one string, with blanks between them."""
-    return frozenset(text.split())
-
-
 _CONTAINERS = names(
     "program list pipeline subshell compound_statement negated_command if_statement elif_clause else_clause "
     "while_statement do_group command_substitution process_substitution"
@@ -46,48 +38,6 @@ _ONE_LINE = names(
     "variable_assignment"
 )
 """Nodes whose parts bash would take for several commands if a line ended between them."""
-_DELIMITER = re.compile(r"(?P<quote>['\"]?)(?P<name>[A-Za-z_][A-Za-z_0-9]*)(?P=quote)")
-_BETWEEN = re.compile(r"(?:[ \t\n]|\\\n)*")
-_JOINED_LINES = re.compile(r"(?<![ \t])\\\n|\\\n[ \t]*#")
-
-
-@dataclass(frozen=True, slots=True)
-class Redirection:
-    """Where a command reads from or writes to."""
-
-    operator: str
-    """Without a descriptor number: `>`, `>>`, `>|`, `&>`, `&>>`, `>&`, `<`, `<&`."""
-    target: Word
-
-    @property
-    def writes(self) -> bool:
-        """Whether it creates or changes a file."""
-        duplicates = self.operator == ">&" and (self.target.text or "").isdecimal()
-        return ">" in self.operator and not duplicates
-
-
-@dataclass(frozen=True, slots=True)
-class SimpleCommand:
-    """A program with its words; no words when there are only assignments or redirections."""
-
-    words: tuple[Word, ...] = ()
-    assigned: tuple[str, ...] = ()
-    """Names of the variables it sets, for itself or for what follows."""
-    redirections: tuple[Redirection, ...] = ()
-
-    @property
-    def name(self) -> str | None:
-        """The program, when it is known for sure."""
-        return self.words[0].text if self.words and not self.words[0].is_pattern else None
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """All that a command line may run."""
-
-    commands: tuple[SimpleCommand, ...]
-    doubts: tuple[str, ...]
-    """Why it may do something else too, one line each; empty when it cannot."""
 
 
 def parse(text: str) -> Script:
@@ -132,27 +82,14 @@ class _Reader(WordReader):
         root = _parser().parse(self._source).root_node
         if root.has_error:
             self.doubts.append("it cannot be parsed for sure")
-        if _JOINED_LINES.search(self._source.decode()):
+        if joins_lines(self._source):
             self.doubts.append("it continues a line in the middle of a word")
-        self._check_coverage(root)
+        self.doubts += uncovered(self._source, root)
         self._statement(root)
 
-    def _check_coverage(self, root: Node) -> None:
-        """Nothing but white space may lie between the leaves."""
-        ends = [0]
-        for leaf in _leaves(root):
-            gap = self._source[ends[-1] : leaf.start_byte].decode("utf-8", "replace")
-            if not _BETWEEN.fullmatch(gap):
-                self.doubts.append("a part of it cannot be parsed")
-            ends.append(max(ends[-1], leaf.end_byte))
-        if not _BETWEEN.fullmatch(self._source[ends[-1] :].decode("utf-8", "replace")):
-            self.doubts.append("its end cannot be parsed")
-
     def _check_one_line(self, node: Node) -> None:
-        for left, right in pairwise(node.children):
-            gap = self._source[left.end_byte : right.start_byte].replace(b"\\\n", b"")
-            if b"\n" in gap:
-                self.doubts.append("a line ends in the middle of a command")
+        if ends_inside(self._source, node):
+            self.doubts.append("a line ends in the middle of a command")
 
     # Statements
 
@@ -198,18 +135,13 @@ class _Reader(WordReader):
             self._statement(child)
 
     def _container(self, node: Node) -> None:
-        if node.type in ("command_substitution", "process_substitution"):
-            self._check_substitution(node)
+        if node.type in ("command_substitution", "process_substitution") and is_odd_substitution(self._text(node)):
+            self._doubt(node)
         for child in node.children:
             if child.is_named:
                 self._statement(child)
             elif self._text(child).strip(" \t") not in _SEPARATORS:
                 self._doubt(child)
-
-    def _check_substitution(self, node: Node) -> None:
-        text = self._text(node)
-        if text.startswith("$((") or (text.startswith("`") and "\\" in text):
-            self._doubt(node)
 
     def _finish(self, building: _Building) -> None:
         if building.words or building.assigned or building.redirections:
@@ -331,7 +263,8 @@ class _Reader(WordReader):
             self._doubt(node)
 
     def _heredoc(self, node: Node, building: _Building) -> None:
-        self._check_heredoc(node)
+        if not heredoc_is_sure(self._source, node):
+            self._doubt(node)
         for child in node.children:
             if child.type in ("heredoc_start", "heredoc_end"):
                 continue
@@ -345,35 +278,3 @@ class _Reader(WordReader):
                 self._statement(child, building)
             elif child.type not in ("<<", "<<-", *_SEPARATORS):
                 self._doubt(child)
-
-    def _check_heredoc(self, node: Node) -> None:
-        """The text must end where bash ends it: at the first line that is the delimiter."""
-        named = {child.type: child for child in node.children}
-        start, end = named.get("heredoc_start"), named.get("heredoc_end")
-        delimiter = _DELIMITER.fullmatch(self._text(start)) if start else None
-        if start is None or end is None or delimiter is None or self._text(node).count("<<") > 1:
-            self._doubt(node)
-            return
-        first = self._source.find(b"\n", start.end_byte) + 1
-        strips_tabs = "<<-" in named
-        at = first
-        for line in self._source[first:].decode().split("\n"):
-            content = line.lstrip("\t") if strips_tabs else line
-            if content == delimiter["name"]:
-                break
-            at += len(line.encode()) + 1
-        body = self._source[first:at].decode()
-        expands = not delimiter["quote"] and (HIDDEN_EXPANSION.search(body) or "\\\n" in body)
-        if not at <= end.start_byte <= at + len(line) or expands:
-            self._doubt(node)
-
-
-def _leaves(node: Node) -> Iterator[Node]:
-    """The leaves from left to right, without recursion."""
-    waiting = [node]
-    while waiting:
-        current = waiting.pop()
-        if current.child_count and current.type not in ("heredoc_body", "string"):
-            waiting += reversed(current.children)
-        else:
-            yield current

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from kodkod_agent.shell_syntax import Redirection, Script, SimpleCommand, Word, parse
+from kodkod_agent.shell_script import Redirection, Script, SimpleCommand, Word
+from kodkod_agent.shell_syntax import parse
 
 _MAX_DEPTH = 8
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z_0-9]*)=.*", re.DOTALL)

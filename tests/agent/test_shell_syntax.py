@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agent.shell_commands import ALWAYS_ASKED, HARMLESS, STAYS_IN
 from kodkod_agent.policy import PermissionMode, Verdict, judge
 from kodkod_agent.rules import Rules
-from kodkod_agent.shell_syntax import SimpleCommand, parse
+from kodkod_agent.shell_script import SimpleCommand
+from kodkod_agent.shell_syntax import parse
 from kodkod_agent.shell_wrappers import take_apart
 from kodkod_engine.messages import ToolCall
 
