@@ -1,21 +1,25 @@
 """Linear maps, each by the quickest road on its device that computes the same function.
 
 On a processor activations are fp32 and the large matrices bf16. Few rows go through our own kernel, which is bound by
-reading the weight. Many rows are narrowed to bf16 where the processor multiplies that, and elsewhere multiplied in fp32
-over tiles of the weight that are widened while they are in cache. Packed matrices take the same roads: read as they lie
-for few rows, unpacked once for many. Figures: engine/adr/0001-bf16-on-processors.md, 0002-packed-weights.md.
+reading the weight. More are narrowed to bf16 where the processor multiplies that: some dozens in tiles of a kernel of
+ours, many by torch. Elsewhere they are multiplied in fp32 over tiles of the weight that are widened while they are in
+cache. Packed matrices take the same roads: read as they lie for few rows, unpacked in cache for dozens, to memory for
+many. Figures: engine/adr/0001-bf16-on-processors.md, 0002-packed-weights.md.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kodkod_engine.kernels.packed_linear import packed_linear
+from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.packed_linear import packed_arrays, packed_linear
 from kodkod_engine.kernels.thin_linear import thin_linear
+from kodkod_engine.kernels.tiled_linear import takes_tiled_linear, tiled_linear
 from kodkod_engine.kernels.unpack_bf16 import unpack_bf16
 from kodkod_engine.layers.on_device import by_pieces, takes_kernels
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot, map_rows
@@ -25,6 +29,25 @@ MAX_THIN_ROWS = 64
 
 MAX_THIN_ROWS_BESIDE_BF16 = 16
 """Up to here it wins where torch has."""
+
+MAX_THIN_ROWS_BESIDE_TILES = 4
+"""Up to here it wins where tokens can be multiplied in tiles, if the matrix is large. Measured, whole steps of 8, 12
+and 16 rows in bf16: 68, 96 and 115 ms by the kernel and 51, 56 and 62 in tiles; of 4 rows 44 and 41."""
+
+MAX_PACKED_STEP_ROWS_BESIDE_TILES = 8
+"""The same of a step with packed weights: 12 and 16 rows take 86 and 107 ms, in tiles 70 and 79; 8 rows 58 and 60."""
+
+MAX_PACKED_ROWS_BESIDE_TILES = 7
+"""The same of one packed matrix, such as an expert's."""
+
+MIN_TILED_VALUES = 1 << 20
+"""Of a matrix; smaller ones lie in cache, and what is asked of them is over before the tokens are turned."""
+
+MIN_LARGE_VALUES = 1 << 22
+"""Of the matrices of a model whose steps of more rows go through the modules, one call each, instead of one a layer."""
+
+MAX_TILED_ROWS = 192
+"""From here torch's product is as quick; tiles bring a third at 32 rows, a tenth at 128."""
 
 MAX_EXPERT_MIX_ROWS_BESIDE_BF16 = 64
 """The same of the experts' kernel: a step's rows are spread over many experts, and products of one or two rows each
@@ -63,7 +86,7 @@ def is_on_host(weight: Slot) -> bool:
 
 
 def max_thin_rows() -> int:
-    """Rows up to which our kernels are the quicker road for host bf16 weights, on this processor."""
+    """Rows up to which what stands around the products is quickest in our kernels, on this processor."""
     return MAX_THIN_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
 
 
@@ -74,7 +97,19 @@ def max_expert_mix_rows() -> int:
 
 def kernel_rows(weight: Slot) -> int:
     """Rows up to which a step with this weight runs in our own kernels; 0 where there are none for it."""
-    return max_thin_rows() if is_on_host(weight) else 0
+    if not is_on_host(weight):
+        return 0
+    if not has_tile_products() or math.prod(weight.shape) < MIN_LARGE_VALUES:
+        return max_thin_rows()
+    return MAX_PACKED_STEP_ROWS_BESIDE_TILES if isinstance(weight, PackedMatrix) else MAX_THIN_ROWS_BESIDE_TILES
+
+
+def _takes_tiles(x: Tensor, weight: Slot, few: int) -> bool:
+    """Whether tokens in tiles are the quickest road for these rows: more than a `few`, and not very many."""
+    is_large = len(weight.shape) == 2 and math.prod(weight.shape) >= MIN_TILED_VALUES
+    if isinstance(weight, Tensor) and not weight.is_contiguous():
+        return False
+    return is_large and few < len(x) <= MAX_TILED_ROWS and takes_tiled_linear(weight.shape)
 
 
 def linear(x: Tensor, weight: Slot) -> Tensor:
@@ -91,6 +126,8 @@ def linear(x: Tensor, weight: Slot) -> Tensor:
         return _packed(x, weight)
     if not is_host_bf16(weight) or torch.is_grad_enabled():
         return F.linear(x, weight.to(x.dtype))
+    if _takes_tiles(x, weight, MAX_THIN_ROWS_BESIDE_TILES):
+        return tiled_linear(x, weight, weight.shape[0])
     return thin_linear(x, weight) if x.shape[0] <= max_thin_rows() else many_rows_linear(x, weight)
 
 
@@ -118,6 +155,9 @@ def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
 
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if is_on_host(weight):
+        if _takes_tiles(x, weight, MAX_PACKED_ROWS_BESIDE_TILES) and not torch.is_grad_enabled():
+            arrays = packed_arrays(weight.codes, weight.scales, weight.bits, weight.row_block)
+            return tiled_linear(x, arrays, weight.shape[0])
         few = MAX_PACKED_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
         if x.shape[0] <= few:
             return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)

@@ -16,10 +16,10 @@ from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.linear import (
     is_host_bf16,
     is_on_host,
+    kernel_rows,
     linear,
     many_rows_linear,
     max_expert_mix_rows,
-    max_thin_rows,
     narrowed,
     product_dtype,
 )
@@ -95,7 +95,7 @@ class MixtureOfExperts(nn.Module):
         return self._by_expert(x, chosen, weights)
 
     def _fits_rows_kernel(self, x: Tensor) -> bool:
-        return is_host_bf16(self.down) and len(x) > max_thin_rows() and _have_rows_kernel(self.homes, x)
+        return is_host_bf16(self.down) and len(x) > kernel_rows(self.down) and _have_rows_kernel(self.homes, x)
 
     def _by_expert(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         is_identity = chosen >= self.num_experts

@@ -9,9 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.playing import relative_error
+from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
-from kodkod_engine.layers.linear import MAX_THIN_ROWS, MAX_THIN_ROWS_BESIDE_BF16, TILE_ROWS, Linear, linear
+from kodkod_engine.layers.linear import (
+    MAX_PACKED_ROWS_BESIDE_TILES,
+    MAX_THIN_ROWS,
+    MAX_THIN_ROWS_BESIDE_BF16,
+    MAX_THIN_ROWS_BESIDE_TILES,
+    MAX_TILED_ROWS,
+    TILE_ROWS,
+    Linear,
+    linear,
+)
 from kodkod_engine.layers.norm import RMSNorm
 from kodkod_engine.layers.packed import PackedParameter, Precision
 
@@ -74,6 +84,31 @@ def test_the_road_depends_on_dtype_and_rows(native, monkeypatch, rows):
     assert taken == [(wanted, rows)]
     linear(x.float(), weight.float())
     assert taken[1:] == [("torch", rows)]
+
+
+@pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
+@pytest.mark.parametrize("precision", [None, *PACKED])
+@pytest.mark.parametrize("rows", [1, 4, 5, 7, 8, 16, 17, 100, 192, 193])
+@torch.inference_mode()
+def test_some_dozen_rows_of_a_large_matrix_go_in_tiles(monkeypatch, precision, rows):
+    taken = []
+    tiled_linear = linear_module.tiled_linear
+    monkeypatch.setattr(linear_module, "tiled_linear", lambda x, *more: taken.append(len(x)) or tiled_linear(x, *more))
+    monkeypatch.setattr(linear_module, "MIN_TILED_VALUES", 256 * 256)
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 256, generator=generator), torch.randn(256, 256, generator=generator).bfloat16()
+    home = weight
+    if precision is not None:
+        home = PackedParameter((256, 256), precision).matrix
+        home.copy_(weight.float())
+        weight = home.unpacked()
+    got = linear(x, home)
+    assert relative_error(got, x @ weight.float().t()) < 1e-2
+    few = MAX_THIN_ROWS_BESIDE_TILES if precision is None else MAX_PACKED_ROWS_BESIDE_TILES
+    assert taken == ([rows] if few < rows <= MAX_TILED_ROWS else [])
+    num_taken = len(taken)
+    linear(x[:, :128], weight[:, :128].bfloat16().contiguous())
+    assert len(taken) == num_taken, "a small matrix does not"
 
 
 @torch.inference_mode()
