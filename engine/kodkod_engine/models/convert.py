@@ -107,6 +107,8 @@ def convert(source: Path, target: Path, precisions: Precisions, progress: Progre
         target.mkdir(parents=True, exist_ok=True)
         with only_writer(target):
             manifest = _begin(source, target, checkpoint, precisions, has_mtp)
+            names = {file.name for file in files}
+            manifest.files = {name: file for name, file in manifest.files.items() if name in names}
             for file in files:  # of a run that was cut off: made anew, and its room counts
                 (target / f"{file.name}{PART_SUFFIX}").unlink(missing_ok=True)
             _require_room(target, files, manifest)

@@ -72,9 +72,11 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{path}: {fault.strerror}; allow it to be read, or convert the checkpoint again"
         ) from fault
     except ValidationError as fault:
-        raise CheckpointCorrupt(f"{path}: not a manifest; convert the checkpoint again") from fault
+        raise CheckpointCorrupt(f"{path}: not a manifest; convert the checkpoint again, to an empty folder") from fault
     if manifest.format != FORMAT:
-        raise CheckpointCorrupt(f"{path}: format {manifest.format}, this version reads {FORMAT}; convert again")
+        raise CheckpointCorrupt(
+            f"{path}: format {manifest.format}, this version reads {FORMAT}; convert again, to an empty folder"
+        )
     return manifest
 
 

@@ -265,6 +265,20 @@ def test_files_of_ones_own_are_not_taken_for_the_checkpoints(source: Path, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
+def test_what_a_manifest_names_beyond_the_model_is_dropped(source: Path, converted: Path, tmp_path: Path) -> None:
+    """Every run succeeded, and loading asked for another."""
+    folder = tmp_path / "new"
+    shutil.copytree(converted, folder)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    manifest.files["../elsewhere"] = next(iter(manifest.files.values()))
+    manifest.save(folder)
+    with pytest.raises(CheckpointMissing, match="run the same `kodkod convert` again"):
+        load_model(folder)
+    assert convert(source, folder, Precisions.of("int4")) == read_manifest(converted)
+    assert load_model(folder)
+
+
 def test_a_manifest_that_cannot_be_read_is_told_with_the_cause(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).mkdir()
     with pytest.raises(CheckpointCorrupt, match="Is a directory; allow it to be read"):
