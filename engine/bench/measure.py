@@ -74,13 +74,22 @@ def commit() -> str:
     return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
+_kept: dict[str, Path] = {}
+"""By this run, by name."""
+
+
 def keep(name: str, record: dict[str, Any]) -> Path:
-    """Write a dated record and return its path; one of the same day stays, and this one has the time in its name."""
+    """Write a dated record and return its path.
+
+    Kept again it is the same that has grown; one that another run kept on the same day stays, and this one has the
+    time in its name.
+    """
     now = datetime.now(UTC)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%d}-{name}.json"
-    if path.exists():
+    path = _kept.get(name, RESULTS / f"{now:%Y-%m-%d}-{name}.json")
+    if name not in _kept and path.exists():
         path = RESULTS / f"{now:%Y-%m-%d-%H%M%S}-{name}.json"
+    _kept[name] = path
     whole = {"date": f"{now:%Y-%m-%dT%H:%M:%SZ}", "commit": commit(), "machine": machine(), **record}
     path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return path

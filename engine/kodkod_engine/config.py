@@ -10,6 +10,8 @@ from kodkod_engine.backends.vllm_config import VllmConfig
 
 HOST_STEP_TOKENS = 512
 DEVICE_STEP_TOKENS = 4096
+MAX_THREADS, MAX_BLOCK_SIZE = 1024, 4096
+"""Beyond, the thread library ends the process, and tensors of a cache have no size any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        for name, highest in (("threads", MAX_THREADS), ("block_size", MAX_BLOCK_SIZE)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= highest:
+                raise ValueError(f"{name} must be from 1 to {highest:,}, not {value:,}")
 
     @property
     def step_tokens(self) -> int:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from kodkod_engine.api import EngineStats, FinishReason
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.sequence import Sequence
-from kodkod_engine.errors import DeviceLost, EngineClosed
+from kodkod_engine.errors import DeviceLost, EngineClosed, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,9 @@ class EngineThread(ABC):
                     self._step()
                 except DeviceLost:
                     raise
+                except EngineError as fault:
+                    logger.error("a step failed: %s", fault)  # noqa: TRY400  # one line says it all
+                    self._fail_step(str(fault))
                 except Exception as fault:
                     # The outermost edge of the engine: whatever broke, every reader is told and the engine goes on.
                     logger.exception("a step failed")

@@ -21,7 +21,7 @@ from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_run
 from kodkod_engine.core.verifier import follow, follow_ids
-from kodkod_engine.errors import DeviceLost
+from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
@@ -156,6 +156,7 @@ class ModelRunner:
         if not choosing:
             return [()] * len(runs)
         logits = self.loaded.model.logits(torch.cat([rows for rows, _ in choosing]))
+        _require_numbers(logits)
         followed = iter(follow(logits, [run for _, run in choosing]))
         return [next(followed) if run.choices else () for run in runs]
 
@@ -197,6 +198,19 @@ class ModelRunner:
         """fp32 [run length, vocab] per run: for tests, scoring and verification of drafts."""
         with torch.inference_mode():
             return [self.loaded.model.logits(hidden) for hidden in self.forward(runs).hidden]
+
+
+def _require_numbers(logits: Tensor) -> None:
+    """Of what has to be chosen from; nothing that is chosen from anything else means anything.
+
+    Raises:
+        CheckpointCorrupt: there are others.
+    """
+    if bool(logits.max().isnan()):
+        raise CheckpointCorrupt(
+            "the model computes no numbers any more (NaN), for its weights are damaged; check the checkpoint, or fetch "
+            "and convert it again"
+        )
 
 
 def _by_length(runs: Sequence[TokenRun]) -> list[int]:

@@ -41,7 +41,13 @@ from kodkod_engine.only_writer import only_writer
 
 TEXTS_BYTES = 1 << 24
 """Room for config, tokenizer and manifest."""
-COPIED_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "kodkod.json")
+COPIED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "kodkod.json",
+    "ngram_head.safetensors",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 
 from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
-from kodkod_engine.api import GenerationRequest, SamplingParams
+from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.config import EngineConfig
 
 PROMPT = tuple(range(30, 60))
@@ -179,3 +179,13 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
     os.utime(weights, (1, 1))
     assert await kept() == 0
     assert len(names) == 4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(load, temperature):
+    engine = load()
+    engine.runner.loaded.model.norm.weight.fill_(float("nan"))
+    done = await answer_to(engine, PROMPT, 5, temperature=temperature)
+    assert (done.finish_reason, done.token_ids) == (FinishReason.ERROR, ())
+    assert done.error.startswith("the model computes no numbers any more (NaN)")
+    assert "check the checkpoint" in done.error

@@ -64,10 +64,13 @@ def test_a_record_of_the_same_day_stays(tmp_path: Path, monkeypatch: pytest.Monk
     import measure
 
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "_kept", {})
     first = measure.keep("speed", {"figure": 1})
+    assert measure.keep("speed", {"figure": 1, "more": 2}) == first, "the same has grown"
     before = first.read_bytes()
+    monkeypatch.setattr(measure, "_kept", {})
     second = measure.keep("speed", {"figure": 2})
-    assert first != second
+    assert first != second, "another run's stays"
     assert first.read_bytes() == before
     assert second.name.startswith(first.name[:10])
     assert second.name.endswith("-speed.json")

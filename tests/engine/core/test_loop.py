@@ -16,7 +16,7 @@ from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.core import loop as loop_module
 from kodkod_engine.core import visits as visits_module
 from kodkod_engine.core.stream import ThreadedStream
-from kodkod_engine.errors import EngineClosed
+from kodkod_engine.errors import EngineClosed, EngineError
 
 
 @pytest.fixture
@@ -198,6 +198,17 @@ def test_a_failed_step_ends_those_who_run_and_spares_those_who_wait():
     assert "RuntimeError: first line second line" in done.error
     assert asyncio.run(collect(waits)).token_ids == (2, 3, 4, 5)
     shop.close()
+
+
+def test_a_fault_that_the_engine_knows_is_told_in_its_own_words(shop, caplog):
+    def fail_knowingly() -> None:
+        shop.runner.before = lambda: None
+        raise EngineError("the file is gone; put it back")
+
+    shop.runner.before = fail_knowingly
+    assert shop.ask("a", [1, 2]).error == "the file is gone; put it back"
+    assert "Traceback" not in caplog.text
+    assert shop.ask("b", [1, 2]).finish_reason is FinishReason.LENGTH, "and the engine goes on"
 
 
 def test_a_runner_that_answers_for_too_few_is_a_fault(shop):
