@@ -45,6 +45,8 @@ class Work:
     path: Path
     turns: dict[int, Turn] = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
+    num_calls: int = 0
+    """Whole ones: counted as they come, for it is asked before every turn."""
 
     def __post_init__(self) -> None:
         """Read what is there; a torn last line is cut off."""
@@ -57,6 +59,8 @@ class Work:
     def _take(self, line: bytes) -> None:
         try:
             turn = Turn.model_validate_json(line)
+            before = self.turns.get(turn.number)
+            self.num_calls += len(turn.calls) - (0 if before is None else len(before.calls))
             self.turns[turn.number] = turn
         except ValidationError:
             clock = Clock.model_validate_json(line)
@@ -68,11 +72,6 @@ class Work:
         with self.path.open("ab") as file:
             file.write(data)
         self._take(data)
-
-    @property
-    def num_calls(self) -> int:
-        """Whole ones."""
-        return sum(len(turn.calls) for turn in self.turns.values())
 
 
 def work_of(name: str, folder: Path) -> Work:
