@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from llvmlite import ir
-from numba import types
+from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS
 from kodkod_engine.kernels.vector_code import F32, I8, I32, I64, Row, load, splat
 
 TOKENS_PER_TILE = 16
@@ -29,6 +30,9 @@ MAX_TILES = 2
 
 MANY_ROWS = 16
 """Weight rows at a time with one tile: 8 sums would wait for each other."""
+
+TURNED_PAIRS = 16
+"""Pairs that `turn` brings over at a time; sizes are multiples of twice as many."""
 
 _TO_L1 = (0, 3, 1)
 """Arguments of LLVM's prefetch: for reading, wanted close, data."""
@@ -217,3 +221,17 @@ float_of: Any = intrinsic(_float_of)
 
 word_of: Any = intrinsic(_bits_of)
 """Inside a kernel: the bits of an fp32 value, float32 -> int32."""
+
+
+@njit(**KERNEL_OPTIONS)
+def turn_tiles(x: Any, tokens: Any, out: Any) -> None:
+    """Tokens brought into tiles, on all threads.
+
+    Args:
+        x: int32 [rows, size / 2], pairs of bf16 numbers; the size a multiple of 32.
+        tokens: int64 [tiles * 16], rows of x.
+        out: int32 [tiles, size / 2, 16], filled.
+    """
+    for tile in prange(len(out)):
+        for pair in range(0, out.shape[1], TURNED_PAIRS):
+            turn(x, tokens, tile, pair, out)

@@ -23,11 +23,12 @@ from kodkod_engine.kernels.bf16_tiles import (
     MAX_TILES,
     ROWS,
     TOKENS_PER_TILE,
+    TURNED_PAIRS,
     float_of,
     has_tile_products,
     products_by_row,
     products_by_token,
-    turn,
+    turn_tiles,
     word_of,
 )
 from kodkod_engine.kernels.packed_linear import Packed
@@ -44,9 +45,6 @@ UNPACKED_COLUMNS, UNPACKED_OUTPUTS = 32, 64
 
 OUTPUTS_IN_CACHE = 768
 """Of all tokens at a time: the sums stay in the second level cache while all experts add to them."""
-
-TURNED_PAIRS = 16
-"""Pairs that `turn` brings over at a time; the hidden size is a multiple of twice as many."""
 
 _16_WITH_1, _8_WITH_1, _8_WITH_2 = products_by_row.values()
 _16_BY_1, _8_BY_1, _8_BY_2 = products_by_token.values()
@@ -121,14 +119,6 @@ def _tiles(chosen: Any, weights: Any, num_experts: int) -> tuple[Any, Any, Any, 
                 tokens[fill[expert]], shares[fill[expert]] = token, weights[token, place]
                 fill[expert] += 1
     return hit, starts, tokens, shares
-
-
-@njit(**KERNEL_OPTIONS)
-def _turn_tiles(x: Any, tokens: Any, out: Any) -> None:
-    """x int32 [tokens + 1, hidden / 2] -> out int32 [tiles, hidden / 2, 16]."""
-    for tile in prange(len(out)):
-        for pair in range(0, out.shape[1], TURNED_PAIRS):
-            turn(x, tokens, tile, pair, out)
 
 
 @njit(fastmath=FAST_MATH, inline="always", cache=True)
@@ -258,7 +248,7 @@ def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weight
     turned, inner = (torch.empty(num_tiles, size // 2, TOKENS_PER_TILE, dtype=torch.int32) for size in (hidden, width))
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
-        _turn_tiles(narrow.view(torch.int32).numpy(), groups[2], turned.numpy())
+        turn_tiles(narrow.view(torch.int32).numpy(), groups[2], turned.numpy())
         _gate_up(up_rows, turned.numpy(), groups, inner.numpy(), parts)
         _down(down_rows, inner.numpy(), groups, out.numpy(), parts)
     return out[:-1].to(x.dtype)

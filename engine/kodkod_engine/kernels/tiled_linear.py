@@ -22,11 +22,12 @@ from kodkod_engine.kernels.bf16_tiles import (
     MAX_TILES,
     ROWS,
     TOKENS_PER_TILE,
+    TURNED_PAIRS,
     has_tile_products,
     products_by_token,
-    turn,
+    turn_tiles,
 )
-from kodkod_engine.kernels.expert_rows import TURNED_PAIRS, Weight
+from kodkod_engine.kernels.expert_rows import Weight
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 CACHED_VALUES = 196_608
@@ -44,14 +45,6 @@ def takes_tiled_linear(shape: Sequence[int]) -> bool:
     """Whether a matrix [out, in], contiguous, on the host, has sizes for this kernel, here."""
     out, size = shape
     return has_tile_products() and out % ROWS == 0 and size % (2 * TURNED_PAIRS) == 0
-
-
-@njit(**KERNEL_OPTIONS)
-def _turn_tiles(x: Any, tokens: Any, out: Any) -> None:
-    """x int32 [tokens + 1, in / 2] -> out int32 [tiles, in / 2, 16]."""
-    for tile in prange(len(out)):
-        for pair in range(0, out.shape[1], TURNED_PAIRS):
-            turn(x, tokens, tile, pair, out)
 
 
 @njit(**KERNEL_OPTIONS)
@@ -107,7 +100,7 @@ def tiled_linear(x: Tensor, weight: Weight, outputs: int) -> Tensor:
     step = max(MANY_ROWS, CACHED_VALUES // size // MANY_ROWS * MANY_ROWS)
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
-        _turn_tiles(narrow.view(torch.int32).numpy(), tokens, turned.numpy())
+        turn_tiles(narrow.view(torch.int32).numpy(), tokens, turned.numpy())
         own = bits_of(weight) if isinstance(weight, Tensor) else weight
         _products(own, turned.numpy(), out.numpy(), step, parts)
     return out.to(x.dtype)
