@@ -183,8 +183,8 @@ class Workbench:
                     self._feed.put(told_fault(fault))
                 finally:
                     self._cancel = None
+                    self._feed.put(u.Idle())  # at once: keys are refused until then
                     self._feed.put(u.BranchSeen(branch_of(self._wish.work_tree)))
-                    self._feed.put(u.Idle())
 
     async def _tell_opened(self) -> None:
         assert self._desk is not None
