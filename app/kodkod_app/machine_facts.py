@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from kodkod_app import paths
+from kodkod_app.settings import kv_folders
 from kodkod_engine.kv.segments import kept_bytes
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.choose import diagnose, find_image
@@ -74,11 +74,10 @@ def hardware_facts(folder: Path) -> Iterator[Fact]:
     yield Fact("processor", True, f"{os.cpu_count()} cores, {platform.machine()}")
     yield Fact("memory", True, f"{memory / GIB:.1f} GiB")
     yield Fact("disk", True, f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free at {folder}")
-    kept = kept_bytes(paths.kv_folder())
-    if kept:
-        yield Fact(
-            "kept prefixes", True, f"{kept / GIB:.1f} GiB at {paths.kv_folder()}; engine.kv_folder_bytes limits them"
-        )
+    for kept in kv_folders(os.environ):
+        if num_bytes := kept_bytes(kept):
+            told = f"{num_bytes / GIB:.1f} GiB at {kept}; engine.kv_folder_bytes limits them"
+            yield Fact("kept prefixes", True, told)
 
 
 def torch_facts() -> Iterator[Fact]:

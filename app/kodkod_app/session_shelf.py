@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_agent.snapshots import WorkTreeSnapshots
-from kodkod_app import paths
 from kodkod_app.session_story import Ending, ending_of, sessions_in
+from kodkod_app.settings import kv_folders
 from kodkod_engine.kv.segments import remove_prefix
 
 
@@ -78,9 +79,11 @@ def delete_session(folder: SessionFolder) -> bool:
 
 
 def _remove_kept(folder: SessionFolder) -> None:
+    folders = kv_folders(os.environ)
     with suppress(SessionDamaged):  # what nobody can name any more goes when it is the oldest
         for token_ids in LedgerLog(folder.ledger).all_tokens():
-            remove_prefix(paths.kv_folder(), token_ids)
+            for kept in folders:
+                remove_prefix(kept, token_ids)
 
 
 def _known_work_tree(folder: SessionFolder) -> Path | None:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,6 +102,15 @@ def load_settings(
 ) -> Settings:
     """All sources put together. See `read_layers`."""
     return merge_sources(read_layers(work_tree, trusted=trusted, environment=environment, flags=flags), trusted=trusted)
+
+
+def kv_folders(environment: Mapping[str, str]) -> list[Path]:
+    """Where prefixes of sessions may be kept: the usual place, and the one that the person names."""
+    folders = [paths.kv_folder()]
+    with suppress(SettingsFault):  # whoever uses them is told
+        named = load_settings(Path.cwd(), trusted=False, environment=environment).engine.kv_folder
+        folders += [] if named is None else [Path(named).expanduser()]
+    return folders
 
 
 def read_layers(

@@ -226,15 +226,19 @@ def test_delete_takes_the_hidden_references_along(root, project, kodkod):
     assert (code, "list them with `kodkod sessions`" in err) == (2, True)
 
 
-def test_delete_takes_what_the_model_computed_of_it_along(root, project, kodkod):
-    session_id, model = mended(root, project), "0" * 24
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_delete_takes_what_the_model_computed_of_it_along(root, project, kodkod, tmp_path, monkeypatch, is_elsewhere):
+    session_id, model, kept = mended(root, project), "0" * 24, paths.kv_folder()
+    if is_elsewhere:
+        kept = tmp_path / "elsewhere"
+        monkeypatch.setenv("KODKOD_ENGINE__KV_FOLDER", str(kept))
     (token_ids,) = LedgerLog(SessionFolder.find(root, session_id).ledger).all_tokens()
     others = [99, *token_ids]
-    folder = SegmentFolder(paths.kv_folder(), model, 1 << 20)
+    folder = SegmentFolder(kept, model, 1 << 20)
     for key in (*keys_of(token_ids), *keys_of(others)):
         folder.write(key, np.zeros(8, np.uint8))
     assert kodkod("sessions", "delete", session_id, "--yes")[0] == 0
-    assert {path.name for path in (paths.kv_folder() / model).iterdir()} == {key.hex() for key in keys_of(others)}
+    assert {path.name for path in (kept / model).iterdir()} == {key.hex() for key in keys_of(others)}
 
 
 @pytest.mark.parametrize("bad", ["..", "../x", "a/b", "", "."])

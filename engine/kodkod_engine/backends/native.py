@@ -108,4 +108,6 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
 def _store_for(runner: ModelRunner, identity: str, config: EngineConfig) -> DiskPrefixes | None:
     if config.kv_folder is None or not config.kv_folder_bytes or SEGMENT_TOKENS % config.block_size:
         return None
-    return DiskPrefixes(runner.cache, SegmentFolder(Path(config.kv_folder), identity, config.kv_folder_bytes))
+    return DiskPrefixes(
+        runner.cache, SegmentFolder(Path(config.kv_folder).expanduser(), identity, config.kv_folder_bytes)
+    )
