@@ -71,7 +71,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("isolation", partial(gpu_tables.isolation, bench), 8),
         ("prefill", partial(gpu_prefill.prefill, bench), 12),
         ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
-        *((f"decode {scale.context} {one}", partial(gpu_decode.precision, bench, one), 10) for one in PRECISIONS),
+        *(part for one in PRECISIONS for part in _packed_parts(bench, one)),
         ("attention", partial(gpu_prefill.attention, bench), 10),
         ("whole tables pinned", partial(gpu_tables.whole_tables, bench), 45),
     ]
@@ -83,6 +83,16 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         first = ("ceilings", "equality with fp32", "load", "equality", every[4][0], "prefill", "isolation", "attention")
         every.sort(key=lambda part: first.index(part[0]) if part[0] in first else len(first))
     return (part for part in every if not names or part[0] in names)
+
+
+def _packed_parts(bench: Bench, precision: str) -> tuple[Part, Part]:
+    import gpu_decode
+
+    context = bench.scale.context
+    return (
+        (f"decode {context} {precision}", partial(gpu_decode.precision, bench, precision), 10),
+        (f"kernels {precision}", partial(gpu_decode.kernels, bench, precision), 8),
+    )
 
 
 def work(options: argparse.Namespace) -> int:

@@ -66,9 +66,9 @@ def equality_with_fp32(bench: Bench) -> Rows:
 
 
 @torch.inference_mode()
-def kernels(bench: Bench) -> Rows:
+def kernels(bench: Bench, precision: str = "bf16") -> Rows:
     """Every kernel of the step alone, over all layers and in a graph, for one sequence and for several."""
-    player, scale = bench.player(), bench.scale
+    player, scale = bench.player(precision=precision), bench.scale
     for tokens in sorted({1, min(4, max(scale.batches)), max(scale.batches)}):
         for case in kernel_cases(player.fused, tokens, scale.context):
             replay = graphed(case.work)
@@ -76,6 +76,7 @@ def kernels(bench: Bench) -> Rows:
             spent = bench.device.seconds(replay, 1 if bench.is_dry else 3)
             rate = case.num_bytes / spent
             yield {
+                "precision": precision,
                 "kernel": case.name,
                 "tokens": tokens,
                 "calls": case.calls,
@@ -106,7 +107,7 @@ def verify(bench: Bench) -> Rows:
     for draft in bench.scale.drafts:
         yield _point(bench, 1, bench.scale.context, draft)
     tuner = bench.player().fused._tuner
-    yield {"plans": {str(shape): str(plan) for shape, plan in tuner._chosen.items()}}
+    yield {"plans": {str(shape): getattr(way, "__name__", str(way)) for shape, way in tuner._chosen.items()}}
 
 
 @torch.inference_mode()

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
-from kodkod_engine.kernels.gpu.expert_decode import finish_experts, start_experts
+from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, ways_of
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.route import route
 from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.layers.packed import PackedMatrix, Slot
 from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
 
@@ -63,7 +64,7 @@ def kernel_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCas
     """Cases at a step of `tokens` sequences with one new token each; the step's cache holds `context` places at least.
 
     Linear maps come as our kernel and as the library's product with what it needs around it, so that
-    `kernels.gpu.thin_linear.THIN_ROWS` can be judged. Weights must be as they are stored.
+    `kernels.gpu.thin_linear.THIN_ROWS` can be judged. Packed weights come in each way they have.
     """
     yield from _linear_cases(step, tokens)
     yield from _attention_cases(step, tokens, context)
@@ -72,20 +73,23 @@ def kernel_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCas
 
 def _linear_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
     halves = list(chain.from_iterable((layer.first, layer.second) for layer in step.model.dual_layers))
-    head = step.model.head_weight
-    assert isinstance(head, Tensor)
-    yield from _both("norm, q and kv down", [half.attention.qkv_a.weight for half in halves], tokens, has_norm=True)
-    yield from _both("norm, q up", [half.attention.q_b.weight for half in halves], tokens, has_norm=True)
-    yield from _both("output, residual", [half.attention.o.weight for half in halves], tokens, has_residual=True)
-    gate_up = [half.dense.gate_up.weight for half in halves]
-    yield from _both("norm, gate and up", gate_up, tokens, has_norm=True, is_pair=True)
-    yield from _both("down, residual", [half.dense.down.weight for half in halves], tokens, has_residual=True)
-    yield from _both("norm, head", [head], tokens, has_norm=True)
+    like = step.model.norm.weight
+    every: list[tuple[str, list[Slot], dict[str, bool]]] = [
+        ("norm, q and kv down", [half.attention.qkv_a.home for half in halves], {"has_norm": True}),
+        ("norm, q up", [half.attention.q_b.home for half in halves], {"has_norm": True}),
+        ("output, residual", [half.attention.o.home for half in halves], {"has_residual": True}),
+        ("norm, gate and up", [half.dense.gate_up.home for half in halves], {"has_norm": True, "is_pair": True}),
+        ("down, residual", [half.dense.down.home for half in halves], {"has_residual": True}),
+        ("norm, head", [step.model.head_weight], {"has_norm": True}),
+    ]
+    for name, weights, around in every:
+        yield from _linear(name, weights, like, tokens, **around)
 
 
-def _both(
+def _linear(
     name: str,
-    weights: Sequence[Tensor],
+    weights: Sequence[Slot],
+    like: Tensor,
     tokens: int,
     *,
     has_norm: bool = False,
@@ -93,24 +97,30 @@ def _both(
     is_pair: bool = False,
 ) -> Iterator[KernelCase]:
     outputs, size = weights[0].shape
-    x = torch.randn(tokens, size, dtype=weights[0].dtype, device=weights[0].device)
+    x = torch.randn(tokens, size, dtype=like.dtype, device=like.device)
     norm = torch.ones_like(x[0]) if has_norm else None
     residual = x.new_zeros(tokens, outputs) if has_residual else None
+    num_bytes = sum(weight.nbytes for weight in weights)
 
-    def ours() -> None:
+    def ours(way: Callable[..., Tensor]) -> None:
         for weight in weights:
-            thin.in_one_kernel(x, weight, norm, 1e-5, residual, None, is_pair)
+            way(x, weight, norm, 1e-5, residual, None, is_pair)
 
-    def library() -> None:
-        for weight in weights:
+    def library(plain: Sequence[Tensor]) -> None:
+        for weight in plain:
             own = x if norm is None else normed(x, norm, 1e-5)
             out = F.linear(own, weight) if residual is None else torch.addmm(residual, own, weight.t())
             if is_pair:
                 thin.swiglu(out)
 
-    num_bytes = sum(weight.nbytes for weight in weights)
-    yield KernelCase(name, len(weights), num_bytes, ours)
-    yield KernelCase(f"{name}, by the library", len(weights) * (1 + has_norm + is_pair), num_bytes, library)
+    plain = [weight for weight in weights if isinstance(weight, Tensor)]
+    if plain:
+        yield KernelCase(name, len(plain), num_bytes, partial(ours, thin.in_one_kernel))
+        more = len(plain) * (1 + has_norm + is_pair)
+        yield KernelCase(f"{name}, by the library", more, num_bytes, partial(library, plain))
+    elif isinstance(weights[0], PackedMatrix):
+        for way in thin.ways_of(x, weights[0]):
+            yield KernelCase(f"{name}, {way.__name__}", len(weights), num_bytes, partial(ours, way))
 
 
 def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:
@@ -165,19 +175,21 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
             weights = (router.weight, router.selection_bias)
             route(x, norm.weight, norm.eps, *weights, router.scaling_factor, real, to)
 
-    def start() -> None:
+    def start(way: Callable[..., None]) -> None:
         for layer in model.dual_layers:
-            start_experts(x, layer.experts.gate_up, to.chosen[:tokens], to.weights[:tokens], inner)
+            way(x, layer.experts.homes[0], to.chosen[:tokens], to.weights[:tokens], inner)
 
-    def finish() -> None:
+    def finish(way: Callable[..., Tensor]) -> None:
         for layer in model.dual_layers:
-            finish_experts(x, residual, layer.experts.down, to.chosen[:tokens], to.identity[:tokens], inner, out)
+            way(x, residual, layer.experts.homes[1], to.chosen[:tokens], to.identity[:tokens], inner, out)
 
     count, experts = len(model.dual_layers), model.dual_layers[0].experts
     yield KernelCase("norm, router", count, count * experts.router.weight.nbytes, routed)
     routed()
     chosen = to.chosen[:tokens]
     distinct = len(chosen[chosen < experts.num_experts].unique())
-    each = experts.gate_up[0].nbytes, experts.down[0].nbytes
-    yield KernelCase("experts, gate and up", count, count * distinct * each[0], start)
-    yield KernelCase("experts, down", count, count * distinct * each[1], finish)
+    gate_up, down = (count * distinct * home[0].nbytes for home in experts.homes)
+    for way in ways_of(x, experts.homes[0], STARTING):
+        yield KernelCase(f"experts, gate and up, {way.__name__}", count, gate_up, partial(start, way))
+    for other in ways_of(x, experts.homes[1], FINISHING):
+        yield KernelCase(f"experts, down, {other.__name__}", count, down, partial(finish, other))

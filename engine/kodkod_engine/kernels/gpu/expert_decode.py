@@ -7,7 +7,8 @@ aligned. Pairs are the fastest dimension of the grid, so what several tokens cho
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
+from kodkod_engine.kernels.gpu.packed_experts import finish_packed_experts, start_packed_experts
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
-from kodkod_engine.layers.packed import Slot
+from kodkod_engine.kernels.gpu.tuning import tuner_of
+from kodkod_engine.layers.packed import PackedMatrix, Slot
+
+Way = TypeVar("Way", bound=Callable[..., Any])
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
@@ -160,6 +166,45 @@ def expert_decode(
 
 def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
     """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
+    is_real = (chosen < gate_up.shape[0]).view(-1, 1)
+
+    def run(way: Callable[..., None]) -> Tensor:
+        way(x, gate_up, chosen, weights, inner)
+        return torch.where(is_real, inner[: len(is_real)], 0)
+
+    _quickest(x, gate_up, chosen, STARTING, run)(x, gate_up, chosen, weights, inner)
+
+
+def finish_experts(
+    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
+) -> Tensor:
+    """The rest, into `out`, which may be the residual."""
+    given = (x, residual, down, chosen, identity, inner)
+
+    def run(way: Callable[..., Tensor]) -> Tensor:
+        return way(*given, torch.empty_like(out))
+
+    return _quickest(x, down, chosen, FINISHING, run)(*given, out)
+
+
+def ways_of(x: Tensor, experts: Slot, ways: Sequence[Way]) -> Sequence[Way]:
+    """Those of `STARTING` or `FINISHING` that inputs and experts like these have."""
+    is_able = isinstance(experts, PackedMatrix) and fits_groups(Stored.of(experts), x.dtype)
+    return ways if is_able else ways[:1]
+
+
+def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
+    """The quickest way on the device for so many tokens."""
+    able = ways_of(x, experts, ways)
+    if len(able) == 1:
+        return able[0]
+    assert isinstance(experts, PackedMatrix)
+    key = (able[0].__name__, chosen.shape, x.dtype, experts.shape, experts.codes.dtype)
+    return tuner_of(x.device).quickest(key, able, run)
+
+
+def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
+    """`start_experts` by single products, of plain and packed experts."""
     stored = Stored.of(gate_up)
     width, rows = stored.outputs // 2, max(1, stored.tile_rows // 2)
     grid: Any = (chosen.numel(), triton.cdiv(width, rows))
@@ -181,10 +226,10 @@ def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inn
     )
 
 
-def finish_experts(
+def finish_one_by_one(
     x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
 ) -> Tensor:
-    """The rest, into `out`, which may be the residual."""
+    """`finish_experts` by single products, of plain and packed experts."""
     stored, (tokens, hidden) = Stored.of(down), x.shape
     grid: Any = (tokens, triton.cdiv(hidden, DOWN_ROWS))
     _down[grid](
@@ -206,6 +251,11 @@ def finish_experts(
         **early(),
     )
     return out
+
+
+STARTING = (start_one_by_one, start_packed_experts)
+FINISHING = (finish_one_by_one, finish_packed_experts)
+"""Ways to compute them, the second of packed experts alone."""
 
 
 def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:

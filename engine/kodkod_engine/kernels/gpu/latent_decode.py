@@ -18,7 +18,11 @@ from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
 BLOCK_VALUES = 32
-JOINED_AT_ONCE = 32
+PART = 16
+"""Results of splits that are added to one another place by place, before the sum over all."""
+
+JOINED_AT_ONCE = 128
+"""Results of splits that a program asks for together: as many as its registers hold."""
 
 
 def reference(
@@ -223,6 +227,7 @@ def _values(
     heads,
     SPLITS: tl.constexpr,
     PART: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     RANK: tl.constexpr,
     NOPE: tl.constexpr,
     VALUE: tl.constexpr,
@@ -238,16 +243,24 @@ def _values(
     inputs_are_there(EARLY)
     # Rows of the partial results: [sequence, split, new token, head].
     row = (token // new * SPLITS * new + token % new) * heads + head
+    part = row + tl.arange(0, PART) * new * heads
+    joined = tl.zeros([PART, RANK], dtype=tl.float32)
     every = row + tl.arange(0, SPLITS) * new * heads
     best, total = tl.load(highest + every), tl.load(sums + every)
-    top = tl.max(best, axis=0)
-    whole = tl.sum(total * tl.exp(best - top), axis=0)
-    mixed = tl.zeros([RANK], dtype=tl.float32)
-    for first in tl.static_range(0, SPLITS, PART):
-        place = row + (first + tl.arange(0, PART)) * new * heads
-        share = tl.load(sums + place) * tl.exp(tl.load(highest + place) - top) / whole
-        values = tl.load(partial + place[:, None] * RANK + columns[None, :]).to(tl.float32)
-        mixed += tl.sum(values * share[:, None], axis=0)
+    for start in tl.static_range(0, SPLITS, AT_ONCE):
+        # All results are on their way before the first number that must be waited for.
+        values = ()
+        for first in tl.static_range(start, start + AT_ONCE, PART):
+            place = part + first * new * heads
+            values = values + (tl.load(partial + place[:, None] * RANK + columns[None, :]),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+        if start == 0:
+            tl.debug_barrier()
+            top = tl.max(best, axis=0)
+        for index in tl.static_range(len(values)):
+            place = part + (start + index * PART) * new * heads
+            share = tl.load(sums + place) * tl.exp(tl.load(highest + place) - top)
+            joined += values[index].to(tl.float32) * share[:, None]
+    mixed = tl.sum(joined, axis=0) / tl.sum(total * tl.exp(best - top), axis=0)
     result = tl.sum(weights.to(tl.float32) * mixed[None, :], axis=1)
     tl.store(out + (token * heads + head) * VALUE + own, result, mask=inside)
 
@@ -281,7 +294,7 @@ def latent_decode(
     block = min(BLOCK_VALUES, triton.next_power_of_2(value))
     grid: Any = (heads, triton.cdiv(value, block), sequences * new)
     sizes = {"RANK": kv_b.shape[1], "NOPE": len(kv_b) // heads - value, "VALUE": value, "BLOCK": block}
-    splits = {"SPLITS": plan.splits, "PART": min(plan.splits, JOINED_AT_ONCE)}
+    splits = {"SPLITS": plan.splits, "PART": min(plan.splits, PART), "AT_ONCE": min(plan.splits, JOINED_AT_ONCE)}
     _values[grid](*parts, kv_b, out, new, heads, **sizes, **splits, num_warps=8, **early())
     return out
 

@@ -25,6 +25,7 @@ WHOLE_TILES = (
     Tile(64, 64, 8, 1, is_whole=True),
     Tile(16, 64, 4, 1, is_whole=True),
     Tile(32, 128, 8, 1, is_whole=True),
+    Tile(16, 128, 8, 1, is_whole=True),
 )
 """For contexts that so many splits can share."""
 

@@ -7,6 +7,7 @@ norm is worked out meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.few_packed import few_packed
+from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
 from kodkod_engine.kernels.gpu.residual_norm import normed
+from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
+from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 THIN_ROWS = 2
@@ -151,18 +156,60 @@ def thin_linear(
 ) -> Tensor:
     """See `reference`; the weight contiguous or packed, `also` beside a residual only.
 
-    Up to `THIN_ROWS` tokens in one kernel; `follows` as `overlap.early` has it.
+    Up to `THIN_ROWS` tokens in one kernel; a packed weight takes the quickest of several ways. `follows` as
+    `overlap.early` has it.
     """
-    if len(x) <= THIN_ROWS or (isinstance(weight, PackedMatrix) and not fits_tiles(weight)):
+    if isinstance(weight, PackedMatrix):
+        return _packed(x, weight, norm, eps, residual, also, is_pair, follows)
+    if len(x) <= THIN_ROWS:
         return in_one_kernel(x, weight, norm, eps, residual, also, is_pair, follows)
     if norm is not None:
         x = normed(x, norm, eps)
-    if isinstance(weight, PackedMatrix):
-        return packed_tiles(x, weight, residual, also, is_pair)
     if residual is not None:
         return torch.addmm(residual if also is None else residual + also, x, weight.t())
     out = F.linear(x, weight)
     return swiglu(out) if is_pair else out
+
+
+def ways_of(x: Tensor, weight: PackedMatrix) -> list[Callable[..., Tensor]]:
+    """Kernels for a packed matrix and so many tokens; the first serves all sizes."""
+    is_thin = len(x) <= THIN_ROWS
+    ways: list[Callable[..., Tensor]] = [in_one_kernel if is_thin or not fits_tiles(weight) else in_packed_tiles]
+    if fits_groups(Stored.of(weight), x.dtype):
+        ways.append(thin_packed if is_thin else few_packed)
+    return ways
+
+
+def _packed(
+    x: Tensor,
+    weight: PackedMatrix,
+    norm: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    also: Tensor | None,
+    is_pair: bool,
+    follows: bool,
+) -> Tensor:
+    """The quickest way on the device, for a matrix and number of tokens like these."""
+    ways = ways_of(x, weight)
+    around = norm is None, residual is None, is_pair
+    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, weight.codes.dtype, *around)
+    rest = (norm, eps, residual, also, is_pair, follows)
+    return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, *rest))(x, weight, *rest)
+
+
+def in_packed_tiles(
+    x: Tensor,
+    weight: PackedMatrix,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+    follows: bool = True,
+) -> Tensor:
+    """`thin_linear` of a packed weight that `fits_tiles`, whatever the number of tokens."""
+    return packed_tiles(x if norm is None else normed(x, norm, eps), weight, residual, also, is_pair)
 
 
 def in_one_kernel(

@@ -140,7 +140,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     """A row normalised as the module does, rounded to its dtype before it meets the norm's factors and after.
 
     Args:
-        values: tiles of `row_of`.
+        values: tiles of `row_of` or `group_values`.
         norm: tiles of the factors.
         SIZE: values in all.
     """
@@ -148,7 +148,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     for chunk in tl.static_range(len(values)):
         wide = values[chunk].to(tl.float32)
         squares += wide * wide
-    factor = 1.0 / tl.sqrt(tl.sum(squares, axis=0) / SIZE + eps)
+    factor = 1.0 / tl.sqrt(tl.sum(squares) / SIZE + eps)
     tiles = ()
     for chunk in tl.static_range(len(values)):
         unit = (values[chunk].to(tl.float32) * factor).to(values[chunk].dtype).to(tl.float32)
