@@ -1,6 +1,7 @@
 """Everything the model's speed on one CUDA device is judged by, in one run of one script within a time budget.
 
-    python engine/bench/gpu.py --output DIR [--seconds 230]      on the device: the whole published shape, 137 GB
+    python engine/bench/gpu.py --output DIR [--seconds 230]      on the device: the whole published shape, 137 GB;
+                                                                 79 with few tables, where there is no room for all
     python engine/bench/gpu.py --output DIR --smoke              two layers, 1 GB of tables: every part once
     TRITON_INTERPRET=1 python engine/bench/gpu.py --output DIR --dry-run    anywhere: every line of it, tiny
 
@@ -99,13 +100,14 @@ def work(options: argparse.Namespace) -> int:
     """Measure what the record does not have yet."""
     import torch
     from gpu_bench import Bench
-    from gpu_model import DRY_SCALE, SMOKE_SCALE, Device, Scale, config_of, values_for
+    from gpu_model import DRY_SCALE, SMOKE_SCALE, Device, Scale, config_of, values_for, with_tables_that_fit
     from gpu_record import DeviceLost, Record
 
     device = Device("cpu" if options.dry_run else "cuda")
     scale = DRY_SCALE if options.dry_run else SMOKE_SCALE if options.smoke else Scale()
     values = values_for(options.layers, is_smoke=options.smoke, is_dry=options.dry_run)
-    what = f"{values['num_layers']} layers, hidden {values['hidden_size']}, random weights made on the device"
+    values, smaller = with_tables_that_fit(values, device.memory_bytes)
+    what = f"{values['num_layers']} layers, hidden {values['hidden_size']}, random weights made on the device{smaller}"
     record = Record(options.output, options.seconds, {"what": what, "device": device.facts()})
     record.write()
     torch.manual_seed(0)

@@ -31,6 +31,10 @@ from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
 
 BLOCK_SIZE = 16
+WHOLE_BYTES = 142e9
+"""Of a device that holds the published shape with all its tables, and works with it."""
+SMALLER_TABLES = {"ngram_vocab_size_ratio": 5.25}
+"""4 GB of them in place of 63; how many rows there are makes no difference to a step."""
 SMOKE = {"num_layers": 2, "ngram_vocab_size_ratio": 1.25}
 """Full width, 1 GB of tables."""
 DRY = {
@@ -92,6 +96,11 @@ class Device:
     def is_cuda(self) -> bool:
         return self.torch.type == "cuda"
 
+    @property
+    def memory_bytes(self) -> float:
+        """All of it; of a processor more than is asked for."""
+        return torch.cuda.get_device_properties(0).total_memory if self.is_cuda else float("inf")
+
     def seconds(self, work: Callable[[], object], repeats: int = 1) -> float:
         """Of one of several runs, the device's queue empty before and after."""
         self.wait()
@@ -121,6 +130,13 @@ def values_for(layers: int | None, *, is_smoke: bool, is_dry: bool) -> dict[str,
     """The keys of config.json."""
     values = {**CONFIG, **(SMOKE if is_smoke else {}), **(DRY if is_dry else {})}
     return values | ({"num_layers": layers} if layers else {})
+
+
+def with_tables_that_fit(values: dict[str, Any], memory_bytes: float) -> tuple[dict[str, Any], str]:
+    """The same with fewer rows where a device has no room for all, and what to say of it."""
+    if memory_bytes >= WHOLE_BYTES or values["ngram_vocab_size_ratio"] <= SMALLER_TABLES["ngram_vocab_size_ratio"]:
+        return values, ""
+    return values | SMALLER_TABLES, f"; tables of 4 GB instead of 63, for the device has {memory_bytes / 1e9:.0f}"
 
 
 def config_of(folder: Path, values: dict[str, Any]) -> ModelConfig:

@@ -129,7 +129,7 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
         chain.from_iterable((layer.first.attention, layer.second.attention) for layer in step.model.dual_layers)
     )
     one = blocks[0].kv_b.weight
-    query = torch.randn(tokens, len(blocks[0].q_b.weight), dtype=one.dtype, device=one.device)
+    query = torch.randn(tokens, blocks[0].q_b.home.shape[-2], dtype=one.dtype, device=one.device)
     down = torch.randn(tokens, config.latent_dim, dtype=one.dtype, device=one.device)
     wide = torch.randn(tokens, 1, config.num_heads, config.latent_dim, dtype=one.dtype, device=one.device)
     slots = torch.arange(tokens, device=one.device)
