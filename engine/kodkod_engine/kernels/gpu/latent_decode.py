@@ -14,15 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.latent_join import join_splits
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
-
-BLOCK_VALUES = 32
-PART = 16
-"""Results of splits that are added to one another place by place, before the sum over all."""
-
-JOINED_AT_ONCE = 128
-"""Results of splits that a program asks for together: as many as its registers hold."""
 
 
 def reference(
@@ -216,55 +210,6 @@ def _split_whole(
     _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
-@triton.jit
-def _values(
-    partial,
-    highest,
-    sums,
-    kv_b,
-    out,
-    new,
-    heads,
-    SPLITS: tl.constexpr,
-    PART: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    RANK: tl.constexpr,
-    NOPE: tl.constexpr,
-    VALUE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
-):
-    token, head = tl.program_id(2), tl.program_id(0)
-    own = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    columns = tl.arange(0, RANK)
-    inside = own < VALUE
-    at = kv_b + (head * (NOPE + VALUE) + NOPE + own[:, None]) * RANK + columns[None, :]
-    weights = tl.load(at, mask=inside[:, None], other=0.0)
-    inputs_are_there(EARLY)
-    # Rows of the partial results: [sequence, split, new token, head].
-    row = (token // new * SPLITS * new + token % new) * heads + head
-    part = row + tl.arange(0, PART) * new * heads
-    joined = tl.zeros([PART, RANK], dtype=tl.float32)
-    every = row + tl.arange(0, SPLITS) * new * heads
-    best, total = tl.load(highest + every), tl.load(sums + every)
-    for start in tl.static_range(0, SPLITS, AT_ONCE):
-        # All results are on their way before the first number that must be waited for.
-        values = ()
-        for first in tl.static_range(start, start + AT_ONCE, PART):
-            place = part + first * new * heads
-            values = values + (tl.load(partial + place[:, None] * RANK + columns[None, :]),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-        if start == 0:
-            tl.debug_barrier()
-            top = tl.max(best, axis=0)
-        for index in tl.static_range(len(values)):
-            place = part + (start + index * PART) * new * heads
-            share = tl.load(sums + place) * tl.exp(tl.load(highest + place) - top)
-            joined += values[index].to(tl.float32) * share[:, None]
-    mixed = tl.sum(joined, axis=0) / tl.sum(total * tl.exp(best - top), axis=0)
-    result = tl.sum(weights.to(tl.float32) * mixed[None, :], axis=1)
-    tl.store(out + (token * heads + head) * VALUE + own, result, mask=inside)
-
-
 def _longest(context: int, plan: Plan) -> int:
     """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
     tiles = int(triton.cdiv(triton.cdiv(context, plan.splits), plan.tile.places))
@@ -288,15 +233,9 @@ def latent_decode(
     A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
     finite, for what nobody sees is weighed with 0.
     """
-    sequences, new, heads, _ = query.shape
+    _, new, heads, _ = query.shape
     parts = _attended(query, latents, blocks, positions, kv_b.shape[1], scale, block_size, plan)
-    out = query.new_empty(sequences * new, heads * value)
-    block = min(BLOCK_VALUES, triton.next_power_of_2(value))
-    grid: Any = (heads, triton.cdiv(value, block), sequences * new)
-    sizes = {"RANK": kv_b.shape[1], "NOPE": len(kv_b) // heads - value, "VALUE": value, "BLOCK": block}
-    splits = {"SPLITS": plan.splits, "PART": min(plan.splits, PART), "AT_ONCE": min(plan.splits, JOINED_AT_ONCE)}
-    _values[grid](*parts, kv_b, out, new, heads, **sizes, **splits, num_warps=8, **early())
-    return out
+    return join_splits(*parts, kv_b, new, heads, value)
 
 
 def _attended(

@@ -161,6 +161,23 @@ def test_latent_decode(sequences: int, new: int, heads: int, context: int, split
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("sequences", "new", "heads"), [(1, 1, 2), (2, 3, 2), (3, 3, 1)])
+@pytest.mark.parametrize("splits", [1, 32, 256])
+def test_splits_are_joined(sequences: int, new: int, heads: int, splits: int) -> None:
+    """Few tokens and many, a split that saw nothing, and more splits than a program asks for together."""
+    from kodkod_engine.kernels.gpu.latent_join import join_splits, reference
+
+    partial, highest = (
+        _randn(sequences, splits, new * heads, 16, seed=1),
+        _randn(sequences, splits, new * heads, seed=2),
+    )
+    sums, kv_b = 1 + highest.abs(), _randn(heads * (8 + 24), 16, seed=3)
+    if splits > 1:
+        partial[:, -1], sums[:, -1], highest[:, -1] = 0, 0, -1e30
+    given = (partial, highest, sums, kv_b, new, heads, 24)
+    torch.testing.assert_close(join_splits(*given), reference(*given), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("sequences", "new", "heads"), [(1, 1, 4), (2, 3, 5)])
 def test_latent_decode_in_whole_tiles(sequences: int, new: int, heads: int) -> None:
     from kodkod_engine.kernels.gpu.latent_decode import latent_decode, reference
