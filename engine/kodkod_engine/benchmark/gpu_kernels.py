@@ -12,7 +12,6 @@ from functools import partial
 from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
@@ -20,10 +19,9 @@ from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, ways_of
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan
-from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.route import route
 from kodkod_engine.layers.attention import LatentAttention
-from kodkod_engine.layers.packed import PackedMatrix, Slot
+from kodkod_engine.layers.packed import Slot
 from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
 
@@ -63,8 +61,7 @@ def graphed(work: Callable[[], None]) -> Callable[[], None]:
 def kernel_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:
     """Cases at a step of `tokens` sequences with one new token each; the step's cache holds `context` places at least.
 
-    Linear maps come as our kernel and as the library's product with what it needs around it, so that
-    `kernels.gpu.thin_linear.THIN_ROWS` can be judged. Packed weights come in each way they have.
+    Linear maps and packed experts come in each way they have, with the kernels that a way needs around it.
     """
     yield from _linear_cases(step, tokens)
     yield from _attention_cases(step, tokens, context)
@@ -102,25 +99,12 @@ def _linear(
     residual = x.new_zeros(tokens, outputs) if has_residual else None
     num_bytes = sum(weight.nbytes for weight in weights)
 
-    def ours(way: Callable[..., Tensor]) -> None:
+    def work(way: Callable[..., Tensor]) -> None:
         for weight in weights:
             way(x, weight, norm, 1e-5, residual, None, is_pair)
 
-    def library(plain: Sequence[Tensor]) -> None:
-        for weight in plain:
-            own = x if norm is None else normed(x, norm, 1e-5)
-            out = F.linear(own, weight) if residual is None else torch.addmm(residual, own, weight.t())
-            if is_pair:
-                thin.swiglu(out)
-
-    plain = [weight for weight in weights if isinstance(weight, Tensor)]
-    if plain:
-        yield KernelCase(name, len(plain), num_bytes, partial(ours, thin.in_one_kernel))
-        more = len(plain) * (1 + has_norm + is_pair)
-        yield KernelCase(f"{name}, by the library", more, num_bytes, partial(library, plain))
-    elif isinstance(weights[0], PackedMatrix):
-        for way in thin.ways_of(x, weights[0]):
-            yield KernelCase(f"{name}, {way.__name__}", len(weights), num_bytes, partial(ours, way))
+    for way in thin.ways_of(x, weights[0]):
+        yield KernelCase(f"{name}, {way.__name__}", len(weights), num_bytes, partial(work, way))
 
 
 def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:

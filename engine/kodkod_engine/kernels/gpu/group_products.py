@@ -1,10 +1,10 @@
 """Packed weights times a few tokens on the tensor cores, a warp for each group of codes that share a scale.
 
 One by one, codes cost more to turn into numbers than to read: five to eight instructions a value, where an H200 has
-time for seven while it reads a byte. Here they stay nearly as they lie: 8-bit codes are multiplied as integers, 4-bit ones as integers
-sixteen times as large, FP8 ones as halves. The token is scaled by a power of two; where codes are integers it becomes
-two 8-bit digits, right to half a unit 13 bits below its largest value: less than rounding the token to bf16 cost,
-unless that value is 32 times the root of the values' mean square.
+time for seven while it reads a byte. Here they stay nearly as they lie: 8-bit codes are multiplied as integers, 4-bit
+ones as integers sixteen times as large, FP8 ones as halves. The token is scaled by a power of two; where codes are
+integers it becomes two 8-bit digits, right to half a unit 13 bits below its largest value: less than rounding the token
+to bf16 cost, unless that value is 32 times the root of the values' mean square.
 """
 
 from __future__ import annotations

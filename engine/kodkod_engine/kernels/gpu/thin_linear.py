@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.few_packed import few_packed
+from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
 from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
@@ -27,7 +28,7 @@ from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 THIN_ROWS = 2
-"""Tokens up to which this kernel is taken; above, the library's product and single kernels around it."""
+"""Tokens up to which one kernel does it all; above, products of tiles and a kernel for the norm."""
 
 CROWDED_TOKENS = 2
 """Above, a program of a packed weight owns half as many outputs."""
@@ -156,46 +157,60 @@ def thin_linear(
 ) -> Tensor:
     """See `reference`; the weight contiguous or packed, `also` beside a residual only.
 
-    Up to `THIN_ROWS` tokens in one kernel; a packed weight takes the quickest of several ways. `follows` as
-    `overlap.early` has it.
+    In one kernel for a token, else in the way that the device finds quickest. `follows` as `overlap.early` has it.
     """
+    ways = ways_of(x, weight)
+    rest = (norm, eps, residual, also, is_pair, follows)
+    if len(ways) == 1:
+        return ways[0](x, weight, *rest)
+    codes = weight.codes if isinstance(weight, PackedMatrix) else weight
+    around = norm is None, residual is None, also is None, is_pair
+    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, codes.dtype, *around)
+    return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, *rest))(x, weight, *rest)
+
+
+def ways_of(x: Tensor, weight: Slot) -> list[Callable[..., Tensor]]:
+    """Kernels for so many tokens and a weight like this; the first serves all sizes."""
+    is_thin = len(x) <= THIN_ROWS
     if isinstance(weight, PackedMatrix):
-        return _packed(x, weight, norm, eps, residual, also, is_pair, follows)
-    if len(x) <= THIN_ROWS:
-        return in_one_kernel(x, weight, norm, eps, residual, also, is_pair, follows)
-    if norm is not None:
-        x = normed(x, norm, eps)
+        by_groups = [thin_packed if is_thin else few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
+        return [in_one_kernel if is_thin or not fits_tiles(weight) else in_packed_tiles, *by_groups]
+    if len(x) == 1:
+        return [in_one_kernel]
+    in_stretches = [by_stretches] if fits_stretches(weight) else []
+    return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
+
+
+def by_library(
+    x: Tensor,
+    weight: Tensor,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+    follows: bool = True,
+) -> Tensor:
+    """`thin_linear` of a plain weight by the library's product, with single kernels around it."""
+    x = x if norm is None else normed(x, norm, eps)
     if residual is not None:
         return torch.addmm(residual if also is None else residual + also, x, weight.t())
     out = F.linear(x, weight)
     return swiglu(out) if is_pair else out
 
 
-def ways_of(x: Tensor, weight: PackedMatrix) -> list[Callable[..., Tensor]]:
-    """Kernels for a packed matrix and so many tokens; the first serves all sizes."""
-    is_thin = len(x) <= THIN_ROWS
-    ways: list[Callable[..., Tensor]] = [in_one_kernel if is_thin or not fits_tiles(weight) else in_packed_tiles]
-    if fits_groups(Stored.of(weight), x.dtype):
-        ways.append(thin_packed if is_thin else few_packed)
-    return ways
-
-
-def _packed(
+def by_stretches(
     x: Tensor,
-    weight: PackedMatrix,
-    norm: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    also: Tensor | None,
-    is_pair: bool,
-    follows: bool,
+    weight: Tensor,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    also: Tensor | None = None,
+    is_pair: bool = False,
+    follows: bool = True,
 ) -> Tensor:
-    """The quickest way on the device, for a matrix and number of tokens like these."""
-    ways = ways_of(x, weight)
-    around = norm is None, residual is None, is_pair
-    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, weight.codes.dtype, *around)
-    rest = (norm, eps, residual, also, is_pair, follows)
-    return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, *rest))(x, weight, *rest)
+    """`thin_linear` of a plain weight that `fits_stretches`."""
+    return few_plain(x if norm is None else normed(x, norm, eps), weight, residual, also, is_pair)
 
 
 def in_packed_tiles(
