@@ -17,8 +17,15 @@ class Tile:
     """Whether a split is one tile: nothing is carried from tile to tile, and its latents are asked for at once."""
 
 
-TILES = (Tile(32, 32, 8, 3), Tile(64, 32, 8, 2), Tile(64, 64, 8, 2), Tile(16, 64, 8, 1))
-"""The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles."""
+TILES = (
+    Tile(32, 32, 8, 3),
+    Tile(32, 64, 8, 2),
+    Tile(64, 32, 8, 3),
+    Tile(64, 64, 8, 2),
+    Tile(16, 64, 8, 1),
+)
+"""The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles.
+With three stages block numbers are asked for ahead as well."""
 
 WHOLE_TILES = (
     Tile(32, 64, 8, 1, is_whole=True),
