@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
+from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, ways_of
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
@@ -97,11 +98,12 @@ def _linear(
     x = torch.randn(tokens, size, dtype=like.dtype, device=like.device)
     norm = torch.ones_like(x[0]) if has_norm else None
     residual = x.new_zeros(tokens, outputs) if has_residual else None
+    around = Around(norm, 1e-5, residual, is_pair=is_pair)
     num_bytes = sum(weight.nbytes for weight in weights)
 
-    def work(way: Callable[..., Tensor]) -> None:
+    def work(way: thin.Way) -> None:
         for weight in weights:
-            way(x, weight, norm, 1e-5, residual, None, is_pair)
+            way(x, weight, around)
 
     for way in thin.ways_of(x, weights[0]):
         yield KernelCase(f"{name}, {way.__name__}", len(weights), num_bytes, partial(work, way))

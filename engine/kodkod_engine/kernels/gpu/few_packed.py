@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.group_products import (
     ROWS,
     TOP,
@@ -133,52 +134,32 @@ def _kernel(
         if IS_PAIR:
             above += _times(more[chunk], more_factors[chunk], high, low, HALVES, INTERPRETED)
     factor = scale_down(tl.load(powers + own, mask=mask, other=0.0), HALVES)[None, :]
-    result = tl.sum(total, axis=0) * factor
-    if IS_PAIR:
-        result = result / (1.0 + tl.exp(-result)) * (tl.sum(above, axis=0) * factor)
     place = own[None, :] * outputs + rows[:, None]
     whole = mask[None, :] & inside[:, None]
-    if HAS_RESIDUAL:
-        result += tl.load(residual + place, mask=whole, other=0.0).to(tl.float32)
-    if HAS_MORE:
-        result += tl.load(also + place, mask=whole, other=0.0).to(tl.float32)
-    tl.store(out + place, result, mask=whole)
+    result, other = tl.sum(total, axis=0) * factor, tl.sum(above, axis=0) * factor
+    leave(result, other, residual, also, out, place, whole, HAS_RESIDUAL, HAS_MORE, IS_PAIR)
 
 
-def few_packed(
-    x: Tensor,
-    weight: PackedMatrix,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
-    """See `thin_linear.reference`; for a weight and an input that `fits_groups`. It never begins early."""
+def few_packed(x: Tensor, weight: PackedMatrix, around: Around) -> Tensor:
+    """See `thin_linear.reference`; for a weight and an input that `fits_groups`."""
     stored, tokens = Stored.of(weight), len(x)
-    outputs = stored.outputs // (1 + is_pair)
+    outputs = around.outputs(stored.outputs)
     out = x.new_empty(tokens, outputs)
-    ready, powers = prepared(x, weight, norm, eps)
-    rows = ROWS * (1 + is_pair) * (1 + (tokens > CROWDED_TOKENS))
+    ready, powers = prepared(x, weight, around.norm, around.eps)
+    held = ROWS * (1 + around.is_pair) * (1 + (tokens > CROWDED_TOKENS))
     grid: Any = (triton.cdiv(outputs, ROWS),)
     _kernel[grid](
         ready,
         powers,
         stored.codes,
         stored.scales,
-        out if residual is None else residual,
-        out if also is None else also,
-        out,
-        outputs,
-        tokens,
+        outputs=outputs,
+        tokens=tokens,
         SIZE=stored.size,
         TOKENS=triton.next_power_of_2(tokens),
         ROWS=ROWS,
-        **group_meta(stored, rows),
-        HAS_RESIDUAL=residual is not None,
-        HAS_MORE=also is not None,
-        IS_PAIR=is_pair,
+        **group_meta(stored, held),
+        **around.behind(out),
     )
     return out
 

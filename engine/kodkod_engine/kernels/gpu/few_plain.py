@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.group_products import ROWS
 
 STRETCH = 128
@@ -86,16 +87,10 @@ def _kernel(
         total += tl.dot(tiles[chunk], values, input_precision="ieee")
         if IS_PAIR:
             above += tl.dot(more[chunk], values, input_precision="ieee")
-    result = tl.sum(total, axis=0)
-    if IS_PAIR:
-        result = result / (1.0 + tl.exp(-result)) * tl.sum(above, axis=0)
     place = own[None, :] * outputs + rows[:, None]
     whole = mask[None, :] & inside[:, None]
-    if HAS_RESIDUAL:
-        result += tl.load(residual + place, mask=whole, other=0.0).to(tl.float32)
-    if HAS_MORE:
-        result += tl.load(also + place, mask=whole, other=0.0).to(tl.float32)
-    tl.store(out + place, result, mask=whole)
+    result, other = tl.sum(total, axis=0), tl.sum(above, axis=0)
+    leave(result, other, residual, also, out, place, whole, HAS_RESIDUAL, HAS_MORE, IS_PAIR)
 
 
 def fits_stretches(weight: Tensor) -> bool:
@@ -107,35 +102,28 @@ def _stretch_of(size: int) -> int:
     return min(STRETCH, size & -size)
 
 
-def few_plain(
-    x: Tensor, weight: Tensor, residual: Tensor | None = None, also: Tensor | None = None, is_pair: bool = False
-) -> Tensor:
-    """See `thin_linear.reference`, without a norm; for a weight that `fits_stretches`."""
+def few_plain(x: Tensor, weight: Tensor, around: Around) -> Tensor:
+    """See `thin_linear.reference`; for a weight that `fits_stretches`."""
     tokens, size = x.shape
-    outputs = len(weight) // (1 + is_pair)
-    out = x.new_empty(tokens, outputs)
+    outputs = around.outputs(len(weight))
+    x, out = around.before(x), x.new_empty(tokens, outputs)
     stretch = _stretch_of(size)
     together = min(NUM_WARPS, (size // stretch) & -(size // stretch))
-    ahead = max(1, HELD_VALUES // (ROWS * (1 + is_pair) * together * stretch))
+    held = HELD_VALUES // (ROWS * (1 + around.is_pair) * together * stretch)
     grid: Any = (triton.cdiv(outputs, ROWS),)
     _kernel[grid](
         x,
         weight,
-        out if residual is None else residual,
-        out if also is None else also,
-        out,
-        outputs,
-        tokens,
-        x.stride(0),
+        outputs=outputs,
+        tokens=tokens,
+        stride=x.stride(0),
         SIZE=size,
         STRETCH=stretch,
         TOGETHER=together,
-        AHEAD=ahead,
+        AHEAD=max(1, held),
         TOKENS=triton.next_power_of_2(tokens),
         ROWS=ROWS,
-        HAS_RESIDUAL=residual is not None,
-        HAS_MORE=also is not None,
-        IS_PAIR=is_pair,
+        **around.behind(out),
         num_warps=NUM_WARPS,
     )
     return out

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import PackedMatrix
 
@@ -20,23 +20,6 @@ BLOCK_TOKENS = 16
 BLOCK_ROWS = 16
 NUM_STAGES = 6
 """Groups on their way while one is computed."""
-
-
-def reference(
-    x: Tensor,
-    weight: PackedMatrix,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-) -> Tensor:
-    """See `thin_linear.reference`, without a norm; [tokens, in] -> [tokens, out]."""
-    out = x.float() @ weight.unpacked().t()
-    if is_pair:
-        gate, up = out.chunk(2, dim=-1)
-        out = torch.nn.functional.silu(gate) * up
-    for more in (residual, also):
-        out = out if more is None else out + more
-    return out.to(x.dtype)
 
 
 @triton.jit
@@ -93,15 +76,9 @@ def _kernel(
         if IS_PAIR:
             scale = tl.load(more + group, mask=inside, other=0.0).to(tl.float32)
             above += _group(at, other + group * PER, mask, inside, HALVES, PER) * scale[:, None]
-    if IS_PAIR:
-        total = total / (1.0 + tl.exp(-total)) * above
     place = own[None, :] * outputs + rows[:, None]
     whole = mask[None, :] & inside[:, None]
-    if HAS_RESIDUAL:
-        total += tl.load(residual + place, mask=whole, other=0.0).to(tl.float32)
-    if HAS_MORE:
-        total += tl.load(also + place, mask=whole, other=0.0).to(tl.float32)
-    tl.store(out + place, total, mask=whole)
+    leave(total, above, residual, also, out, place, whole, HAS_RESIDUAL, HAS_MORE, IS_PAIR)
 
 
 def fits_tiles(weight: PackedMatrix) -> bool:
@@ -109,17 +86,11 @@ def fits_tiles(weight: PackedMatrix) -> bool:
     return Stored.of(weight).per_group >= BLOCK_TOKENS
 
 
-def packed_tiles(
-    x: Tensor,
-    weight: PackedMatrix,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-) -> Tensor:
-    """See `reference`; for weights that `fits_tiles`."""
+def packed_tiles(x: Tensor, weight: PackedMatrix, around: Around) -> Tensor:
+    """See `thin_linear.reference`; for a weight that `fits_tiles`."""
     stored, tokens = Stored.of(weight), len(x)
-    outputs = stored.outputs // (1 + is_pair)
-    out = x.new_empty(tokens, outputs)
+    outputs = around.outputs(stored.outputs)
+    x, out = around.before(x), x.new_empty(tokens, outputs)
     meta = stored.meta()
     del meta["INNER"]
     grid: Any = (triton.cdiv(outputs, BLOCK_ROWS), triton.cdiv(tokens, BLOCK_TOKENS))
@@ -127,18 +98,13 @@ def packed_tiles(
         x,
         stored.codes,
         stored.scales,
-        out if residual is None else residual,
-        out if also is None else also,
-        out,
-        outputs,
-        tokens,
-        x.stride(0),
+        outputs=outputs,
+        tokens=tokens,
+        stride=x.stride(0),
         **meta,
         ROWS=BLOCK_ROWS,
         TOKENS=BLOCK_TOKENS,
-        HAS_RESIDUAL=residual is not None,
-        HAS_MORE=also is not None,
-        IS_PAIR=is_pair,
+        **around.behind(out),
         STAGES=NUM_STAGES,
     )
     return out

@@ -8,7 +8,7 @@ norm is worked out meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.few_packed import few_packed
 from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
 from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
-from kodkod_engine.kernels.gpu.residual_norm import normed
 from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
+
+Way: TypeAlias = "Callable[[Tensor, Any, Around], Tensor]"
+"""A kernel, or several, that computes the map of some tokens."""
 
 THIN_ROWS = 2
 """Tokens up to which one kernel does it all; above, products of tiles and a kernel for the norm."""
@@ -112,17 +115,14 @@ def _kernel(
     inputs_are_there(EARLY)
     for token in tl.static_range(TOKENS):
         values = row_of(x + token * stride, LENGTH, INNER, HALVES, PER)
-        added = tl.zeros([ROWS], dtype=tl.float32)
-        if HAS_RESIDUAL:
-            added += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
-        if HAS_MORE:
-            added += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
         if HAS_NORM:
             values = normed_row(values, weights, eps, SIZE)
         result = times(tiles, factors, values, HALVES, PER)
+        above = result
         if IS_PAIR:
-            result = result / (1.0 + tl.exp(-result)) * times(more, more_factors, values, HALVES, PER)
-        tl.store(out + token * outputs + rows, result + added, mask=inside)
+            above = times(more, more_factors, values, HALVES, PER)
+        place = token * outputs + rows
+        leave(result, above, residual, also, out, place, inside, HAS_RESIDUAL, HAS_MORE, IS_PAIR)
 
 
 @triton.jit
@@ -159,111 +159,59 @@ def thin_linear(
 
     In one kernel for a token, else in the way that the device finds quickest. `follows` as `overlap.early` has it.
     """
+    around = Around(norm, eps, residual, also, is_pair, follows)
     ways = ways_of(x, weight)
-    rest = (norm, eps, residual, also, is_pair, follows)
     if len(ways) == 1:
-        return ways[0](x, weight, *rest)
+        return ways[0](x, weight, around)
     codes = weight.codes if isinstance(weight, PackedMatrix) else weight
-    around = norm is None, residual is None, also is None, is_pair
-    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, codes.dtype, *around)
-    return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, *rest))(x, weight, *rest)
+    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, codes.dtype, *around.kind)
+    return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, around))(x, weight, around)
 
 
-def ways_of(x: Tensor, weight: Slot) -> list[Callable[..., Tensor]]:
+def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     """Kernels for so many tokens and a weight like this; the first serves all sizes."""
     is_thin = len(x) <= THIN_ROWS
     if isinstance(weight, PackedMatrix):
         by_groups = [thin_packed if is_thin else few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
-        return [in_one_kernel if is_thin or not fits_tiles(weight) else in_packed_tiles, *by_groups]
+        return [in_one_kernel if is_thin or not fits_tiles(weight) else packed_tiles, *by_groups]
     if len(x) == 1:
         return [in_one_kernel]
-    in_stretches = [by_stretches] if fits_stretches(weight) else []
+    in_stretches = [few_plain] if fits_stretches(weight) else []
     return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
 
 
-def by_library(
-    x: Tensor,
-    weight: Tensor,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
+def by_library(x: Tensor, weight: Tensor, around: Around) -> Tensor:
     """`thin_linear` of a plain weight by the library's product, with single kernels around it."""
-    x = x if norm is None else normed(x, norm, eps)
+    x, residual, also = around.before(x), around.residual, around.also
     if residual is not None:
         return torch.addmm(residual if also is None else residual + also, x, weight.t())
     out = F.linear(x, weight)
-    return swiglu(out) if is_pair else out
+    return swiglu(out) if around.is_pair else out
 
 
-def by_stretches(
-    x: Tensor,
-    weight: Tensor,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
-    """`thin_linear` of a plain weight that `fits_stretches`."""
-    return few_plain(x if norm is None else normed(x, norm, eps), weight, residual, also, is_pair)
-
-
-def in_packed_tiles(
-    x: Tensor,
-    weight: PackedMatrix,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
-    """`thin_linear` of a packed weight that `fits_tiles`, whatever the number of tokens."""
-    return packed_tiles(x if norm is None else normed(x, norm, eps), weight, residual, also, is_pair)
-
-
-def in_one_kernel(
-    x: Tensor,
-    weight: Slot,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
-    """`thin_linear` whatever the number of tokens."""
+def in_one_kernel(x: Tensor, weight: Slot, around: Around) -> Tensor:
+    """`thin_linear` whatever the weight and the number of tokens."""
     stored = Stored.of(weight)
-    outputs = stored.outputs // (1 + is_pair)
+    outputs = around.outputs(stored.outputs)
     out = x.new_empty(len(x), outputs)
     # Of unpacked values and of several tokens' sums registers run short.
     is_crowded = stored.per_group > 0 and len(x) > CROWDED_TOKENS
-    rows = max(1, stored.tile_rows >> (is_pair + is_crowded))
+    rows = max(1, stored.tile_rows >> (around.is_pair + is_crowded))
     grid: Any = (triton.cdiv(outputs, rows),)
     _kernel[grid](
         x,
         stored.codes,
         stored.scales,
-        out if norm is None else norm,
-        out if residual is None else residual,
-        out if also is None else also,
-        out,
-        outputs,
-        x.stride(0),
-        eps,
+        out if around.norm is None else around.norm,
+        outputs=outputs,
+        stride=x.stride(0),
+        eps=around.eps,
         TOKENS=len(x),
         SIZE=stored.size,
         ROWS=rows,
+        HAS_NORM=around.norm is not None,
         **stored.meta(),
-        HAS_NORM=norm is not None,
-        HAS_RESIDUAL=residual is not None,
-        HAS_MORE=also is not None,
-        IS_PAIR=is_pair,
-        **early(follows),
+        **around.behind(out),
+        **early(around.follows),
     )
     return out

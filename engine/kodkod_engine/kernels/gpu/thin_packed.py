@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.group_products import (
     ROWS,
     group_meta,
@@ -70,55 +71,37 @@ def _kernel(
     inputs_are_there(EARLY)
     for token in tl.static_range(TOKENS):
         values = group_values(x + token * stride, True, SIZE, PER * HALVES, TOGETHER)
-        added = tl.zeros([ROWS], dtype=tl.float32)
-        if HAS_RESIDUAL:
-            added += tl.load(residual + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
-        if HAS_MORE:
-            added += tl.load(also + token * outputs + rows, mask=inside, other=0.0).to(tl.float32)
         if HAS_NORM:
             values = normed_row(values, weights, eps, SIZE)
         power = power_of(largest(values))
         result = group_products(tiles, factors, values, power, HALVES, INTERPRETED)
+        above = result
         if IS_PAIR:
             above = group_products(more, more_factors, values, power, HALVES, INTERPRETED)
-            result = result / (1.0 + tl.exp(-result)) * above
-        tl.store(out + token * outputs + rows, result + added, mask=inside)
+        place = token * outputs + rows
+        leave(result, above, residual, also, out, place, inside, HAS_RESIDUAL, HAS_MORE, IS_PAIR)
 
 
-def thin_packed(
-    x: Tensor,
-    weight: PackedMatrix,
-    norm: Tensor | None = None,
-    eps: float = 0.0,
-    residual: Tensor | None = None,
-    also: Tensor | None = None,
-    is_pair: bool = False,
-    follows: bool = True,
-) -> Tensor:
+def thin_packed(x: Tensor, weight: PackedMatrix, around: Around) -> Tensor:
     """See `thin_linear.reference`; for a weight and an input that `fits_groups`."""
     stored = Stored.of(weight)
-    outputs = stored.outputs // (1 + is_pair)
+    outputs = around.outputs(stored.outputs)
     out = x.new_empty(len(x), outputs)
     grid: Any = (triton.cdiv(outputs, ROWS),)
     _kernel[grid](
         x,
         stored.codes,
         stored.scales,
-        out if norm is None else norm,
-        out if residual is None else residual,
-        out if also is None else also,
-        out,
-        outputs,
-        x.stride(0),
-        eps,
+        out if around.norm is None else around.norm,
+        outputs=outputs,
+        stride=x.stride(0),
+        eps=around.eps,
         TOKENS=len(x),
         SIZE=stored.size,
         ROWS=ROWS,
-        **group_meta(stored, ROWS * (1 + is_pair)),
-        HAS_NORM=norm is not None,
-        HAS_RESIDUAL=residual is not None,
-        HAS_MORE=also is not None,
-        IS_PAIR=is_pair,
-        **early(follows),
+        HAS_NORM=around.norm is not None,
+        **group_meta(stored, ROWS * (1 + around.is_pair)),
+        **around.behind(out),
+        **early(around.follows),
     )
     return out

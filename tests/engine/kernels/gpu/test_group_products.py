@@ -39,6 +39,7 @@ def test_thin_packed(precision: Precision, tokens: int, size: int, outputs: int,
 def _compare(
     kernel: Callable[..., torch.Tensor], precision: Precision, tokens: int, size: int, outputs: int, is_pair: bool
 ) -> None:
+    from kodkod_engine.kernels.gpu.around import Around
     from kodkod_engine.kernels.gpu.thin_linear import reference
 
     weight = _packed(precision, 2 * outputs, size, part_rows=outputs)
@@ -47,7 +48,7 @@ def _compare(
     if not is_pair:
         options = {name: _randn(tokens, 2 * outputs, seed=seed) for name, seed in (("residual", 4), ("also", 5))}
     wide = {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
-    got = kernel(x, weight, **options).float()
+    got = kernel(x, weight, Around(**options)).float()
     wanted = reference(x.float(), weight.unpacked(), **wide)
     assert (got - wanted).norm() <= 1e-3 * wanted.norm()
 
@@ -86,10 +87,11 @@ def test_packed_experts(precision: Precision) -> None:
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 3e4])
 def test_tokens_of_any_size(precision: Precision, scale: float) -> None:
     """A token is scaled before it is multiplied, so none is too small or too large; zeros stay zeros."""
+    from kodkod_engine.kernels.gpu.around import Around
     from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 
     weight, x = _packed(precision, 32, 256), _randn(1, 256, seed=2, dtype=torch.float32)
-    small, large = thin_packed(x.bfloat16(), weight).float(), thin_packed((x * scale).bfloat16(), weight).float()
+    small, large = (thin_packed((x * size).bfloat16(), weight, Around()).float() for size in (1.0, scale))
     assert (large - small * scale).norm() <= 0.01 * small.norm() * scale
 
 
@@ -97,8 +99,9 @@ def test_tokens_of_any_size(precision: Precision, scale: float) -> None:
 @pytest.mark.parametrize("trouble", [float("inf"), float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_what_is_not_a_number_stays_none(precision: Precision, trouble: float) -> None:
+    from kodkod_engine.kernels.gpu.around import Around
     from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 
     x = _randn(1, 256, seed=2)
     x[0, 7] = trouble
-    assert not thin_packed(x, _packed(precision, 32, 256)).isfinite().any()
+    assert not thin_packed(x, _packed(precision, 32, 256), Around()).isfinite().any()

@@ -43,12 +43,14 @@ def test_packed_linear(precision: Precision, tokens: int, size: int, outputs: in
 
 @pytest.mark.parametrize("precision", PACKED)
 def test_packed_tiles_say_what_their_reference_says(precision: Precision) -> None:
-    from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles, reference
+    from kodkod_engine.kernels.gpu.around import Around
+    from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
+    from kodkod_engine.kernels.gpu.thin_linear import reference
 
     weight, x = _packed(precision, 20, 128), _randn(5, 128, seed=2)
     assert fits_tiles(weight)
     assert not fits_tiles(_packed(precision, 20, 24))
-    torch.testing.assert_close(packed_tiles(x, weight), reference(x, weight), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(packed_tiles(x, weight, Around()), reference(x, weight.unpacked()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", PACKED)
