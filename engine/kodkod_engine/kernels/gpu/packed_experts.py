@@ -25,8 +25,8 @@ from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import Slot
 
-HELD_BY_PROGRAM = 3 * HELD_CODES
-"""Bytes of matrices in a program of the second kernel, which holds its experts' inputs as well."""
+HELD_AHEAD = HELD_CODES
+"""Bytes of matrices that a program of the second kernel has on their way, beside those it computes with."""
 
 
 @triton.jit
@@ -88,7 +88,7 @@ def _down(
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     K: tl.constexpr,
-    AT_ONCE: tl.constexpr,
+    AHEAD: tl.constexpr,
     ROWS: tl.constexpr,
     LENGTH: tl.constexpr,
     PER: tl.constexpr,
@@ -111,18 +111,20 @@ def _down(
         most = tl.maximum(most, largest(group_values(inner + pair * WIDTH, is_real, WIDTH, PER * HALVES, TOGETHER)))
     power = power_of(most)
     total = tl.zeros([TOGETHER, ROWS, 1], dtype=tl.float32)
-    for first in tl.static_range(0, K, AT_ONCE):
-        # No branch: of identity experts nothing is loaded, and the loads of some others are on their way together.
-        tiles, factors, values = (), (), ()
-        for place in tl.static_range(first, min(first + AT_ONCE, K)):
+    tiles, factors, values = (), (), ()
+    for place in tl.static_range(K + AHEAD):
+        if place < K:
+            # No branch: of identity experts nothing is loaded.
             pair = token * K + place
             expert = tl.load(chosen + pair).to(tl.int64)
             is_real = expert < num_experts
             of_expert, of_scales = codes + expert * codes_stride, scales + expert * scales_stride
-            tiles = tiles + group_tiles(of_expert, rows, whole & is_real, LENGTH, PER, TOGETHER)
-            factors = factors + group_scales(of_scales, rows, whole & is_real, groups, ROW_BLOCK, TOGETHER)
-            values = values + group_values(inner + pair * WIDTH, is_real, WIDTH, PER * HALVES, TOGETHER)
-        total = add_products(total, tiles, factors, values, power, HALVES, INTERPRETED)
+            tiles = tiles + (group_tiles(of_expert, rows, whole & is_real, LENGTH, PER, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+            factors = factors + (group_scales(of_scales, rows, whole & is_real, groups, ROW_BLOCK, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # as above
+            values = values + (group_values(inner + pair * WIDTH, is_real, WIDTH, PER * HALVES, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # as above
+        if place >= AHEAD:
+            own = (tiles[place - AHEAD], factors[place - AHEAD], values[place - AHEAD])
+            total = add_products(total, own[0], own[1], own[2], power, HALVES, INTERPRETED)
     result = summed(total, power, HALVES)
     own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
     result += tl.load(residual + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
@@ -158,8 +160,8 @@ def finish_packed_experts(
 ) -> Tensor:
     """See `expert_decode.finish_experts`; for packed experts and inputs that `fits_groups`."""
     stored, (tokens, hidden) = Stored.of(down), x.shape
-    # Experts whose outputs a program asks for together: as many as its warps can hold.
-    together = max(1, HELD_BY_PROGRAM // (ROWS * stored.codes.shape[-1]))
+    # Experts that are asked for while another is computed with: as many as the warps can hold.
+    ahead = min(chosen.shape[1], HELD_AHEAD // (ROWS * stored.codes.shape[-1]))
     grid: Any = (tokens, triton.cdiv(hidden, ROWS))
     _down[grid](
         x,
@@ -175,7 +177,7 @@ def finish_packed_experts(
         SIZE=hidden,
         WIDTH=stored.size,
         K=chosen.shape[1],
-        AT_ONCE=together,
+        AHEAD=ahead,
         ROWS=ROWS,
         **group_meta(stored, ROWS),
         **early(),
