@@ -38,6 +38,7 @@ def command() -> None:
 @click.option("--trials", type=click.IntRange(1), default=1, show_default=True, help="Of each task.")
 @click.option("--task", "pattern", metavar="TEXT", default="", help="Only tasks with this in their id.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time.")
+@click.option("--redo-faults", is_flag=True, help="Do again what ended by a fault: no environment, no box.")
 @click.option(
     "--agent", type=click.Choice(AGENTS), default=AGENTS[0], show_default=True,
     help="Who is evaluated: the model; one with random weights; or what each task brings along: its reference "
@@ -57,14 +58,13 @@ def run(suites: tuple[str, ...], output: Path, **flags: Any) -> int:
     """
     from kodkod_app.evaluation.invocation import evaluate
 
-    output.mkdir(parents=True, exist_ok=True)
     return evaluate(suites, output.resolve(), flags, lambda text: click.echo(text, err=True), click.echo)
 
 
 @command.command(name="list")
 def list_suites() -> int:
     """The suites that come along."""
-    from kodkod_app.evaluation.suite import bundled_suites, load_suite
+    from kodkod_app.evaluation.suite_files import bundled_suites, load_suite
 
     for name in bundled_suites():
         suite = load_suite(name)
@@ -96,11 +96,13 @@ def repair(packages: tuple[str, ...], faults: int, output: Path, **flags: Any) -
     Packages and an environment for their tests are fetched from the package index at the first use. Beside the agent
     two controls work on the same faults: nothing is changed, and inverse edits are tried blindly.
     """
+    from kodkod_app.output_folder import make_output
     from kodkod_app.repair_eval.evaluation import EvaluationOptions, pinned_packages
 
-    output.mkdir(parents=True, exist_ok=True)
+    chosen = pinned_packages(packages)
+    make_output(output)
     options = EvaluationOptions(
-        packages=pinned_packages(packages),
+        packages=chosen,
         faults=faults,
         seed=flags["seed"],
         workers=flags["workers"] or os.cpu_count() or 1,

@@ -77,8 +77,10 @@ def run(dataset: Path, output: Path, instances: tuple[str, ...], **flags: Any) -
     from kodkod_app.swebench.rows import Selection, read_rows
 
     rows = Selection(instances, flags["pattern"], flags["part"]).of(read_rows(dataset, flags["split"]))
+    from kodkod_app.output_folder import make_output
+
     output = output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     settings = _settings(output, flags)
     asked = _asked(dataset, rows, settings, flags)
     return _solve(rows, settings, asked, output, flags)

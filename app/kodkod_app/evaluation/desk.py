@@ -27,8 +27,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+_DATABASE_FAULTS = (sqlite3.Error, OverflowError, UnicodeEncodeError)
+"""What SQLite says, and values it cannot hold: whole numbers beyond 64 bits, half of a character."""
+
+
 class ToolRefusal(Exception):
     """A tool does not do what was asked; its text is what the caller reads."""
+
+
+class ToolBroken(Exception):
+    """A tool's own function failed: a fault of the suite, which ends the trial."""
 
 
 class Desk:
@@ -48,7 +56,11 @@ class Desk:
         }
 
     def call(self, name: str, arguments: Mapping[str, Any], *, by_user: bool = False) -> str:
-        """Do a call; what comes of it, as JSON text. The agent's tools and the user's are apart."""
+        """Do a call; what comes of it, as JSON text. The agent's tools and the user's are apart.
+
+        Raises:
+            ToolBroken: the function of a tool fails, or gives what is no JSON.
+        """
         tools = self._user_tools if by_user else self._tools
         try:
             tool = _found(tools, name)
@@ -56,16 +68,16 @@ class Desk:
         except ToolRefusal as refusal:
             self._database.rollback()
             given = {"error": str(refusal)}
-        except sqlite3.Error as fault:
+        except _DATABASE_FAULTS as fault:
             self._database.rollback()
             given = {"error": f"the database refused: {fault}"}
         else:
             self._database.commit()
-        return json.dumps(given, default=str)
+        return _json(name, given)
 
     def _run(self, tool: ToolPlan, arguments: Mapping[str, Any]) -> Any:
         if tool.name in self._functions:
-            return self._functions[tool.name](self._database, **arguments)
+            return _called(tool.name, self._functions[tool.name], self._database, arguments)
         # Every name a statement may use is bound; one that was left out is NULL.
         bound = {name: _plain(arguments.get(name)) for name in tool.parameters}
         for requirement in tool.require:
@@ -88,7 +100,7 @@ class Desk:
         """
         try:
             return [list(row) for row in self._database.execute(sql)]
-        except sqlite3.Error as fault:
+        except _DATABASE_FAULTS as fault:
             raise SuiteFault(f"the check {sql!r} cannot be run ({fault}); correct the suite") from fault
 
     @property
@@ -115,7 +127,7 @@ def open_database(plan: DatabasePlan) -> sqlite3.Connection:
                 marks = ", ".join("?" * len(row))
                 database.execute(f'INSERT INTO "{table}" VALUES ({marks})', [_plain(value) for value in row])
         database.commit()
-    except sqlite3.Error as fault:
+    except _DATABASE_FAULTS as fault:
         database.close()
         raise SuiteFault(f"the database of the suite cannot be made ({fault}); correct its tables and rows") from fault
     return database
@@ -144,6 +156,22 @@ def fingerprint_after(world: World, calls: Sequence[CallPattern], folder: Path |
         return desk.fingerprint
     finally:
         desk.close()
+
+
+def _called(name: str, function: Callable[..., Any], database: sqlite3.Connection, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(database, **arguments)
+    except (ToolRefusal, *_DATABASE_FAULTS):
+        raise
+    except Exception as fault:  # it is the suite's own code
+        raise ToolBroken(f"the tool {name} failed ({type(fault).__name__}: {fault}); correct the suite") from fault
+
+
+def _json(name: str, given: Any) -> str:
+    try:
+        return json.dumps(given, default=str)
+    except (TypeError, ValueError, RecursionError) as fault:
+        raise ToolBroken(f"the tool {name} gives what is no JSON ({fault}); correct the suite") from fault
 
 
 def _found(tools: Mapping[str, ToolPlan], name: str) -> ToolPlan:

@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kodkod_app.evaluation.suite import Suite, SuiteFault
+from kodkod_app.evaluation.suite_fields import MAX_NAME_CHARS
 from kodkod_sandbox.base import Sandbox
 
 MARK = "task.toml"
@@ -213,14 +214,19 @@ def harbor_suite(folder: Path) -> Suite:
         raise SuiteFault(f"{folder} holds no task directory of Harbor (none has a {MARK})")
     tasks = [
         {
-            "id": re.sub(r"[^a-z0-9]+", "-", one.name.lower()).strip("-") or "task",
+            "id": re.sub(r"[^a-z0-9]+", "-", one.name.lower()).strip("-")[:MAX_NAME_CHARS] or "task",
             "prompt": HarborTask.read(one).instruction,
             "expect": {},
             "folder": one.resolve(),
         }
         for one in folders
     ]
-    return Suite.model_validate({"suite": f"harbor {folder.resolve().name}", "kind": "harbor", "tasks": tasks})
+    name = f"harbor {folder.resolve().name}"[:MAX_NAME_CHARS]
+    try:
+        return Suite.model_validate({"suite": name, "kind": "harbor", "tasks": tasks})
+    except ValidationError as fault:
+        cause = fault.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise SuiteFault(f"{folder}: {cause}; rename its folder, or try it alone") from fault
 
 
 def _work_folder(folder: Path, file: TaskFile) -> str:

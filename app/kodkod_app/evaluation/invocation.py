@@ -10,15 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from kodkod_app.bootstrap import Model, absolute_name, demonstration_checkpoint, open_model, require_model
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
 from kodkod_app.evaluation.report import told, write_reports
 from kodkod_app.evaluation.running import Evaluation, TrialPlan
-from kodkod_app.evaluation.suite import SuiteFault, load_suite
+from kodkod_app.evaluation.suite import Suite, SuiteFault
+from kodkod_app.evaluation.suite_files import load_suites
+from kodkod_app.output_folder import make_output
 from kodkod_app.settings import Settings, load_settings
 
 _SETTING = "setting.json"
+_OBJECT = TypeAdapter(dict[str, Any])
 _MUST_AGREE = ("agent", "model", "seed", "temperature", "user")
 
 
@@ -41,14 +46,17 @@ def evaluate(
     Raises:
         SuiteFault, SettingsFault, CheckpointError, EngineError: a fault, each with its exit code.
     """
-    suites = [load_suite(name) for name in names]
+    suites = load_suites(names)
+    _require_task(suites, flags["pattern"])
+    make_output(folder)
     agent = AgentKind(flags["agent"])
     settings = _settings(folder, flags, agent)
     setting = _setting(settings, agent, flags)
     _claim(folder, setting)
     plan = TrialPlan(
-        suites, flags["trials"], flags["workers"], agent, settings, folder, flags["pattern"], flags["user"] == "model"
-    )
+        suites, flags["trials"], flags["workers"], agent, settings, folder, flags["pattern"], flags["user"] == "model",
+        redo_faults=flags["redo_faults"],
+    )  # fmt: skip
     kept = TrialsKept(folder)
     model = _open(agent, settings)
     try:
@@ -87,16 +95,26 @@ def _setting(settings: Settings, agent: AgentKind, flags: Mapping[str, Any]) -> 
     }
 
 
+def _require_task(suites: Sequence[Suite], pattern: str) -> None:
+    if not any(pattern in task.id for suite in suites for task in suite.tasks):
+        raise SuiteFault(f"no task has {pattern!r} in its id; give a part of one by --task, or leave it out for all")
+
+
 def _claim(folder: Path, setting: Mapping[str, Any]) -> None:
     """Make a folder this evaluation's, or find that it is."""
     path = folder / _SETTING
-    try:
-        before = json.loads(path.read_bytes()) if path.exists() else setting
-    except (OSError, ValueError) as fault:
-        raise SuiteFault(f"{path} cannot be read ({fault}); restore it, or choose another folder with -o") from fault
+    before = _read_setting(path) if path.exists() else setting
     if differing := [name for name in _MUST_AGREE if before.get(name) != setting[name]]:
         raise SuiteFault(f"{folder} holds trials with another {' and '.join(differing)}; choose another folder with -o")
     path.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_setting(path: Path) -> dict[str, Any]:
+    try:
+        return _OBJECT.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as fault:
+        cause = str(fault).splitlines()[-1].strip()
+        raise SuiteFault(f"{path} cannot be read ({cause}); restore it, or choose another folder with -o") from fault
 
 
 def _open(agent: AgentKind, settings: Settings) -> Model | None:

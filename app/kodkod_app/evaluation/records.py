@@ -20,6 +20,8 @@ class Trial(BaseModel):
     number: int
     """From 1."""
     seed: int
+    definition: str = ""
+    """Hash of the task as it was tried; see `Suite.definition_of`. Empty in records that have none."""
     passed: bool
     reasons: tuple[str, ...] = ()
     """What was not as it should be."""

@@ -15,7 +15,7 @@ from kodkod_app.bootstrap import Model
 from kodkod_app.evaluation.agents import AgentKind, scripted_model, turns_of
 from kodkod_app.evaluation.checks import check_database, check_files, check_functions, check_talk
 from kodkod_app.evaluation.coding import open_harbor_workshop, open_workshop, work
-from kodkod_app.evaluation.desk import Desk
+from kodkod_app.evaluation.desk import Desk, ToolBroken
 from kodkod_app.evaluation.dialogue import Dialogue
 from kodkod_app.evaluation.harbor_tasks import HarborTask, RewardFault
 from kodkod_app.evaluation.records import Trial, TrialsKept, trial_key
@@ -28,7 +28,8 @@ from kodkod_engine.api import SamplingParams
 from kodkod_engine.errors import EngineClosed, EngineError
 from kodkod_sandbox.errors import SandboxError
 
-_FAULTS = (EngineError, SandboxError, AgentError, EnvironmentFault, OSError)
+_FAULTS = (EngineError, SandboxError, AgentError, EnvironmentFault, ToolBroken, OSError)
+"""Those of one trial; the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,27 @@ class TrialPlan:
     pattern: str = ""
     """Part of the ids of the tasks that are meant."""
     user_is_model: bool = False
+    redo_faults: bool = False
 
     def jobs(self, done: TrialsKept) -> list[Job]:
-        """What is left to do."""
-        return [
-            Job(suite, task, number, self.settings.agent.seed + number - 1)
-            for number in range(1, self.trials + 1)
+        """What is left to do. A task that was changed since is tried anew."""
+        tasks = [
+            (suite, task, suite.definition_of(task))
             for suite in self.suites
             for task in suite.tasks
-            if self.pattern in task.id and trial_key(suite.suite, task.id, number) not in done
+            if self.pattern in task.id
         ]
+        return [
+            Job(suite, task, number, self.settings.agent.seed + number - 1, definition)
+            for number in range(1, self.trials + 1)
+            for suite, task, definition in tasks
+            if self._is_wanted(done.get(trial_key(suite.suite, task.id, number)), definition)
+        ]
+
+    def _is_wanted(self, trial: Trial | None, definition: str) -> bool:
+        if trial is None or trial.definition not in ("", definition):
+            return True
+        return self.redo_faults and trial.is_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class Job:
     task: Task
     number: int
     seed: int
+    definition: str
 
 
 @dataclass(slots=True)
@@ -87,6 +100,8 @@ class Evaluation:
         """
         jobs = deque(self.plan.jobs(self.kept))
         self._total = len(jobs)
+        if recorded := len(self.kept):
+            self.tell(f"{recorded} recorded already, {self._total} left")
         (self.plan.folder / "transcripts").mkdir(parents=True, exist_ok=True)
         workers = [asyncio.create_task(self._work(jobs)) for _ in range(min(self.plan.workers, len(jobs)))]
         try:
@@ -124,6 +139,7 @@ class Evaluation:
             category=job.task.category,
             number=job.number,
             seed=job.seed,
+            definition=job.definition,
             passed=not reasons,
             reasons=tuple(reasons),
             exit_status=transcript.exit_status,

@@ -17,20 +17,21 @@ What a task's world says comes on top of the suite's.
 
 from __future__ import annotations
 
-import runpy
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kodkod_app.evaluation.suite_fields import MAX_NAME_CHARS, Expression, FileName, SuiteName, names_in
 from kodkod_app.recorded_model import RecordedTurn
 from kodkod_engine.messages import ToolSpec
 
 _ID = r"^[a-z0-9][a-z0-9-]*$"
+_ONE_NAME = Field(min_length=1, max_length=1)
 
 
 class SuiteFault(Exception):
@@ -82,6 +83,13 @@ class ToolPlan(_Frozen):
     python: str | Callable[..., Any] | None = None
     """`module:function` or `file.py:function`; called with the database and the arguments."""
 
+    @model_validator(mode="after")
+    def _refuses_in_words(self) -> Self:
+        for requirement in self.require:
+            if unknown := sorted(set(names_in(requirement.otherwise)) - set(self.parameters)):
+                raise ValueError(f"tool {self.name} has no argument {', '.join(map(repr, unknown))} to say")
+        return self
+
     @property
     def spec(self) -> ToolSpec:
         """As the model is told of it."""
@@ -103,14 +111,14 @@ class Commit(_Frozen):
     """One commit of a world's history."""
 
     message: str
-    files: Mapping[str, str | None]
+    files: Mapping[FileName, str | None]
     """None removes a file."""
 
 
 class World(_Frozen):
     """What there is at the beginning."""
 
-    files: Mapping[str, str] = Field(default_factory=dict)
+    files: Mapping[FileName, str] = Field(default_factory=dict)
     """In the work tree, beyond the last commit where there are commits."""
     commits: tuple[Commit, ...] = ()
     """Empty: what is in `files` is committed."""
@@ -146,7 +154,7 @@ class CallPattern(_Frozen):
 class Reply(_Frozen):
     """What a scripted user answers."""
 
-    when: str = ""
+    when: Expression = ""
     """An expression found in what the agent said; empty: whatever it said."""
     say: str
     """`{result}` stands for what the user's own tool gave."""
@@ -177,7 +185,7 @@ class FileCheck(_Frozen):
     equals: str | None = None
     contains: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
-    matches: str | None = None
+    matches: Expression | None = None
     absent: bool = False
     unchanged: bool = False
 
@@ -187,7 +195,7 @@ class CommandCheck(_Frozen):
 
     run: str
     exit_code: int = 0
-    prints: str | None = None
+    prints: Expression | None = None
     """An expression found in its output."""
 
 
@@ -214,23 +222,23 @@ class CallChecks(_Frozen):
 class Expectation(_Frozen):
     """What must be so in the end; all of it."""
 
-    files: Mapping[str, FileCheck] = Field(default_factory=dict)
+    files: Mapping[FileName, FileCheck] = Field(default_factory=dict)
     commands: tuple[CommandCheck, ...] = ()
     rows: tuple[RowCheck, ...] = ()
     database_after: tuple[CallPattern, ...] | None = None
     """The whole database must be as these calls leave it (compared by hash); empty: as it was."""
     calls: CallChecks = Field(default_factory=CallChecks)
-    functions: tuple[Mapping[str, Mapping[str, tuple[Any, ...]]], ...] | None = None
+    functions: tuple[Annotated[Mapping[str, Mapping[str, tuple[Any, ...]]], _ONE_NAME], ...] | None = None
     """Calls with the values accepted for each argument, by the rules of BFCL; empty: no call."""
-    said: tuple[str, ...] = ()
-    """Expressions, each found in what the agent said."""
-    not_said: tuple[str, ...] = ()
+    said: tuple[Expression, ...] = ()
+    """Each found in what the agent said."""
+    not_said: tuple[Expression, ...] = ()
 
 
 class Task(_Frozen):
     """One task."""
 
-    id: str = Field(pattern=_ID)
+    id: str = Field(pattern=_ID, max_length=MAX_NAME_CHARS)
     category: str = ""
     prompt: str = ""
     """For `coding` and `functions`."""
@@ -246,10 +254,15 @@ class Task(_Frozen):
     """For `harbor`: the task directory."""
 
 
+def _told(value: object) -> str:
+    """Of a function its name: its address is another one each time."""
+    return str(getattr(value, "__qualname__", value))
+
+
 class Suite(_Frozen):
     """All of it."""
 
-    suite: str
+    suite: SuiteName
     kind: Kind
     description: str = ""
     policy: str = ""
@@ -278,57 +291,11 @@ class Suite(_Frozen):
         """The suite's world, and what the task adds."""
         return task.world.over(self.world)
 
+    def definition_of(self, task: Task) -> str:
+        """Hash of all the suite says of a task, wherever its file lies; the code of tools is not looked at."""
+        said = task.model_dump(exclude={"folder"}), self.world_of(task).model_dump(), self.policy_of(task), self.kind
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=_told).encode()).hexdigest()
+
     def policy_of(self, task: Task) -> str:
         """What the agent is told first."""
         return "\n\n".join(text for text in (self.policy.strip(), task.policy.strip()) if text)
-
-
-def bundled_suites() -> dict[str, Path]:
-    """Those that come along, by name."""
-    folder = Path(str(resources.files("kodkod_app.evaluation").joinpath("suites")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_suite(name: str) -> Suite:
-    """A suite by its name, the path of its file, or of a task directory of Harbor; `bfcl:CATEGORY` is one of BFCL's.
-
-    Raises:
-        SuiteFault: there is none, or its file says what it cannot.
-    """
-    from kodkod_app.adapters.bfcl import PREFIX, load_category
-    from kodkod_app.evaluation.harbor_tasks import harbor_suite
-
-    if name.startswith(PREFIX):
-        return load_category(name.removeprefix(PREFIX))
-    path = bundled_suites().get(name) or Path(name).expanduser()
-    return harbor_suite(path) if path.is_dir() else _load_file(path, name)
-
-
-def _load_file(path: Path, name: str) -> Suite:
-    try:
-        said = _read(path)
-    except FileNotFoundError as fault:
-        known = ", ".join(bundled_suites())
-        raise SuiteFault(f"there is no suite {name}; name one of {known}, or a .yaml or .py file") from fault
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise SuiteFault(f"{path} cannot be read ({' '.join(str(fault).split())}); correct it") from fault
-    try:
-        return Suite.model_validate({**said, "folder": path.resolve().parent})
-    except (ValidationError, TypeError) as fault:
-        raise SuiteFault(f"{path}: {_first(fault)}; correct it") from fault
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise FileNotFoundError(path)
-        return runpy.run_path(str(path)).get("SUITE")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def _first(fault: Exception) -> str:
-    if not isinstance(fault, ValidationError):
-        return "it holds no suite"
-    entry = fault.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in entry["loc"])
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kodkod_app.output_folder import make_output
 from kodkod_app.repair_eval.bench import Bench, open_bench
 from kodkod_app.repair_eval.instances import Baseline, Instance, measure, plant_faults
 from kodkod_app.repair_eval.packages import Package, PackageSpec, make_ready
@@ -74,7 +75,7 @@ async def build_dataset(plan: BuildPlan, tell: Callable[[str], None]) -> Path:
     Raises:
         PackageFault, SandboxError: a fault; rows made so far are written.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_output(plan.folder)
     path, rows = plan.folder / "dataset.jsonl", []
     for number, spec in enumerate(plan.packages):
         if plan.share(number):

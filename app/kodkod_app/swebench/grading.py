@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kodkod_app.output_folder import make_output
 from kodkod_app.statistics import Share
 from kodkod_app.swebench.folder_grading import grade_in_folders, without_docker
 from kodkod_app.swebench.grounds import Grounds
@@ -78,7 +79,7 @@ def grade_all(plan: GradePlan, predictions: str, tell: Tell) -> list[str]:
             f"{len(ungraded)} rows have no eval_script, log_parser and eval_type ({ungraded[0]}, ...): give the data "
             "set in the form of version 5, which says how each is graded"
         )
-    plan.work.mkdir(parents=True, exist_ok=True)
+    make_output(plan.work)
     verdicts = Verdicts(plan.folder)
     return [_grade(plan, source, found, harness, verdicts, tell) for source, found in _sources(predictions, plan.rows)]
 

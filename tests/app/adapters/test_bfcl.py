@@ -12,7 +12,8 @@ from kodkod_app.adapters import bfcl
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
 from kodkod_app.evaluation.running import Evaluation, TrialPlan
-from kodkod_app.evaluation.suite import SuiteFault, load_suite
+from kodkod_app.evaluation.suite import SuiteFault
+from kodkod_app.evaluation.suite_files import load_suite
 from kodkod_app.settings import Settings
 
 FUNCTION = {

@@ -55,6 +55,8 @@ def test_calls(desk):
         ("pick", {"id": "c"}, "id must be a or b"),
         ("add", {"id": "z"}, "no z"),
         ("break", {}, "the database refused"),
+        ("add", {"id": "a", "n": 10**30}, "the database refused"),
+        ("get", {"id": "\ud800"}, "the database refused"),
     ],
 )
 def test_what_cannot_be_done_changes_nothing(name, arguments, cause, desk):

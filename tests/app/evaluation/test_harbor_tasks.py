@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from kodkod_app.evaluation.harbor_tasks import HarborTask, RewardFault, harbor_suite, read_reward
-from kodkod_app.evaluation.suite import SuiteFault, load_suite
+from kodkod_app.evaluation.suite import SuiteFault
+from kodkod_app.evaluation.suite_files import load_suite
 
 TASK = """\
 schema_version = "1.4"

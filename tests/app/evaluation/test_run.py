@@ -13,7 +13,8 @@ from kodkod_app.evaluation.desk import Desk
 from kodkod_app.evaluation.dialogue import Dialogue
 from kodkod_app.evaluation.records import Trial
 from kodkod_app.evaluation.report import junit, summary
-from kodkod_app.evaluation.suite import Expectation, SuiteFault, User, World, load_suite
+from kodkod_app.evaluation.suite import Expectation, SuiteFault, User, World
+from kodkod_app.evaluation.suite_files import load_suite
 from kodkod_app.evaluation.transcript import Made, Transcript
 from kodkod_app.evaluation.users import ModelUser, ScriptedUser
 from kodkod_app.recorded_model import RecordedCall, RecordedTurn
@@ -102,6 +103,13 @@ def test_a_python_suite(tmp_path):
         (SUITE.replace("id: aye", "id: a b"), "tasks.0.id"),
         (SUITE.replace("kind: functions", "kind: dialogue").replace("id: aye", "id: y").replace("id: nay", "id: n"),
          "task y has no user"),
+        (SUITE.replace("suite: small", "suite: a/b"), "suite: "),
+        (SUITE.replace("said: [aye]}", 'said: ["(aye"]}'), "tasks.0.expect.said.0: .*no regular expression"),
+        (SUITE.replace("said: [aye]}", "functions: [{}]}"), "tasks.0.expect.functions.0: "),
+        (SUITE.replace("    prompt: Say aye.", "    prompt: Say aye.\n    world: {files: {../../out: x}}"),
+         "tasks.0.world.files.*does not name a file inside"),
+        (SUITE.replace("    prompt: Say aye.", "    prompt: Say aye.\n    world: {tools: [{name: f, require: "
+         "[{sql: SELECT 1, otherwise: 'no {what}'}]}]}"), "tool f has no argument 'what' to say"),
     ],
 )  # fmt: skip
 def test_suites_that_cannot_be(text, cause, tmp_path):
@@ -110,6 +118,89 @@ def test_suites_that_cannot_be(text, cause, tmp_path):
         path.write_text(text)
     with pytest.raises(SuiteFault, match=cause):
         load_suite(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("raise RuntimeError('boom')", r"s\.py cannot be run \(RuntimeError: boom\)"),
+        ("x = (", r"s\.py cannot be run \(SyntaxError: "),
+        ("raise SystemExit(0)", r"s\.py cannot be run \(SystemExit: 0\)"),
+        ("SUITE = 3", "holds no suite"),
+    ],
+)
+def test_a_python_suite_that_fails_is_told_in_one_line(text, cause, tmp_path):
+    (tmp_path / "s.py").write_text(text)
+    with pytest.raises(SuiteFault, match=cause):
+        load_suite(str(tmp_path / "s.py"))
+
+
+def test_what_cannot_be_tried_is_said_before_anything_is_written(kodkod, suite, tmp_path):
+    out = tmp_path / "out"
+    refused = kodkod("eval", suite, "-o", out, "--agent", "reference", "--task", "none")
+    assert (refused.code, refused.out) == (2, "")
+    assert (
+        refused.err == "kodkod: no task has 'none' in its id; give a part of one by --task, or leave it out for all\n"
+    )
+    twice = kodkod("eval", suite, suite, "-o", out, "--agent", "reference")
+    assert (twice.code, twice.err) == (2, "kodkod: two suites are named 'small'; name each once\n")
+    assert not out.exists()
+    (tmp_path / "file").touch()
+    barred = kodkod("eval", suite, "-o", tmp_path / "file" / "out", "--agent", "reference")
+    assert (barred.code, barred.err.count("\n")) == (2, 1)
+    assert "cannot be made (Not a directory); choose another folder with -o" in barred.err
+
+
+def test_a_task_that_was_changed_is_tried_anew(kodkod, suite, tmp_path):
+    out = tmp_path / "out"
+    words = ("eval", suite, "-o", out, "--agent", "reference")
+    assert kodkod(*words).code == 0
+    suite.write_text(SUITE.replace("[nay], not_said: [aye]", "[nope]"))
+    changed = kodkod(*words)
+    assert (changed.code, changed.err.splitlines()[0]) == (0, "2 recorded already, 1 left")
+    assert "small/nay/1: failed: 'nope' was not said" in changed.err
+    assert kodkod(*words).err == "2 recorded already, 0 left\n"
+
+
+def test_a_setting_that_cannot_be_read_is_told_in_one_line(kodkod, suite, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "setting.json").write_text("[]")
+    damaged = kodkod("eval", suite, "-o", tmp_path / "out", "--agent", "reference")
+    assert (damaged.code, damaged.err.count("\n")) == (2, 1)
+    assert "setting.json cannot be read (" in damaged.err
+
+
+BROKEN = """\
+suite: broken
+kind: dialogue
+world: {tools: [{name: f, python: "tool.py:f"}]}
+tasks:
+  - id: calls
+    user: {opening: go}
+    expect: {said: [done]}
+    reference: [{calls: [{name: f}]}, {text: done}]
+    wrong: [{text: "no"}]
+  - id: talks
+    user: {opening: go}
+    expect: {said: [done]}
+    reference: [{text: done}]
+    wrong: [{text: "no"}]
+"""
+
+
+def test_a_tool_that_fails_ends_its_trial_alone_which_can_be_done_again(kodkod, tmp_path):
+    out, tool = tmp_path / "out", tmp_path / "tool.py"
+    (tmp_path / "s.yaml").write_text(BROKEN)
+    tool.write_text("def f(database):\n    return 1 / 0\n")
+    words = ("eval", tmp_path / "s.yaml", "-o", out, "--agent", "reference")
+    first = kodkod(*words)
+    assert first.code == 1
+    assert "broken/calls/1: failed: ToolBroken: the tool f failed (ZeroDivisionError: division by zero)" in first.err
+    assert "broken/talks/1: passed" in first.err
+    tool.write_text("def f(database):\n    return 1\n")
+    assert kodkod(*words).code == 1  # what is recorded is not done again
+    again = kodkod(*words, "--redo-faults")
+    assert (again.code, "1 of 1  broken/calls/1: passed" in again.err) == (0, True)
 
 
 def test_checks_of_calls():

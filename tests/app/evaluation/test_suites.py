@@ -9,7 +9,7 @@ import pytest
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
 from kodkod_app.evaluation.running import Evaluation, TrialPlan
-from kodkod_app.evaluation.suite import bundled_suites, load_suite
+from kodkod_app.evaluation.suite_files import bundled_suites, load_suite
 from kodkod_app.settings import Settings
 from kodkod_sandbox import landlock
 from kodkod_sandbox.base import SandboxKind
