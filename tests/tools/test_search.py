@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -290,6 +291,13 @@ class TestTimeLimit:
         result = await call("search", pattern="(a+)+(?=b)")
         assert result.error is ErrorCode.TIMEOUT
         assert time.monotonic() - started < 10
+
+
+async def test_a_worker_is_ended_without_asking_after_it(tree: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks may learn of its end before asyncio does, which then complains on standard error."""
+    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda _: pytest.fail("it was asked after"))
+    (tree / "a.txt").write_text("x\n" * 5_000)
+    assert (await call("search", pattern="x")).facts["complete"] is False
 
 
 async def test_kept_outputs_can_be_searched_and_viewed(tree: Path, call, context: ToolContext) -> None:

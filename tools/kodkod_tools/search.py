@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
@@ -149,8 +150,10 @@ async def _output(command: list[str], request: Request, stdin: bytes) -> AsyncGe
         while raw := await process.stdout.readline():
             yield raw
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        if process.returncode is None:
+            # process.kill() asks after the worker's end first, and asyncio then complains that it never heard of it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         await process.wait()
 
 
