@@ -166,11 +166,11 @@ def expert_decode(
 
 def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
     """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
-    is_real = (chosen < gate_up.shape[0]).view(-1, 1)
 
     def run(way: Callable[..., None]) -> Tensor:
         way(x, gate_up, chosen, weights, inner)
-        return torch.where(is_real, inner[: len(is_real)], 0)
+        # What identity experts leave is anything.
+        return torch.where((chosen < gate_up.shape[0]).view(-1, 1), inner[: chosen.numel()], 0)
 
     _quickest(x, gate_up, chosen, STARTING, run)(x, gate_up, chosen, weights, inner)
 
