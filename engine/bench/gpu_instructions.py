@@ -12,25 +12,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-from unittest import mock
 
 import torch
-import triton.backends.nvidia
+import triton
 from measure import keep
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
+from kodkod_engine.kernels.gpu.absent_device import Program, compiling
 from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, scratch, ways_of
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
@@ -39,23 +29,10 @@ from kodkod_engine.kernels.gpu.thin_linear import ways_of as ways_of_linear
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot
 
 CAPABILITY = 90
-LIMITS = {"max_shared_mem": 232_448, "multiprocessor_count": 132, "max_num_regs": 65_536, "warpSize": 32}
-TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 HIDDEN, DENSE, EXPERT, CHOSEN = 3072, 6144, 1024, 12
 MATRICES = {"gate and up": (2 * DENSE, HIDDEN), "output": (HIDDEN, 4096), "down": (HIDDEN, DENSE)}
 PRECISIONS = (None, Precision.FP8, Precision.INT8, Precision.INT4)
 TOKENS = (1, 4, 16)
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """One compiled kernel."""
-
-    issued: int
-    """Instructions of all threads of all programs."""
-    registers: int
-    spilled_bytes: int
-    shared_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +52,12 @@ class Row:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = []
-    with compiling() as programs:
+    with compiling(CAPABILITY) as programs:
         for precision, tokens in product(PRECISIONS, TOKENS):
             for row in counted(precision, tokens, programs):
                 print(" ".join(f"{name} {value}" for name, value in asdict(row).items()), flush=True)
                 rows.append(asdict(row))
     print(keep("gpu-instructions", {"capability": CAPABILITY, "triton": triton.__version__, "rows": rows}))
-
-
-@contextmanager
-def compiling() -> Iterator[list[Program]]:
-    """Inside, launches compile their kernels for the device that is not there, and run nothing."""
-    programs: list[Program] = []
-    compiled = JITFunction.run
-
-    def compile_only(kernel: Any, *args: Any, grid: Any, **options: Any) -> Any:
-        done = compiled(kernel, *args, grid=grid, **options | {"warmup": True})
-        programs.append(_program(done, math.prod(grid)))
-        return done
-
-    before = driver._active
-    driver.set_active(_Absent())
-    try:
-        with mock.patch.object(JITFunction, "run", compile_only):
-            yield programs
-    finally:
-        driver._active = before
-
-
-class _Absent:
-    """As much of a driver as compiling asks for."""
-
-    utils = SimpleNamespace(
-        get_device_properties=lambda _device: LIMITS, load_binary=lambda *_args: (1, 2, 0, 0, LIMITS["warpSize"])
-    )
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", CAPABILITY, LIMITS["warpSize"])
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, _device: int) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-
-def _program(compiled: Any, count: int) -> Program:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, code = _tool("cuobjdump", "-res-usage", file.name), _tool("nvdisasm", "-c", file.name)
-    registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[-1]
-    instructions = re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", code)
-    metadata = compiled.metadata
-    issued = len(instructions) * metadata.num_warps * LIMITS["warpSize"] * count
-    return Program(issued, int(registers), int(spilled), metadata.shared)
-
-
-def _tool(name: str, *arguments: str) -> str:
-    done = subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout + done.stderr
 
 
 def counted(precision: Precision | None, tokens: int, programs: list[Program]) -> Iterator[Row]:

@@ -1,0 +1,118 @@
+"""Compiling kernels for a CUDA device where there is none: what the compiler refuses is found before a device is.
+
+Triton's interpreter runs what its compiler would not take, and says nothing of registers and shared memory.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+WARP = 32
+LIMITS = {"max_shared_mem": 232_448, "multiprocessor_count": 132, "max_num_regs": 65_536, "warpSize": WARP}
+"""Of an H100 or H200, in bytes and numbers."""
+
+TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel as one launch had it compiled."""
+
+    module: str
+    name: str
+    count: int
+    """Of the launch's grid."""
+    warps: int
+    shared_bytes: int
+    binary: bytes
+
+    @cached_property
+    def issued(self) -> int:
+        """Instructions of all threads of all programs, loops once."""
+        code = self._tool("nvdisasm", "-c")
+        return len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", code)) * self.warps * WARP * self.count
+
+    @cached_property
+    def registers(self) -> int:
+        """Of a thread."""
+        return self._usage[0]
+
+    @cached_property
+    def spilled_bytes(self) -> int:
+        """Of a thread: what found no room in registers."""
+        return self._usage[1]
+
+    @cached_property
+    def _usage(self) -> tuple[int, int]:
+        found = re.findall(r"REG:(\d+) STACK:(\d+)", self._tool("cuobjdump", "-res-usage"))[-1]
+        return int(found[0]), int(found[1])
+
+    def _tool(self, name: str, option: str) -> str:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.binary)
+            file.flush()
+            done = subprocess.run([TOOLS / name, option, file.name], capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+
+@contextmanager
+def compiling(capability: int = 90) -> Iterator[list[Program]]:
+    """Inside, launches compile their kernels for a compute capability (90 is 9.0), and run nothing.
+
+    Tensors may lie anywhere and are not read. Kernels must have been defined without Triton's interpreter.
+    """
+    programs: list[Program] = []
+    compiled = JITFunction.run
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, **options: Any) -> Any:
+        done = compiled(kernel, *args, grid=grid, **options | {"warmup": True})
+        facts, module = done.metadata, kernel.__module__.rpartition(".")[2]
+        one = Program(module, kernel.__name__, math.prod(grid), facts.num_warps, facts.shared, done.asm["cubin"])
+        programs.append(one)
+        return done
+
+    before = driver._active
+    driver.set_active(_Absent(capability))
+    try:
+        with mock.patch.object(JITFunction, "run", compile_only):
+            yield programs
+    finally:
+        driver._active = before
+
+
+class _Absent:
+    """As much of a driver as compiling asks for."""
+
+    utils = SimpleNamespace(get_device_properties=lambda _device: LIMITS, load_binary=lambda *_args: (1, 2, 0, 0, 1024))
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, WARP)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")

@@ -1,0 +1,150 @@
+"""Compiles every kernel of a CUDA device; run by `test_compiling.py` in a process where Triton's interpreter is off.
+
+    python compile_kernels.py CAPABILITY narrow|published PRECISION...
+
+A step of one layer is taken in each precision with some numbers of tokens, every way of every choice in it, and then
+what long steps launch. Prints the modules of the kernels, and what spilled out of the registers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.step import TokenRun
+from kodkod_engine.kernels.gpu import prefill_attention
+from kodkod_engine.kernels.gpu.absent_device import compiling
+from kodkod_engine.kernels.gpu.expert_sum import expert_sum
+from kodkod_engine.kernels.gpu.overlap import beginning_early
+from kodkod_engine.kernels.gpu.residual_norm import residual_norm
+from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
+from kodkod_engine.kernels.gpu.table_rows import table_rows
+from kodkod_engine.kernels.gpu.tuning import Tuner
+from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
+from kodkod_engine.layers.draws import Draws
+from kodkod_engine.layers.packed import PackedMatrix, Precisions
+from kodkod_engine.models.config import ModelConfig, load_config
+from kodkod_engine.models.gpu_step import GpuStep
+from kodkod_engine.models.loading import LoadedModel, build_model
+from kodkod_engine.models.packing import pack_model
+from kodkod_engine.models.random_checkpoint import TINY
+
+NARROW: dict[str, Any] = {
+    **TINY,
+    "hidden_size": 768,
+    "num_layers": 1,
+    "q_lora_rank": 256,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "ffn_hidden_size": 256,
+    "expert_ffn_hidden_size": 256,
+}
+PUBLISHED: dict[str, Any] = {
+    **TINY,
+    "vocab_size": 131_072,
+    "hidden_size": 3072,
+    "num_layers": 1,
+    "num_attention_heads": 32,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "ffn_hidden_size": 6144,
+    "expert_ffn_hidden_size": 1024,
+    "n_routed_experts": 256,
+    "zero_expert_num": 128,
+    "moe_topk": 12,
+    "ngram_vocab_size_ratio": 1.25,
+}
+SIZES = {"narrow": NARROW, "published": PUBLISHED}
+BLOCKS, BLOCK_SIZE = 128, 16
+CAPABILITY_TO_BEGIN_EARLY = 90
+
+
+def config_of(values: dict[str, Any]) -> ModelConfig:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        return load_config(Path(folder))
+
+
+def model_of(config: ModelConfig, precision: str) -> LoadedModel:
+    """With weights that are nowhere: nobody reads them."""
+    dtype, precisions = torch.bfloat16, Precisions.of(precision)
+    model, _ = build_model(config, with_mtp=False, dtype=dtype, activation_dtype=dtype, device="meta")
+    pack_model(model, None, precisions)
+    return LoadedModel(config, model.to_empty(device="cpu"), None, dtype, dtype, torch.device("cpu"), precisions)
+
+
+def every_way(_tuner: Tuner, _key: object, ways: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
+    """All that a device would time."""
+    for way in ways:
+        run(way)
+    return ways[0]
+
+
+def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
+    """Decoding, and verifying side by side; as a device that begins kernels early; drawn ids."""
+    runner = ModelRunner(loaded, BLOCKS, BLOCK_SIZE)
+    for sequences, new in ((1, 1), (2, 5)):
+        batch = build_batch([run_of(index, new) for index in range(sequences)], runner)
+        GpuStep(loaded.model, runner.cache).choose(batch)
+    batch = build_batch([run_of(0, 1)], runner)
+    with beginning_early(can_begin_early):
+        GpuStep(loaded.model, runner.cache).choose(batch)
+    numbers = torch.zeros(1, dtype=torch.float64)
+    draws = Draws(numbers, torch.zeros(1, dtype=torch.int64), numbers, numbers, numbers[None])
+    GpuStep(loaded.model, runner.cache).choose(batch, draws)
+
+
+def run_of(index: int, new: int) -> TokenRun:
+    first = index * BLOCKS // 8
+    return TokenRun(str(index), (5,) * new, (5, 6, 7), 40, tuple(range(first, first + 8)), None)
+
+
+def take_long_steps(loaded: LoadedModel) -> None:
+    """What the modules launch on a device."""
+    config, tokens = loaded.config, 64
+    x = torch.empty(tokens, config.hidden_size, dtype=torch.bfloat16)
+    nope, rope = config.qk_nope_head_dim, config.qk_rope_head_dim
+    query = x.new_empty(tokens, config.num_heads, nope + rope)
+    per_head = x.new_empty(2 * tokens, config.num_heads, nope + config.v_head_dim)
+    for tiling in prefill_attention.TILINGS:
+        prefill_attention.prefill_attention(query, per_head, x.new_empty(2 * tokens, rope), 0.1, tiling)
+    ids = torch.zeros(tokens, config.experts_per_token, dtype=torch.int64)
+    expert_sum(x, x, ids, ids, ids.float(), config.num_experts)
+    swiglu_rows(x)
+    residual_norm(x, x, x[0], 1e-5)
+    table_rows(x, ids)
+    for home in (*loaded.model.dual_layers[0].experts.homes, loaded.model.dual_layers[0].first.dense.down.home):
+        if isinstance(home, PackedMatrix):
+            unpack_rows(home, 0, 8)
+
+
+@torch.inference_mode()
+def main(capability: str, sizes: str, *precisions: str) -> None:
+    config = config_of(SIZES[sizes])
+    with compiling(int(capability)) as programs, mock.patch.object(Tuner, "quickest", every_way):
+        for precision in precisions:
+            loaded = model_of(config, precision)
+            take_steps(loaded, can_begin_early=int(capability) >= CAPABILITY_TO_BEGIN_EARLY)
+            take_long_steps(loaded)
+    kernels = {program.binary: program for program in programs}.values()
+    print(len(kernels), "kernels of", *sorted({program.module for program in kernels}))
+    if sizes == "published":
+        print("spilled:", *(f"{one.module}.{one.name}:{one.spilled_bytes}" for one in kernels if one.spilled_bytes))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

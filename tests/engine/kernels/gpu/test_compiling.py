@@ -1,0 +1,55 @@
+"""Every kernel compiles for a CUDA device, which the interpreter does not say; no device is needed for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).with_name("compile_kernels.py")
+KERNELS = Path(__file__).parents[4] / "engine/kodkod_engine/kernels/gpu"
+EVERY = ("bf16", "fp8", "int8", "int4")
+
+
+def _compile(cache: Path, *arguments: str) -> list[str]:
+    """Lines that the compiling process prints."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    own = {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(command, env=kept | own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+def _with_kernels() -> set[str]:
+    """Modules that define a kernel which is launched."""
+    return {path.stem for path in KERNELS.glob("*.py") if "[grid](" in path.read_text(encoding="utf-8")}
+
+
+def test_kernels_compile(tmp_path: Path) -> None:
+    """None that is defined may be left out."""
+    (told,) = _compile(tmp_path, "90", "narrow", "bf16", "int4")
+    assert _with_kernels() <= set(told.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ["80", "89", "90", "100"])
+def test_kernels_compile_for_other_devices(tmp_path: Path, capability: str) -> None:
+    (told,) = _compile(tmp_path, capability, "narrow", *(one for one in EVERY if capability != "80" or one != "fp8"))
+    assert _with_kernels() <= set(told.split())
+
+
+@pytest.mark.slow
+def test_kernels_compile_at_the_published_sizes(tmp_path: Path) -> None:
+    told, spilled = _compile(tmp_path, "90", "published", *EVERY)
+    assert _with_kernels() <= set(told.split())
+    # Attention over long tiles fills the registers to the last; what multiplies weights has room.
+    for one in spilled.split()[1:]:
+        kernel, _, num_bytes = one.partition(":")
+        assert kernel.startswith(("latent_decode.", "prefill_attention.")), one
+        assert int(num_bytes) <= 64, one
