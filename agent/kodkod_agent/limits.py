@@ -59,9 +59,11 @@ def require_more(config: AgentConfig, state: AgentState, seconds: float) -> Rema
     """
     left = remaining(config, state, seconds)
     if left.turns <= 0:
-        raise LimitReached(f"{config.max_turns} turns are used up; give more by max_turns")
+        raise LimitReached(f"{config.max_turns} turns are used up; give more by agent.max_turns (--max-turns)")
     if left.tokens <= 0:
-        raise LimitReached(f"{config.max_tokens:,} generated tokens are used up; give more by max_tokens")
+        raise LimitReached(
+            f"{config.max_tokens:,} generated tokens are used up; give more by agent.max_tokens (--max-tokens)"
+        )
     if left.seconds <= 0:
         raise out_of_time(config)
     return left
@@ -69,4 +71,4 @@ def require_more(config: AgentConfig, state: AgentState, seconds: float) -> Rema
 
 def out_of_time(config: AgentConfig) -> LimitReached:
     """The time is over."""
-    return LimitReached(f"{config.timeout_s:g} seconds are used up; give more by timeout_s")
+    return LimitReached(f"{config.timeout_s:g} seconds are used up; give more by agent.timeout_s (--timeout)")

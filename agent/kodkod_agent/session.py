@@ -142,6 +142,13 @@ class Session:
         """Whether a run was cut short, so that `proceed` has something to do."""
         return await self._runs.is_unfinished()
 
+    async def has_stopped_short(self) -> bool:
+        """Whether the last run was ended before its goal: by a limit, by the person, or with nothing that shows it."""
+        state = await self._runs.state()
+        status = Status(state["status"])
+        # A fork stands in the middle of a run, one that nothing was said in at the beginning of none.
+        return status is not Status.DONE and (status is not Status.RUNNING or state["step"] > 0)
+
     async def send(self, text: str) -> AsyncGenerator[events.Event, None]:
         """Say something and follow the run it starts, to its `RunEnded`.
 

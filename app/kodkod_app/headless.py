@@ -44,6 +44,8 @@ from kodkod_sandbox.choose import SandboxKind
 
 NOBODY = "nobody is there to ask: do without it, or finish and say what is missing"
 """What a refusal tells the model, after the reason for the question."""
+GO_ON = "Go on where you stopped."
+"""What a session is told whose run stopped short of its goal, when it is opened again without a word."""
 OpenModel: TypeAlias = Callable[[str | None, EngineConfig], Model]
 _ASKED = "asked.json"
 
@@ -88,6 +90,8 @@ class RunOptions:
     extras: Extension = Extension.NONE
     asked: Layer = field(default_factory=dict)
     """What was said on the command line, kept with the session so that it need not be said again."""
+    goes_on: bool = False
+    """Without a prompt: go on where a run stopped short of its goal, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +222,18 @@ async def _work(
     setup = session_setup(options.settings, model, box, extras)
     async with await open_session(options, setup) as session:
         candidates = candidates_for(session, options.settings, plan, box)
-        if options.prompt is None and not await session.is_unfinished() and not await candidates.are_due():
-            raise NothingToDo(f"session {session.id} has ended; say what to do next with --issue TEXT")
+        prompt = options.prompt
+        if prompt is None and not await session.is_unfinished() and not await candidates.are_due():
+            prompt = await _word_to_go_on(session, options)
         renderer.begin(Scene(session.id, setup.work_tree, model.name, setup.mode, box.name, _python(plan, box)))
-        stream = session.proceed() if options.prompt is None else session.send(options.prompt)
+        stream = session.proceed() if prompt is None else session.send(prompt)
         return await _follow(session, candidates, stream, renderer, interrupts)
+
+
+async def _word_to_go_on(session: Session, options: RunOptions) -> str:
+    if options.goes_on and await session.has_stopped_short():
+        return GO_ON
+    raise NothingToDo(f"session {session.id} has ended; say what to do next with --issue TEXT")
 
 
 def candidates_for(session: Session, settings: Settings, plan: BoxPlan, box: Sandbox) -> Candidates:

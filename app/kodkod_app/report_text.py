@@ -22,6 +22,8 @@ from kodkod_tools.base import FileDiff
 
 WAY_ON = "go on with    kodkod fix -r {}"
 """How to go on with a session, as the last line of its report."""
+_WAY_FURTHER = "go on with    kodkod fix -r {} --issue TEXT"
+"""The same where all is done."""
 _MAX_SHOWN_CHARS = 72
 _TELLING = ("command", "path", "pattern", "query", "targets", "subcommand", "action", "job_id", "job")
 """Arguments that tell what a call is about, the most telling first."""
@@ -130,6 +132,8 @@ def _short(text: str) -> str:
 
 def told_report(report: RunReport, way_on: str = WAY_ON) -> str:
     """The report: the model's word, what changed, the tests, what it cost, how it ended, how to go on."""
+    if report.status is Status.DONE and way_on == WAY_ON:
+        way_on = _WAY_FURTHER
     return "\n".join([*_report_lines(report), way_on.format(report.session_id)])
 
 

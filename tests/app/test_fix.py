@@ -293,6 +293,29 @@ def test_a_session_goes_on_with_all_that_was_said(fix, kodkod, project):
     assert "has ended; say what to do next" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("limit", "setting"),
+    [(("--max-turns", 1), "max_turns"), (("--max-tokens", 1), "max_tokens"), (("--timeout", 0.0001), "timeout_s")],
+)
+def test_what_a_limit_ended_goes_on_as_its_report_says(limit, setting, fix, kodkod, project):
+    ended = fix([LOOK, MEND, FINISH], *limit)
+    (info,) = list_sessions(paths.sessions_folder())
+    assert ended.out.splitlines()[-1] == f"go on with    kodkod fix -r {info.id}"
+    assert f"used up; give more by agent.{setting} ({limit[0]})" in ended.out
+    found = kodkod("fix", "-r", info.id, limit[0], 900)
+    assert found.code == 0, found.err
+    assert (project / "calc.py").read_text() == MENDED
+    assert found.out.splitlines()[-1] == f"go on with    kodkod fix -r {info.id} --issue TEXT"
+
+
+def test_a_question_that_a_limit_ended_is_still_one_when_it_goes_on(kodkod, project, record):
+    model = record(LOOK, {"text": "It subtracts."})
+    assert kodkod("-p", "what does add do?", "-C", project, "-m", model, "--max-turns", 1).code == 124
+    (info,) = list_sessions(paths.sessions_folder())
+    found = kodkod("fix", "-r", info.id, "--max-turns", 9)
+    assert (found.code, found.out.splitlines()[0]) == (0, "It subtracts."), found.err
+
+
 def test_a_fork_leaves_the_session_as_it_is(fix, kodkod, project):
     assert fix([LOOK, MEND, FINISH], "--max-turns", 1).code == 124
     (first,) = list_sessions(paths.sessions_folder())

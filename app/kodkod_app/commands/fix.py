@@ -88,13 +88,16 @@ def command(issue: str | None, issue_file: Any, failing_tests: tuple[str, ...], 
     standing in it, says that you trust it: its settings (.kodkod/config.toml) count, and its code is run in the box.
 
     Exit codes: 0 mended and verified, 1 fault, 2 usage, 3 finished but not verified, 4 no model, 5 sandbox unavailable,
-    124 limit reached, 130 interrupted. Sessions are kept, whatever the end: go on with -r ID.
+    124 limit reached, 130 interrupted. Sessions are kept, whatever the end: -r ID goes on, with the same options but
+    for those that are given anew.
     """
     if issue is not None and issue_file is not None:
         raise click.UsageError("--issue and --issue-file exclude each other; give one")
     text = _read(issue_file) if issue_file is not None else issue
     prompt = _prompt(text, failing_tests)
-    return run_session(prompt, flags, {"test_targets": list(failing_tests) or None, "attended": False})
+    # Without a word of its own it goes on with what was asked for, be it an answer.
+    attended = None if prompt is None else False
+    return run_session(prompt, flags, {"test_targets": list(failing_tests) or None, "attended": attended})
 
 
 def _read(file: TextIO) -> str:
@@ -118,7 +121,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
     """Begin a session or go on with one; returns the exit code.
 
     Args:
-        prompt: what to say; None goes on with a run that was cut short.
+        prompt: what to say; None goes on where a run was cut short, or stopped short of its goal.
         flags: of `session_options`.
         agent: further settings of the agent.
     """
@@ -143,7 +146,8 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         place.work_tree,
         settings,
         prompt,
-        place.session_id,
+        session_id=place.session_id,
+        goes_on=True,
         fork=flags["fork"],
         allow_build_network=flags["allow_build_network"],
         extras=Extension.TRUSTED if flags["trust"] else Extension.KNOWN,
