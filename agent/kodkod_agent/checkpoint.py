@@ -23,6 +23,8 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from kodkod_agent.errors import SessionDamaged
+
 _OLDEST_KEPT = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?"
 _PRUNE = (
     "DELETE FROM writes WHERE thread_id = ? AND checkpoint_id < ?",
@@ -77,11 +79,22 @@ class PrunedSaver(SqliteSaver):
 
 @asynccontextmanager
 async def open_saver(path: Path, keep: int) -> AsyncIterator[PrunedSaver]:
-    """Open or create a session's checkpoint file; it is closed on the way out."""
+    """Open or create a session's checkpoint file; it is closed on the way out.
+
+    Raises:
+        SessionDamaged: it cannot be read.
+    """
     # LangGraph may save from another thread than the loop's; the saver has a lock of its own.
     with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
         saver = PrunedSaver(connection, keep)
-        saver.setup()
+        try:
+            saver.setup()
+            faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
+        except sqlite3.Error as fault:
+            faults = [str(fault)]
+        if faults:
+            cause = faults[0].splitlines()[-1]
+            raise SessionDamaged(f"{path} cannot be read ({cause}); go on in a fork: kodkod --fork {path.parent.name}")
         # Write-ahead log without a flush per commit: whole after a kill; a power cut may lose the last steps, never
         # the file.
         connection.execute("PRAGMA synchronous=NORMAL")

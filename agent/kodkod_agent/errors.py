@@ -17,6 +17,8 @@ box passes through and keeps its own exit code.
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from kodkod_agent.state import Status
 
 
@@ -40,6 +42,16 @@ class SessionBusy(AgentError):
 
 class SessionDamaged(AgentError):
     """A file of the session's folder cannot be read."""
+
+
+def cause_of(fault: Exception) -> str:
+    """Why a file could not be read, in a few words on one line."""
+    if isinstance(fault, OSError):
+        return fault.strerror or type(fault).__name__
+    if not isinstance(fault, ValidationError):
+        return str(fault).splitlines()[0]
+    first = fault.errors(include_url=False)[0]
+    return ": ".join([*map(str, first["loc"][-1:]), first["msg"].splitlines()[0]])
 
 
 class RunFlow(Exception):

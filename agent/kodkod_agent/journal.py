@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, TypeAdapter, ValidationError
 
-from kodkod_agent.errors import SessionDamaged
+from kodkod_agent.errors import SessionDamaged, cause_of
 from kodkod_tools.base import ErrorCode
 
 
@@ -187,8 +187,8 @@ def _records(path: Path) -> Iterator[Record]:
     try:
         for line in path.read_bytes().split(b"\n")[:-1]:
             yield _RECORD.validate_python(json.loads(line))
-    except (ValidationError, ValueError) as fault:
-        raise SessionDamaged(f"{path} cannot be read ({str(fault).splitlines()[0]}); start a new session") from fault
+    except (OSError, ValidationError, ValueError) as fault:
+        raise SessionDamaged(f"{path} cannot be read ({cause_of(fault)}); start a new session") from fault
 
 
 def _cut_torn_line(path: Path) -> None:

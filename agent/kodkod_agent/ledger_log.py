@@ -17,7 +17,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from kodkod_agent.errors import SessionDamaged
+from kodkod_agent.errors import SessionDamaged, cause_of
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import BranchPoint, Declaration, LedgerState, Origin, Span
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -194,7 +194,11 @@ class LedgerLog:
             os.truncate(self._path, mark)
 
     def _append(self, text: str) -> None:
-        with self._path.open("ab") as file:
+        """Behind the last whole line: what a kill or a power cut left torn must not become part of a new one."""
+        with self._path.open("a+b") as file:
+            file.seek(max(0, self.mark - 1))
+            if file.read(1) not in (b"", b"\n"):
+                file.truncate(self._path.read_bytes().rfind(b"\n") + 1)
             file.write(text.encode())
 
     def _replayed(self, tokenizer: Tokenizer, mark: int) -> TokenLedger:
@@ -236,8 +240,7 @@ class LedgerLog:
                 yield _RECORD.validate_json(line), start
                 start += len(line) + 1
         except (OSError, ValidationError) as fault:
-            reason = str(fault).splitlines()[0]
-            raise SessionDamaged(f"{self._path} cannot be read ({reason}); fork an earlier step") from fault
+            raise SessionDamaged(f"{self._path} cannot be read ({cause_of(fault)}); fork an earlier step") from fault
 
 
 def _branch_record(ledger: TokenLedger, keep: int, *, with_tools: bool) -> BranchRecord:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound
+from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound, cause_of
 
 _ID = re.compile(r"[\w-]+")
 _MADE = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -105,7 +105,10 @@ class SessionFolder:
         try:
             return SessionInfo.model_validate_json(self._info.read_bytes())
         except (OSError, ValidationError) as fault:
-            raise SessionDamaged(f"{self._info} cannot be read ({str(fault).splitlines()[0]})") from fault
+            raise SessionDamaged(
+                f"{self._info} cannot be read ({cause_of(fault)}); restore it, or remove the session with "
+                f"`kodkod sessions delete {self.path.name}`"
+            ) from fault
 
     def write_info(self, info: SessionInfo) -> None:
         """Replace the description in one step."""

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, ValidationError
 
-from kodkod_agent.errors import SessionDamaged
+from kodkod_agent.errors import SessionDamaged, cause_of
 from kodkod_agent.policy import Verdict
 from kodkod_engine.api import FinishReason, Usage
 from kodkod_engine.messages import ToolCall, ToolSpec
@@ -238,7 +238,10 @@ def read(path: Path) -> Trajectory:
     Raises:
         SessionDamaged: a line other than a torn last one cannot be read, or their numbers have a gap.
     """
-    *lines, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    try:
+        *lines, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as fault:
+        raise SessionDamaged(f"{path} cannot be read ({cause_of(fault)}); start a new session") from fault
     entries = tuple(_entry(path, number, line) for number, line in enumerate(lines))
     return Trajectory(entries, len(tail))
 
@@ -247,8 +250,9 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     try:
         entry = Entry.model_validate(json.loads(line))
     except (ValidationError, ValueError) as error:
-        cause = str(error).splitlines()[0]
-        raise SessionDamaged(f"{path}, line {number + 1} cannot be read ({cause}); start a new session") from error
+        raise SessionDamaged(
+            f"{path}, line {number + 1} cannot be read ({cause_of(error)}); start a new session"
+        ) from error
     if entry.number != number:
         raise SessionDamaged(f"{path}, line {number + 1} has the number {entry.number}; start a new session")
     return entry

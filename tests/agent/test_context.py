@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kodkod_agent import trajectory
+from kodkod_agent.checkpoint import open_saver
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import Budget, fit_tokens, new_instructions, open_files, prompt, read_instructions
 from kodkod_agent.errors import SessionDamaged
@@ -152,6 +154,38 @@ def test_a_damaged_ledger_is_said_to_be(tokenizer, tmp_path):
     path.write_bytes(b"{}\n" + path.read_bytes())
     with pytest.raises(SessionDamaged, match="cannot be read"):
         log.load(tokenizer, mark)
+
+
+def test_what_is_written_behind_a_torn_line_can_be_read(tokenizer, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = TokenLedger.open(tokenizer, registry.specs(), "system")
+    mark = LedgerLog(path).sync(ledger)
+    ledger.append_user("hello")
+    LedgerLog(path).sync(ledger)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 10)
+    log = LedgerLog(path)
+    branch = log.at(tokenizer, mark).fork(len(log.at(tokenizer, mark)))
+    after = log.sync(branch)
+    assert LedgerLog(path).load(tokenizer, after).token_ids == branch.token_ids
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "trajectory.jsonl"])
+def test_what_the_system_does_not_let_read_is_damage(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(SessionDamaged, match=rf"{name} cannot be read \(Is a directory\); start a new session"):
+        Journal(tmp_path / name) if name.startswith("journal") else trajectory.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("spoil", [lambda _: b"nonsense" * 99, lambda data: data[:4096] + b"x" * 4096 + data[8192:]])
+async def test_damaged_checkpoints_are_said_to_be_with_a_way_on(spoil, tmp_path):
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_saver(path, 4):
+        pass
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(SessionDamaged, match=rf"cannot be read \(.*\); go on in a fork: kodkod --fork {tmp_path.name}"):
+        async with open_saver(path, 4):
+            pass
 
 
 def outcome(call_id):

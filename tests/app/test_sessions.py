@@ -256,7 +256,8 @@ def test_damaged_sessions_stop_nobody(root, project, kodkod):
     assert code == 0
     assert good in out
     assert "damaged" in out
-    assert lost in err
+    assert err.startswith(f"kodkod: {root / lost / 'session.json'} cannot be read (")
+    assert err.endswith(f"); restore it, or remove the session with `kodkod sessions delete {lost}`\n")
     code, _, err = kodkod("sessions", "show", torn)
     assert (code, "cannot be read" in err, err.count("\n")) == (1, True, 1)
     for session_id in (torn, lost):

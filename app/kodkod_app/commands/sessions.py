@@ -65,9 +65,7 @@ def list_command(is_all: bool, work_tree: Path, output_format: str) -> None:
             if wanted is None or info.work_tree == wanted:
                 rows.append((info, ending_or_damage(folder)))
         except SessionDamaged as fault:
-            click.echo(
-                for_terminal(f"kodkod: {fault}; remove it with `kodkod sessions delete {folder.path.name}`"), err=True
-            )
+            click.echo(for_terminal(f"kodkod: {fault}"), err=True)
     if output_format == "json":
         click.echo(json.dumps([_listed(info, ending) for info, ending in rows], indent=2))
     elif rows:
