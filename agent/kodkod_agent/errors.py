@@ -1,6 +1,7 @@
 """What ends a run early, and what can go wrong with a session.
 
     AgentError                 1   any fault of the agent
+    ├── WorkTreeUnfit          2   a folder whose name is no text
     ├── SessionNotFound        2   no session of that name
     ├── SessionBusy            2   it is open in another process, or a run is going on already
     └── SessionDamaged         1   a file of its folder cannot be read
@@ -26,6 +27,12 @@ class AgentError(Exception):
     """Any fault of the agent."""
 
     exit_code = 1
+
+
+class WorkTreeUnfit(AgentError):
+    """The name of the work tree is no text, so that neither a model nor a file of the session could hold it."""
+
+    exit_code = 2
 
 
 class SessionNotFound(AgentError):

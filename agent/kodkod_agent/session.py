@@ -24,7 +24,7 @@ from kodkod_agent.permissions import Permissions
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.runs import Runs
-from kodkod_agent.session_folder import SessionFolder, SessionInfo
+from kodkod_agent.session_folder import SessionFolder, SessionInfo, require_text_name
 from kodkod_agent.session_setup import SessionSetup as SessionSetup  # who opens a session finds it here
 from kodkod_agent.session_setup import first_ledger, resources, started, tool_context
 from kodkod_agent.state import AgentState, Node, Status, new_run, new_session
@@ -47,7 +47,12 @@ class Session:
 
     @classmethod
     async def create(cls, root: Path, setup: SessionSetup) -> Self:
-        """Begin a session in a new folder under `root`."""
+        """Begin a session in a new folder under `root`.
+
+        Raises:
+            WorkTreeUnfit: the work tree's name is no text.
+        """
+        require_text_name(setup.work_tree)
         folder = SessionFolder.make(root)
         LedgerLog(folder.ledger).sync(first_ledger(setup))
         folder.describe(setup.work_tree)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -104,10 +106,22 @@ def kodkod() -> None:
     Exit codes: 0 done, 1 fault, 2 usage, 3 finished but not verified, 4 no model, 5 sandbox unavailable,
     124 limit reached, 130 interrupted.
     """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise FolderGone("the current folder is gone; change to one that is there first") from None
+
+
+class FolderGone(Exception):
+    """The folder the command was called in was removed: nothing that is meant by a path can be found."""
+
+    exit_code = 2
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code. A known fault is one line on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a sign the terminal has not is no reason to say nothing
     sys.exit(_run(arguments))
 
 

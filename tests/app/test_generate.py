@@ -39,6 +39,12 @@ def test_packed_on_the_way_or_mapped_from_a_conversion_says_the_same(folder: Pat
     assert _said(folder) != packed
 
 
+@pytest.mark.parametrize("option", ["--temperature", "--top-p"])
+def test_what_is_no_number_is_a_wrong_word(folder: Path, option: str) -> None:
+    found = CliRunner().invoke(generate, ["hi", "-m", str(folder), option, "nan"])
+    assert (found.exit_code, "not nan" in found.stderr, "Traceback" in found.stderr) == (2, True, False)
+
+
 def test_what_cannot_be_mapped_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["generate", "hi", "-m", str(folder), "--weights", "mapped"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,34 @@ def test_the_apps_help_is_its_own(kodkod):
     assert found.code == 0
     assert found.out.startswith("Usage: kodkod [OPTIONS]\n")
     assert "--permission-mode" in found.out
+
+
+def test_a_folder_that_is_gone_is_told_in_one_line(kodkod, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (("sessions",), ("-p", "hi"), ("doctor",), ("trust",), ("eval", "none", "-o", "out")):
+        found = kodkod(*words)
+        said = "kodkod: the current folder is gone; change to one that is there first\n"
+        assert (found.code, found.out, found.err) == (2, "", said)
+
+
+def test_what_a_terminal_cannot_show_does_not_end_a_command(home):
+    told = subprocess.run(
+        [sys.executable, "-m", "kodkod_app", "sessions", "-C", "/na\u00efve\u2026"],
+        check=False, capture_output=True, timeout=120,
+        env={**os.environ, "KODKOD_HOME": str(home), "PYTHONIOENCODING": "latin-1:strict"},
+    )  # fmt: skip
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert told.stdout == "no sessions of /na\u00efve?; --all lists those of others\n".encode("latin-1")
+
+
+def test_a_folder_whose_name_is_no_text_is_told_in_one_line(kodkod, record, tmp_path):
+    project = Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9"))
+    project.mkdir()
+    found = kodkod("-p", "hi", "-C", project, "-m", record({"text": "hi", "calls": []}), "--sandbox", "none")
+    assert (found.code, found.out) == (2, "")
+    assert found.err == f"kodkod: the name of {tmp_path}/caf\ufffd is not written in UTF-8; rename the folder\n"
 
 
 def test_a_repository_of_a_hub_has_an_owner_and_a_name(kodkod):
@@ -60,12 +89,13 @@ def test_a_device_that_there_is_not_is_named_with_those_there_are(device):
         require_device(device)
 
 
-def test_an_editor_is_no_file(tmp_path, home):
+@pytest.mark.parametrize("given", [subprocess.DEVNULL, None])
+def test_an_editor_is_no_file(given, tmp_path, home):
     with (tmp_path / "answers").open("wb") as answers:
         left = subprocess.run(
             [sys.executable, "-m", "kodkod_app", "acp"],
             check=False,
-            input="",
+            **({"input": ""} if given is None else {"stdin": given}),
             stdout=answers,
             stderr=subprocess.PIPE,
             text=True,

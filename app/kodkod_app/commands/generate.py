@@ -63,7 +63,10 @@ def command(
 ) -> None:
     """Continue PROMPT (standard input when it is - or missing) and print the continuation."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    try:
+        sampling = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    except ValueError as fault:  # a range has no ends for what is no number
+        raise click.UsageError(str(fault)) from fault
     if model is None:
         click.echo(f"kodkod: {NO_MODEL_NOTE}", err=True)
     engine = open_engine(model, device=device, ngram_tables=ngram_tables, weights=weights, precision=precision)

@@ -12,6 +12,7 @@ from typing import Any
 
 from kodkod_app.serving.constraints import constraint_for
 from kodkod_app.serving.conversation import messages_of, specs_of
+from kodkod_app.serving.faults import bad
 from kodkod_app.serving.memory import Prompt
 from kodkod_app.serving.replies import (
     CallReply,
@@ -53,6 +54,8 @@ class Chat:
         Raises:
             ApiFault: it cannot be served.
         """
+        if request.top_logprobs and not request.logprobs:
+            raise bad("top_logprobs: goes with logprobs; set that to true, or leave this out", "top_logprobs")
         specs, messages = specs_of(request.tools or ()), messages_of(request.messages)
         recording = service.model.is_recording  # it says again what it said: no constraint changes that
         constraint = None if recording else constraint_for(request, specs, service.tokenizer)

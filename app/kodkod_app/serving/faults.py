@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ from kodkod_engine.chat.surrogates import without_lone_surrogates
 from kodkod_engine.errors import EngineClosed, EngineError, PromptTooLong, RequestError
 
 _MAX_MESSAGE_CHARS = 400
+_KIND = re.compile(r"\[|^constrained-|^(?:str|int|float|bool)$")
+"""How pydantic names one of several kinds a value may be of; no parameter is called so."""
 
 
 class ApiFault(Exception):
@@ -64,7 +67,8 @@ def of_engine(fault: EngineError) -> ApiFault:
 
 
 def _place(steps: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, steps)) or "the body"
+    """As the client wrote it: without the kinds of values that were tried there."""
+    return ".".join(str(step) for step in steps if not _KIND.search(str(step))) or "the body"
 
 
 def _one_line(text: str) -> str:

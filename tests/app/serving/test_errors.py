@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import openai
 import pytest
@@ -28,6 +30,7 @@ def told(fault):
         ({"extra_body": {"temperatur": 1}}, "temperatur", "there is no such parameter"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "less than or equal to 0"),
         ({"n": 99}, "n", "less than or equal to 16"),
+        ({"top_logprobs": 2}, "top_logprobs", "goes with logprobs"),
         ({"tool_choice": "required"}, "tool_choice", "no tools to choose from"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name", "declared twice"),
         (
@@ -69,6 +72,15 @@ def test_conversations_that_cannot_be(serve, messages, words):
     with pytest.raises(openai.BadRequestError) as fault:
         ask(serve(says("Hi")).client(), messages)
     assert words in told(fault)[2]
+
+
+@pytest.mark.parametrize("prompt", ["", [], [1, -1], [[1], ["a"]]])
+def test_a_prompt_that_cannot_be_is_named_as_it_was_written(serve, prompt):
+    with pytest.raises(openai.BadRequestError) as fault:
+        serve(says("Hi")).client().completions.create(model=NAME, prompt=prompt)
+    status, where, message = told(fault)
+    assert (status, bool(re.fullmatch(r"prompt(\.\d+)*", where))) == (400, True)
+    assert message.startswith(f"{where}: ")
 
 
 def test_another_model_is_not_found(serve):
