@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,19 @@ class Tiling:
     stages: int = 3
     """Blocks under way at a time."""
     warps: int = 8
+    by_descriptor: bool = False
+    """Whether the device copies blocks by itself (Hopper and later), or threads ask for each address."""
 
 
-TILINGS = (Tiling(), Tiling(stages=2), Tiling(places=128, stages=2), Tiling(rows=64, stages=2, warps=4))
-"""The last lets two programs share a processor: one multiplies while the other weighs."""
+TILINGS = (
+    Tiling(),
+    Tiling(stages=2),
+    Tiling(places=128, stages=2),
+    Tiling(rows=64, stages=2, warps=4),
+    Tiling(by_descriptor=True),
+    Tiling(places=128, stages=2, by_descriptor=True),
+)
+"""The one of 64 rows lets two programs share a processor: one multiplies while the other weighs."""
 
 
 def shape_class(new: int) -> int:
@@ -63,13 +73,12 @@ def reference(query: Tensor, per_head: Tensor, rope_keys: Tensor, scale: float) 
 
 
 @triton.jit
-def _attend(
-    nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, key_stride, rope_stride, scale,
-    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, PLACES: tl.constexpr, MASKED: tl.constexpr,
+def _block(
+    keys, rope_keys, places, context, key_stride, rope_stride,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of places more in the running softmax and the mixed values."""
+    """Keys, turned keys and values of some places, each address worked out by the threads."""
     low, high, wide = tl.arange(0, NOPE), tl.arange(0, ROPE), tl.arange(0, VALUE)
-    places = start + tl.arange(0, PLACES)
     at = keys + places[:, None].to(tl.int64) * key_stride
     turned_at = rope_keys + places[:, None].to(tl.int64) * rope_stride + high[None, :]
     if MASKED:
@@ -81,6 +90,14 @@ def _attend(
         key = tl.load(at + low[None, :])
         turned = tl.load(turned_at)
         value = tl.load(at + NOPE + wide[None, :])
+    return key, turned, value
+
+
+@triton.jit
+def _weigh(
+    nope, rope, best, total, mixed, key, turned, value, places, reach, scale, MASKED: tl.constexpr
+):  # fmt: skip
+    """One block of places more in the running softmax and the mixed values."""
     scores = tl.dot(nope, tl.trans(key), input_precision="ieee")
     scores = tl.dot(rope, tl.trans(turned), scores, input_precision="ieee") * scale
     if MASKED:
@@ -94,6 +111,14 @@ def _attend(
 
 
 @triton.jit
+def _asking(query, rows, inside, heads, head, NOPE: tl.constexpr, ROPE: tl.constexpr):
+    at = query + (rows[:, None].to(tl.int64) * heads + head) * (NOPE + ROPE)
+    nope = tl.load(at + tl.arange(0, NOPE)[None, :], mask=inside[:, None], other=0.0)
+    rope = tl.load(at + NOPE + tl.arange(0, ROPE)[None, :], mask=inside[:, None], other=0.0)
+    return nope, rope
+
+
+@triton.jit
 def _kernel(
     query, keys, rope_keys, out, new, context, scale, heads, rope_stride,
     NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr,
@@ -102,9 +127,7 @@ def _kernel(
     tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
     rows = tile * ROWS + tl.arange(0, ROWS)
     inside = rows < new
-    at = query + (rows[:, None].to(tl.int64) * heads + head) * (NOPE + ROPE)
-    nope = tl.load(at + tl.arange(0, NOPE)[None, :], mask=inside[:, None], other=0.0)
-    rope = tl.load(at + NOPE + tl.arange(0, ROPE)[None, :], mask=inside[:, None], other=0.0)
+    nope, rope = _asking(query, rows, inside, heads, head, NOPE, ROPE)
     reach = tl.where(inside, context - new + rows, context - 1)
     keys += head.to(tl.int64) * (NOPE + VALUE)
     stride = heads * (NOPE + VALUE)
@@ -115,15 +138,45 @@ def _kernel(
     open_end = tl.min((reach + 1) // PLACES * PLACES, axis=0)
     end = tl.max(reach + 1, axis=0)
     for start in range(0, open_end, PLACES):
-        best, total, mixed = _attend(
-            nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, stride, rope_stride, scale,
-            NOPE, ROPE, VALUE, PLACES, False,
+        places = start + tl.arange(0, PLACES)
+        key, turned, value = _block(
+            keys, rope_keys, places, context, stride, rope_stride, NOPE, ROPE, VALUE, False
         )  # fmt: skip
+        best, total, mixed = _weigh(nope, rope, best, total, mixed, key, turned, value, places, reach, scale, False)
     for start in range(open_end, end, PLACES):
-        best, total, mixed = _attend(
-            nope, rope, best, total, mixed, keys, rope_keys, start, reach, context, stride, rope_stride, scale,
-            NOPE, ROPE, VALUE, PLACES, True,
-        )  # fmt: skip
+        places = start + tl.arange(0, PLACES)
+        key, turned, value = _block(keys, rope_keys, places, context, stride, rope_stride, NOPE, ROPE, VALUE, True)
+        best, total, mixed = _weigh(nope, rope, best, total, mixed, key, turned, value, places, reach, scale, True)
+    to = out + (rows[:, None].to(tl.int64) * heads + head) * VALUE
+    tl.store(to + tl.arange(0, VALUE)[None, :], mixed / total[:, None], mask=inside[:, None])
+
+
+@triton.jit
+def _described(
+    query, keys, values, rope_keys, out, new, context, scale, heads,
+    NOPE: tl.constexpr, ROPE: tl.constexpr, VALUE: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr,
+):  # fmt: skip
+    """As `_kernel`; keys, values and turned keys are descriptors, and the device copies blocks of them by itself."""
+    tile, head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = rows < new
+    nope, rope = _asking(query, rows, inside, heads, head, NOPE, ROPE)
+    reach = tl.where(inside, context - new + rows, context - 1)
+    column = head * (NOPE + VALUE)
+    best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
+    total = tl.zeros([ROWS], dtype=tl.float32)
+    mixed = tl.zeros([ROWS, VALUE], dtype=tl.float32)
+    open_end = tl.min((reach + 1) // PLACES * PLACES, axis=0)
+    end = tl.max(reach + 1, axis=0)
+    for start in range(0, open_end, PLACES):
+        key, turned, value = keys.load([start, column]), rope_keys.load([start, 0]), values.load([start, column + NOPE])
+        places = start + tl.arange(0, PLACES)
+        best, total, mixed = _weigh(nope, rope, best, total, mixed, key, turned, value, places, reach, scale, False)
+    for start in range(open_end, end, PLACES):
+        # Beyond the context a descriptor gives zeros.
+        key, turned, value = keys.load([start, column]), rope_keys.load([start, 0]), values.load([start, column + NOPE])
+        places = start + tl.arange(0, PLACES)
+        best, total, mixed = _weigh(nope, rope, best, total, mixed, key, turned, value, places, reach, scale, True)
     to = out + (rows[:, None].to(tl.int64) * heads + head) * VALUE
     tl.store(to + tl.arange(0, VALUE)[None, :], mixed / total[:, None], mask=inside[:, None])
 
@@ -138,22 +191,14 @@ def prefill_attention(
     value = per_head.shape[2] - nope
     out = torch.empty(new, heads, value, dtype=query.dtype, device=query.device)
     grid: Any = (triton.cdiv(new, tiling.rows), heads)
-    _kernel[grid](
-        query,
-        per_head,
-        rope_keys,
-        out,
-        new,
-        context,
-        scale * LOG2_E,
-        heads,
-        rope_keys.stride(0),
-        NOPE=nope,
-        ROPE=rope,
-        VALUE=value,
-        ROWS=tiling.rows,
-        PLACES=tiling.places,
-        num_warps=tiling.warps,
-        num_stages=tiling.stages,
-    )
+    sizes = {"NOPE": nope, "ROPE": rope, "VALUE": value, "ROWS": tiling.rows, "PLACES": tiling.places}
+    run = {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    numbers = new, context, scale * LOG2_E, heads
+    if tiling.by_descriptor:
+        wide = per_head.flatten(1)
+        blocks = [(wide, nope), (wide, value), (rope_keys, rope)]
+        described = [TensorDescriptor.from_tensor(x, [tiling.places, width]) for x, width in blocks]
+        _described[grid](query, *described, out, *numbers, **sizes, **run)
+    else:
+        _kernel[grid](query, per_head, rope_keys, out, *numbers, rope_keys.stride(0), **sizes, **run)
     return out

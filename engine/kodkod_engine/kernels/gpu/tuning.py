@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError
 
 Way = TypeVar("Way")
 
@@ -61,7 +62,7 @@ def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> flo
         if not bool((got - wanted).norm() <= TOLERANCE * wanted.norm()):
             return float("inf")
         return float(triton.testing.do_bench_cudagraph(lambda: run(way), rep=TIMED_MS))
-    except (RuntimeError, triton.OutOfResources, triton.CompilationError):
+    except (RuntimeError, TritonError):  # no room, or nothing that this device's compiler knows
         return float("inf")
 
 

@@ -70,7 +70,7 @@ PUBLISHED: dict[str, Any] = {
 }
 SIZES = {"narrow": NARROW, "published": PUBLISHED}
 BLOCKS, BLOCK_SIZE = 128, 16
-CAPABILITY_TO_BEGIN_EARLY = 90
+HOPPER = 90
 
 
 def config_of(values: dict[str, Any]) -> ModelConfig:
@@ -113,14 +113,14 @@ def run_of(index: int, new: int) -> TokenRun:
     return TokenRun(str(index), (5,) * new, (5, 6, 7), 40, tuple(range(first, first + 8)), None)
 
 
-def take_long_steps(loaded: LoadedModel) -> None:
+def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
     """What the modules launch on a device."""
     config, tokens = loaded.config, 64
     x = torch.empty(tokens, config.hidden_size, dtype=torch.bfloat16)
     nope, rope = config.qk_nope_head_dim, config.qk_rope_head_dim
     query = x.new_empty(tokens, config.num_heads, nope + rope)
     per_head = x.new_empty(2 * tokens, config.num_heads, nope + config.v_head_dim)
-    for tiling in prefill_attention.TILINGS:
+    for tiling in (one for one in prefill_attention.TILINGS if has_descriptors or not one.by_descriptor):
         prefill_attention.prefill_attention(query, per_head, x.new_empty(2 * tokens, rope), 0.1, tiling)
     ids = torch.zeros(tokens, config.experts_per_token, dtype=torch.int64)
     expert_sum(x, x, ids, ids, ids.float(), config.num_experts)
@@ -134,12 +134,12 @@ def take_long_steps(loaded: LoadedModel) -> None:
 
 @torch.inference_mode()
 def main(capability: str, sizes: str, *precisions: str) -> None:
-    config = config_of(SIZES[sizes])
+    config, is_hopper = config_of(SIZES[sizes]), int(capability) >= HOPPER
     with compiling(int(capability)) as programs, mock.patch.object(Tuner, "quickest", every_way):
         for precision in precisions:
             loaded = model_of(config, precision)
-            take_steps(loaded, can_begin_early=int(capability) >= CAPABILITY_TO_BEGIN_EARLY)
-            take_long_steps(loaded)
+            take_steps(loaded, can_begin_early=is_hopper)
+            take_long_steps(loaded, has_descriptors=is_hopper)
     kernels = {program.binary: program for program in programs}.values()
     print(len(kernels), "kernels of", *sorted({program.module for program in kernels}))
     if sizes == "published":

@@ -75,11 +75,11 @@ def test_prefill_attention(new: int, context: int, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, reference(query, per_head, rope_keys, 0.2), rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(6))
 def test_every_tiling_says_the_same(number: int) -> None:
     from kodkod_engine.kernels.gpu.prefill_attention import TILINGS, prefill_attention, reference
 
-    assert len(TILINGS) == 4
+    assert len(TILINGS) == 6
     query, per_head = _randn(70, 1, 48, dtype=NARROW), _randn(150, 1, 48, seed=1, dtype=NARROW)
     rope_keys = _randn(150, 80, seed=2, dtype=NARROW)[:, 64:]
     got = prefill_attention(query, per_head, rope_keys, 0.2, TILINGS[number])
