@@ -106,8 +106,7 @@ def verify(bench: Bench) -> Rows:
     """What a verified draft costs, by its length; and the ways the step found quickest by then."""
     for draft in bench.scale.drafts:
         yield _point(bench, 1, bench.scale.context, draft)
-    tuner = bench.player().fused._tuner
-    yield {"plans": {str(shape): getattr(way, "__name__", str(way)) for shape, way in tuner._chosen.items()}}
+    yield {"plans": bench.player().fused._tuner.names()}
 
 
 @torch.inference_mode()

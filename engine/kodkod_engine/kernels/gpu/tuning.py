@@ -1,6 +1,7 @@
 """The quickest of several ways to do the same, found on the device itself, once for each shape.
 
 Ways are timed in a graph, as they will run. One that does not start, or says something else than the first, is out.
+What was found is kept for the next process (`kept_ways`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 import triton
 from torch import Tensor
 from triton.errors import TritonError
+
+from kodkod_engine.kernels.gpu.kept_ways import KeptWays
 
 Way = TypeVar("Way")
 
@@ -28,8 +31,11 @@ TOLERANCE = 0.05
 class Tuner:
     """Choices of one device, by shape."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kept: KeptWays | None = None) -> None:
+        """`kept`: where choices are read from and added to."""
         self._is_able = device.type == "cuda"
+        self._kept = kept
+        self._names = kept.read() if kept is not None else {}
         self._chosen: dict[Hashable, object] = {}
 
     def quickest(self, key: Hashable, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
@@ -38,22 +44,38 @@ class Tuner:
         Args:
             key: what the choice depends on.
             ways: the first is known to work.
-            run: does it; called several times.
+            run: does it; called several times, unless the way is kept from an earlier process.
         """
         if key in self._chosen:
             return self._chosen[key]  # type: ignore[return-value]
         if not self._is_able or torch.cuda.is_current_stream_capturing():
             return ways[0]
+        kept = [way for way in ways if name_of(way) == self._names.get(repr(key))]
+        self._chosen[key] = best = kept[0] if kept else self._timed(key, ways, run)
+        return best
+
+    def _timed(self, key: Hashable, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
         wanted = run(ways[0]).float()
         times = {index: _milliseconds(way, run, wanted) for index, way in enumerate(ways)}
-        self._chosen[key] = best = ways[min(times, key=lambda index: times[index])]
+        best = ways[min(times, key=lambda index: times[index])]
+        if self._kept is not None:
+            self._kept.add(repr(key), name_of(best))
         return best
+
+    def names(self) -> dict[str, str]:
+        """What was chosen so far, by key."""
+        return {repr(key): name_of(way) for key, way in self._chosen.items()}
+
+
+def name_of(way: object) -> str:
+    """The same in every process: a function's own name, the fields of a value."""
+    return str(getattr(way, "__name__", way))
 
 
 @cache
 def tuner_of(device: torch.device) -> Tuner:
     """The device's own, so that what one model found serves the next."""
-    return Tuner(device)
+    return Tuner(device, KeptWays.of(device) if device.type == "cuda" else None)
 
 
 def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> float:

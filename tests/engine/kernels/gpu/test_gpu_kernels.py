@@ -207,36 +207,6 @@ def test_splits_fill_the_device_and_are_powers_of_two(context: int, sequences: i
     assert all(plan.splits & (plan.splits - 1) == 0 and 1 <= plan.splits <= MAX_WHOLE_SPLITS for plan in plans)
 
 
-def test_without_a_device_the_first_way_is_taken() -> None:
-    from kodkod_engine.kernels.gpu.tuning import Tuner
-
-    tuner, runs = Tuner(torch.device("cpu")), []
-    assert tuner.quickest("shape", ["first", "second"], runs.append) == "first"  # type: ignore[arg-type,func-returns-value]
-    assert not runs
-
-
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="times kernels")
-def test_the_quickest_way_that_says_the_same_is_taken() -> None:
-    from kodkod_engine.kernels.gpu.tuning import Tuner
-
-    x, calls = torch.randn(2048, 2048, device=DEVICE), []
-
-    def run(way: int) -> torch.Tensor:
-        calls.append(way)
-        if way == 0:
-            raise RuntimeError("does not start")
-        out = x
-        for _ in range(abs(way)):
-            out = x @ x
-        return -out if way < 0 else out
-
-    tuner = Tuner(DEVICE)
-    assert tuner.quickest("shape", [9, 0, 1, -1], run) == 1
-    count = len(calls)
-    assert tuner.quickest("shape", [9, 0, 1, -1], run) == 1
-    assert len(calls) == count
-
-
 @pytest.mark.parametrize("tokens", [1, 3, 19])
 def test_latent_inputs(tokens: int) -> None:
     from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs, reference
