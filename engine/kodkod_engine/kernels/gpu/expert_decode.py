@@ -199,7 +199,8 @@ def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run
     if len(able) == 1:
         return able[0]
     assert isinstance(experts, PackedMatrix)
-    key = (able[0].__name__, chosen.shape, x.dtype, experts.shape, experts.codes.dtype)
+    about = triton.next_power_of_2(len(chosen))
+    key = (able[0].__name__, about, chosen.shape[1], x.dtype, experts.shape, experts.codes.dtype)
     return tuner_of(x.device).quickest(key, able, run)
 
 

@@ -164,7 +164,8 @@ def thin_linear(
     if len(ways) == 1:
         return ways[0](x, weight, around)
     codes = weight.codes if isinstance(weight, PackedMatrix) else weight
-    key = (ways[-1].__name__, len(x), x.dtype, weight.shape, codes.dtype, *around.kind)
+    about = triton.next_power_of_2(len(x))  # tokens of a tile, which are what counts
+    key = (ways[-1].__name__, about, x.dtype, weight.shape, codes.dtype, *around.kind)
     return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, around))(x, weight, around)
 
 
