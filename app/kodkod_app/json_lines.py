@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from kodkod_agent.errors import cause_of
+
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
@@ -46,9 +48,9 @@ class JsonLines(Generic[RecordT]):
             try:
                 yield self._model.model_validate_json(line)
             except ValidationError as fault:
-                cause = str(fault).splitlines()[0]
                 raise RecordsDamaged(
-                    f"{self._path}, line {number} cannot be read ({cause}); remove the line, or choose another folder"
+                    f"{self._path}, line {number} cannot be read ({cause_of(fault)}); remove the line, or choose "
+                    "another folder"
                 ) from fault
 
     def add(self, record: RecordT) -> None:

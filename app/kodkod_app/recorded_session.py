@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from kodkod_agent import trajectory as t
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.errors import SessionDamaged
+from kodkod_agent.errors import SessionDamaged, cause_of
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.profile import Profile
@@ -127,7 +127,7 @@ def _read(kind: type[Any], values: Mapping[str, Any], folder: SessionFolder) -> 
     try:
         return kind.model_validate(values)
     except ValidationError as fault:
-        cause = str(fault).splitlines()[0]
+        cause = cause_of(fault)
         raise SessionDamaged(f"{folder.trajectory} was written by another version ({cause})") from fault
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kodkod_agent.errors import cause_of
 from kodkod_app import paths
 from kodkod_app.settings import SettingsFault, project_hooks
 from kodkod_tools.mcp.config import PROJECT_FILE
@@ -79,8 +80,9 @@ def trusted_folders() -> Mapping[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as fault:
-        cause = " ".join(str(fault).split())[:200]
-        raise SettingsFault(f"{path} cannot be read ({cause}); remove it, and no folder is trusted") from fault
+        raise SettingsFault(
+            f"{path} cannot be read ({cause_of(fault)}); remove it, and no folder is trusted"
+        ) from fault
 
 
 def trust(work_tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from kodkod_app.machine_facts import model_facts
 from kodkod_engine.errors import EngineError
 from kodkod_engine.placement.admission import require_device
+
+from .conftest import turn
 
 
 def test_options_of_the_app_are_told_of_as_kodkods_own(kodkod):
@@ -105,3 +108,26 @@ def test_an_editor_is_no_file(given, tmp_path, home):
     assert left.returncode == 2
     assert left.stderr.startswith("kodkod: standard input and output must lead to an editor")
     assert left.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "out", "err"),
+    [("n\n", "nothing was changed\n", ""), ("", "\n", "kodkod: nobody is there to ask; say --yes\n")],
+)
+def test_a_question_without_a_yes_changes_nothing_and_says_so(
+    answer, out, err, kodkod, project, record, home, monkeypatch
+):
+    model = record(turn("hi"))
+    assert kodkod("-p", "hi", "-C", project, "-m", model, "--sandbox", "none").code == 0
+    (session,) = (path.name for path in (home / "sessions").iterdir() if path.is_dir())
+    for words, said_no in (
+        (("sessions", "delete", session), 130),
+        (("sessions", "rewind", session, 0), 130),
+        (("trust", project), 1),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        found = kodkod(*words)
+        assert (found.code, found.err) == (said_no if answer else 1, err)
+        assert found.out.endswith(f"[y/N]: {out}")
+    assert (home / "sessions" / session / "session.json").exists()
+    assert kodkod("trust", "--list").err == "no folder is trusted\n"

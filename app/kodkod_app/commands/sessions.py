@@ -18,6 +18,8 @@ from rich.text import Text
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_app import paths
+from kodkod_app.commands.asking import confirmed
+from kodkod_app.interrupts import INTERRUPTED
 from kodkod_app.render import for_terminal, one_line
 from kodkod_app.report_text import diff_stat, told_tests
 from kodkod_app.session_export import as_atif, as_jsonl, as_markdown
@@ -191,12 +193,12 @@ def _step_lines(step: StoryStep) -> list[str]:
 @click.argument("step", type=click.IntRange(min=0))
 @click.option("-m", "--model", default=None, help="Folder of the session's checkpoint. [default: as recorded]")
 @_yes
-def rewind(session_id: str, step: int, model: str | None, yes: bool) -> None:
+def rewind(session_id: str, step: int, model: str | None, yes: bool) -> int:
     """Put the files and the conversation back to where they were after STEP turns."""
-    asyncio.run(_rewind(SessionFolder.find(paths.sessions_folder(), session_id), step, model, yes=yes))
+    return asyncio.run(_rewind(SessionFolder.find(paths.sessions_folder(), session_id), step, model, yes=yes))
 
 
-async def _rewind(folder: SessionFolder, step: int, model: str | None, *, yes: bool) -> None:
+async def _rewind(folder: SessionFolder, step: int, model: str | None, *, yes: bool) -> int:
     # The agent's graph takes seconds to import, and the other commands do without it.
     from kodkod_agent.session import Session
     from kodkod_app.offline import idle_setup, model_of, open_tokenizer
@@ -207,12 +209,13 @@ async def _rewind(folder: SessionFolder, step: int, model: str | None, *, yes: b
     try:
         async with await Session.resume(folder.path.parent, folder.path.name, setup) as session:
             _tell_rewind(folder, step, work_tree, session.steps)
-            if not yes:
-                click.confirm("go back?", abort=True)
+            if not yes and not confirmed("go back?"):
+                return INTERRUPTED
             await session.rewind(step)
     finally:
         setup.engine.close()
     click.echo(f"session {folder.path.name} is back at step {step}")
+    return 0
 
 
 def _require_work_tree(folder: SessionFolder) -> Path:
@@ -273,14 +276,15 @@ def _write(path: Path, text: str) -> None:
 @command.command()
 @click.argument("session_id", metavar="ID")
 @_yes
-def delete(session_id: str, yes: bool) -> None:
+def delete(session_id: str, yes: bool) -> int:
     """Remove a session and its snapshots. The work tree stays as it is."""
     folder = SessionFolder.find(paths.sessions_folder(), session_id)
-    if not yes:
-        click.confirm(f"delete session {session_id} for good?", abort=True)
+    if not yes and not confirmed(f"delete session {session_id} for good?"):
+        return INTERRUPTED
     if not delete_session(folder):
         click.echo(f"kodkod: the work tree is gone; refs/kodkod/{session_id}/ stays in its repository", err=True)
     click.echo(f"session {session_id} is deleted")
+    return 0
 
 
 def _line(text: str, max_chars: int = _MAX_LINE_CHARS) -> str:

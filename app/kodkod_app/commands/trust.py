@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kodkod_app.commands.asking import confirmed
+
 
 @click.command(name="trust")
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
@@ -33,8 +35,7 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
         return 0
     for line in started_by(work_tree):
         click.echo(line)
-    if not yes and not click.confirm(f"trust {work_tree}?"):
-        click.echo("nothing was changed")
+    if not yes and not confirmed(f"trust {work_tree}?"):
         return 1
     trust.trust(work_tree)
     click.echo("trusted as it stands; it counts from the next session on")

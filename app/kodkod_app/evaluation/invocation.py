@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from kodkod_agent.errors import cause_of
 from kodkod_app.bootstrap import Model, absolute_name, demonstration_checkpoint, open_model, require_model
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
@@ -113,7 +114,7 @@ def _read_setting(path: Path) -> dict[str, Any]:
     try:
         return _OBJECT.validate_json(path.read_bytes())
     except (OSError, ValidationError) as fault:
-        cause = str(fault).splitlines()[-1].strip()
+        cause = cause_of(fault)
         raise SuiteFault(f"{path} cannot be read ({cause}); restore it, or choose another folder with -o") from fault
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kodkod_agent.errors import cause_of
 from kodkod_app.swebench.records import Attempt
 from kodkod_app.swebench.rows import Row
 
@@ -87,7 +88,7 @@ def read_asked(folder: Path) -> Asked:
     except FileNotFoundError as fault:
         raise FolderFault(f"{folder} is no folder of `kodkod swebench` (it has no {_ASKED}); name another") from fault
     except (OSError, ValidationError) as fault:
-        cause = str(fault).splitlines()[0]
+        cause = cause_of(fault)
         raise FolderFault(f"{folder / _ASKED} cannot be read ({cause}); restore it, or begin a new folder") from fault
 
 
