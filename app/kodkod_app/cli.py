@@ -95,7 +95,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, is_wanted: b
     "--print",
     metavar="PROMPT",
     expose_value=False,
-    help="Do what PROMPT says, print the answer and exit; takes the options of `kodkod fix`.",
+    help="Do what PROMPT says (- reads it), print the answer and exit; takes the options of `kodkod fix`.",
 )
 def kodkod() -> None:
     """A coding assistant that runs entirely on this machine.

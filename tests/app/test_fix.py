@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 
@@ -306,6 +307,17 @@ def test_what_a_limit_ended_goes_on_as_its_report_says(limit, setting, fix, kodk
     assert found.code == 0, found.err
     assert (project / "calc.py").read_text() == MENDED
     assert found.out.splitlines()[-1] == f"go on with    kodkod fix -r {info.id} --issue TEXT"
+
+
+def test_a_prompt_can_come_through_a_pipe(kodkod, project, record, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Où est add?\n".encode())))
+    assert kodkod("-p", "-", "-C", project, "-m", record({"text": "In calc."})).code == 0
+    (info,) = list_sessions(paths.sessions_folder())
+    assert info.title == "Où est add?"
+    for given, cause in ((b" \n", "the prompt is empty"), (b"caf\xe9", "standard input is no UTF-8 text (byte 3)")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+        refused = kodkod("-p", "-", "-C", project)
+        assert (refused.code, cause in refused.err) == (2, True)
 
 
 def test_a_question_that_a_limit_ended_is_still_one_when_it_goes_on(kodkod, project, record):

@@ -93,20 +93,23 @@ def command(issue: str | None, issue_file: Any, failing_tests: tuple[str, ...], 
     """
     if issue is not None and issue_file is not None:
         raise click.UsageError("--issue and --issue-file exclude each other; give one")
-    text = _read(issue_file) if issue_file is not None else issue
+    text = read_text(issue_file, f"--issue-file {issue_file.name}") if issue_file is not None else issue
     prompt = _prompt(text, failing_tests)
     # Without a word of its own it goes on with what was asked for, be it an answer.
     attended = None if prompt is None else False
     return run_session(prompt, flags, {"test_targets": list(failing_tests) or None, "attended": attended})
 
 
-def _read(file: TextIO) -> str:
+def read_text(file: TextIO, name: str) -> str:
+    """All of a file.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
     try:
         return file.read()
     except UnicodeDecodeError as fault:
-        raise click.UsageError(
-            f"--issue-file {file.name} is no UTF-8 text (byte {fault.start}); write it in UTF-8"
-        ) from fault
+        raise click.UsageError(f"{name} is no UTF-8 text (byte {fault.start}); write it in UTF-8") from fault
 
 
 def _prompt(issue: str | None, failing_tests: tuple[str, ...]) -> str | None:
