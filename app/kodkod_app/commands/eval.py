@@ -128,11 +128,14 @@ def _settings(folder: Path, flags: dict[str, Any]) -> Settings:
 
 def _evaluate(options: EvaluationOptions) -> None:
     from kodkod_app.bootstrap import open_model
+    from kodkod_app.output_folder import claim_output
     from kodkod_app.repair_eval.evaluation import Evaluation
     from kodkod_app.repair_eval.plots import write_plots
     from kodkod_app.repair_eval.records import Records
     from kodkod_app.repair_eval.report import told, write_reports
 
+    asked = {**_setting(options), "model": options.settings.model}
+    claim_output(options.folder, asked, ("model", "candidates", "seed"), "faults tried")
     records = Records(options.folder / "records.jsonl")
     model = open_model(options.settings.model, options.settings.engine)
     try:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from kodkod_agent.errors import cause_of
 from kodkod_app.bootstrap import Model, absolute_name, demonstration_checkpoint, open_model, require_model
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
@@ -20,11 +16,9 @@ from kodkod_app.evaluation.report import told, write_reports
 from kodkod_app.evaluation.running import Evaluation, TrialPlan
 from kodkod_app.evaluation.suite import Suite, SuiteFault
 from kodkod_app.evaluation.suite_files import load_suites
-from kodkod_app.output_folder import make_output
+from kodkod_app.output_folder import claim_output, make_output
 from kodkod_app.settings import Settings, load_settings
 
-_SETTING = "setting.json"
-_OBJECT = TypeAdapter(dict[str, Any])
 _MUST_AGREE = ("agent", "model", "seed", "temperature", "user")
 
 
@@ -53,7 +47,7 @@ def evaluate(
     agent = AgentKind(flags["agent"])
     settings = _settings(folder, flags, agent)
     setting = _setting(settings, agent, flags)
-    _claim(folder, setting)
+    claim_output(folder, setting, _MUST_AGREE, "trials")
     plan = TrialPlan(
         suites, flags["trials"], flags["workers"], agent, settings, folder, flags["pattern"], flags["user"] == "model",
         redo_faults=flags["redo_faults"],
@@ -99,23 +93,6 @@ def _setting(settings: Settings, agent: AgentKind, flags: Mapping[str, Any]) -> 
 def _require_task(suites: Sequence[Suite], pattern: str) -> None:
     if not any(pattern in task.id for suite in suites for task in suite.tasks):
         raise SuiteFault(f"no task has {pattern!r} in its id; give a part of one by --task, or leave it out for all")
-
-
-def _claim(folder: Path, setting: Mapping[str, Any]) -> None:
-    """Make a folder this evaluation's, or find that it is."""
-    path = folder / _SETTING
-    before = _read_setting(path) if path.exists() else setting
-    if differing := [name for name in _MUST_AGREE if before.get(name) != setting[name]]:
-        raise SuiteFault(f"{folder} holds trials with another {' and '.join(differing)}; choose another folder with -o")
-    path.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_setting(path: Path) -> dict[str, Any]:
-    try:
-        return _OBJECT.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as fault:
-        cause = cause_of(fault)
-        raise SuiteFault(f"{path} cannot be read ({cause}); restore it, or choose another folder with -o") from fault
 
 
 def _open(agent: AgentKind, settings: Settings) -> Model | None:

@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urljoin
@@ -196,7 +197,8 @@ def _get(url: str, max_bytes: int) -> bytes:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as answer:
             data: bytes = answer.read(max_bytes + 1)
     except (urllib.error.URLError, OSError) as error:
-        raise PackageFault(f"{url} cannot be read: {error}; check the network, then run it again") from error
+        doubtful = "name" if getattr(error, "code", None) == HTTPStatus.NOT_FOUND else "network"
+        raise PackageFault(f"{url} cannot be read: {error}; check the {doubtful}, then run it again") from error
     if len(data) > max_bytes:
         raise PackageFault(f"{url} has more than {max_bytes} bytes")
     return data

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from kodkod_app.bootstrap import Model
+from kodkod_app.first_fault import first_fault
 from kodkod_app.nano.broken import Instance, broken_instances
 from kodkod_app.nano.packages import Package, Role, known_packages
 from kodkod_app.nano.ranking.ranker import plausible_for
@@ -86,11 +87,14 @@ class Evaluation:
         """To the end.
 
         Raises:
-            ExceptionGroup of EngineError, SandboxError, PackageFault, RunnerFault: faults; what was recorded stays.
+            EngineError, SandboxError, PackageFault, RunnerFault: a fault, the first of them; what was recorded stays.
         """
-        async with asyncio.TaskGroup() as group:
-            for number, pinned in enumerate(self.options.packages):
-                group.create_task(self._package(pinned, self.options.share(number)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, pinned in enumerate(self.options.packages):
+                    group.create_task(self._package(pinned, self.options.share(number)))
+        except BaseExceptionGroup as faults:
+            raise first_fault(faults) from faults
 
     async def _package(self, pinned: str, count: int) -> None:
         if count == 0:

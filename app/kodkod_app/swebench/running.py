@@ -20,6 +20,7 @@ from typing import Self
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.bootstrap import Model
+from kodkod_app.first_fault import first_fault
 from kodkod_app.python_environment import EnvironmentFault
 from kodkod_app.repair_eval.packages import PackageFault
 from kodkod_app.settings import Settings
@@ -140,7 +141,7 @@ class Runner:
                     for _ in range(min(self.plan.workers, len(jobs))):
                         group.create_task(self._work(jobs, meter))
             except* EngineClosed as faults:
-                raise _first(faults) from None
+                raise first_fault(faults) from None
             finally:
                 self._write_predictions()
 
@@ -198,11 +199,6 @@ class Runner:
             f"{self._done} of {self._total}  {attempt.key}: {attempt.exit_status}{why}, {change}, "
             f"{attempt.seconds:.1f} s; {_duration(left_s)} left"
         )
-
-
-def _first(faults: ExceptionGroup[EngineClosed]) -> EngineClosed:
-    fault = faults.exceptions[0]
-    return _first(fault) if isinstance(fault, ExceptionGroup) else fault
 
 
 def _duration(seconds: float) -> str:

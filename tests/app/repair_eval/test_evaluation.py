@@ -169,3 +169,22 @@ async def test_the_whole_of_it(workshop, tmp_path, monkeypatch):
         assert (tmp_path / "records.jsonl").read_bytes() == before
     finally:
         engine.close()
+
+
+def test_a_fault_ends_it_in_one_line(kodkod, record, tmp_path):
+    words = ("-o", tmp_path / "out", "-m", record({"text": "hi"}), "--faults", 2)
+    found = kodkod("eval", "repair", *words, "--package", "one", "--package", "two")
+    assert (found.code, found.out) == (1, "")
+    assert found.err.splitlines()[-1] == "kodkod: 'one' names no release; write it as NAME==VERSION"
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize("other", [("--seed", 1), ("--candidates", 2), ("-m",)])
+def test_faults_tried_with_another_question_are_not_counted_with_these(other, kodkod, record, tmp_path):
+    words = ("eval", "repair", "-o", tmp_path / "out", "--faults", 1, "--package", "one")
+    assert kodkod(*words, "-m", record({"text": "hi"})).code == 1
+    (tmp_path / "other.jsonl").write_text('{"text": "ho"}\n')
+    changed = other if other != ("-m",) else ("-m", f"script:{tmp_path / 'other.jsonl'}")
+    found = kodkod(*words, *(("-m", record({"text": "hi"})) if other != ("-m",) else ()), *changed)
+    assert (found.code, found.out) == (2, "")
+    assert "out holds faults tried with another" in found.err
