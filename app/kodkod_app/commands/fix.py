@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -100,7 +100,7 @@ def command(issue: str | None, issue_file: Any, failing_tests: tuple[str, ...], 
     return run_session(prompt, flags, {"test_targets": list(failing_tests) or None, "attended": attended})
 
 
-def read_text(file: TextIO, name: str) -> str:
+def read_text(file: IO[str], name: str) -> str:
     """All of a file.
 
     Raises:
