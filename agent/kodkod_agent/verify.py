@@ -69,8 +69,8 @@ async def run_tests(config: AgentConfig, tools: ToolContext) -> ToolResult:
 
 
 def not_failing(before: Facts, targets: Sequence[str]) -> list[str]:
-    """Named tests that did not fail in a run that told its cases: they pass, or there are none of that name."""
-    if "failed" not in before:
+    """Named tests that did not fail in a run that named those that did: they pass, or there are none of that name."""
+    if "failed_tests" not in before:
         return []
     failed = _names(before)
     return [target for target in targets if not any(is_meant(name, (target,)) for name in failed)]

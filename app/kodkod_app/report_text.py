@@ -175,7 +175,8 @@ def told_tests(facts: Mapping[str, JsonValue]) -> str:
     if "passed" not in facts:
         return f"the command ended with exit code {facts.get('exit_code')}"
     counts = [f"{facts[key]} {key}" for key in ("failed", "errors", "passed", "skipped") if facts.get(key)]
-    return ", ".join(counts) or "none were run"
+    instead = f" ({facts['instead']})" if facts.get("instead") else ""
+    return f"{', '.join(counts) or 'none were run'}{instead}"
 
 
 def is_bad(facts: Mapping[str, JsonValue]) -> bool:

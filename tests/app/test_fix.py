@@ -241,6 +241,19 @@ def test_a_named_test_that_does_not_fail_is_told_before_the_first_turn(fix, proj
     assert found.err.index(note) < found.err.index("  edit ")
 
 
+def test_without_pytest_no_test_is_said_not_to_fail(fix, project):
+    """unittest has other names for them: nothing is known of the one that was named."""
+    python = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    command = [python, "-S", "-m", "pytest"]
+    (project / ".kodkod" / "config.toml").write_text(f"[tools]\ntest_command = {json.dumps(command)}\n")
+    (project / "test_calc.py").write_text(
+        "import unittest\n\n\nclass T(unittest.TestCase):\n    def test_add(self):\n        self.fail()\n"
+    )
+    found = fix([*[FINISH] * 4], "--failing-test", "test_calc.py::T::test_add")
+    assert "tests before: 1 failed (run by unittest, for pytest is not installed)" in found.err
+    assert "does not fail, or there is no such test" not in found.err
+
+
 def test_what_would_be_asked_is_refused_and_the_model_is_told_why(kodkod, project, record):
     turns = [shell("cat /etc/passwd"), MEND, FINISH]
     found = kodkod(

@@ -75,6 +75,7 @@ def test_the_report_tells_all():
 
 
 def test_tests_in_words():
+    assert told_tests({"passed": 0, "errors": 1, "instead": "run by unittest"}) == "1 errors (run by unittest)"
     assert told_tests({"timed_out": True}) == "ran out of time"
     assert told_tests({"exit_code": 3}) == "the command ended with exit code 3"
     assert told_tests({"passed": 0, "failed": 0}) == "none were run"

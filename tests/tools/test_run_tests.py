@@ -163,6 +163,8 @@ class TestWithoutPytest:
         result = await call("test")
         assert "AssertionError: 1 != 2" in result.for_model
         assert "run by unittest" in result.for_model
+        assert result.facts["instead"] == "run by unittest, for pytest is not installed"
+        assert "failed_tests" not in result.facts
         assert {key: result.facts[key] for key in ("passed", "failed", "errors", "skipped")} == {
             "passed": 1, "failed": 1, "errors": 0, "skipped": 1,
         }  # fmt: skip

@@ -35,6 +35,7 @@ _UNTRACED = "the lines that the tests run are not known"
 _ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}
 _NOT_FOUND = 127
 """Exit code of a shell that finds no such command."""
+_NO_PYTEST_NOTE = "run by unittest, for pytest is not installed"
 _NO_RUNNER = "pytest is not installed in the sandbox's Python, and unittest found no tests"
 _NO_PYTEST = re.compile(r"No module named '?\"?pytest")
 
@@ -54,10 +55,10 @@ class TestArguments(Arguments):
 class Test:
     """Facts: `passed`, `failed`, `errors`, `skipped` (counts), `failed_tests` (ids), `exit_code`, `timed_out`.
 
-    Counts are missing where no report could be read. `not_run` is there where nothing could be run, and says why,
-    whatever the exit code. That tests fail is no error of the call. With `locate` all tests
-    of the targets' files are run, for the contrast between those that fail and those that pass; `suspects` (see
-    `locate.suspects.Suspect`) is missing where they could not be traced.
+    Counts are missing where no report could be read; `failed_tests` too where unittest ran them, and `instead` says why
+    it did. `not_run` is there where nothing could be run, and says why, whatever the exit code. That tests fail is no
+    error of the call. With `locate` all tests of the targets' files are run, for the contrast between those that fail
+    and those that pass; `suspects` (see `locate.suspects.Suspect`) is missing where they could not be traced.
     """
 
     __test__ = False
@@ -272,8 +273,8 @@ async def _unittest(arguments: TestArguments, context: ToolContext) -> ToolStrea
         yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=not_run)
         return
     yield ToolResult(
-        f"{told.for_model}\n[run by unittest, for pytest is not installed]",
+        f"{told.for_model}\n[{_NO_PYTEST_NOTE}]",
         for_log=kept.for_log,
         error=told.error,
-        facts={**told.facts, **unittest_words.facts(kept.for_model, num_run)},
+        facts={**told.facts, **unittest_words.facts(kept.for_model, num_run), "instead": _NO_PYTEST_NOTE},
     )
