@@ -21,11 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from kodkod_app import paths
 from kodkod_app.nano.packages import Role
 from kodkod_app.nano.packages import known_packages as released
+from kodkod_app.one_at_a_time import one_at_a_time
 
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 PLAIN_PYTEST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 _TEST_RUNNER = "pytest>=8,<9"
 _TIMEOUT_S = 600.0
+READY = ".ready"
+"""Marks a folder that is whole."""
 _TEST_FOLDERS = ("tests", "test", "testing", "_tests")
 _NO_CODE = {*_TEST_FOLDERS, "docs", "doc", "examples", "benchmarks", "build", "dist", "tools", "scripts"}
 
@@ -110,12 +113,12 @@ def make_ready(spec: PackageSpec) -> Package:
         PackageFault: pip cannot get it, it has no source archive, or no code of its own was found in it.
     """
     folder = paths.cache_folder() / "repair" / f"{spec.name}-{spec.version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, make in (("tree", _make_tree), ("env", _make_environment)):
-        if not (folder / name / ".ready").exists():
-            shutil.rmtree(folder / name, ignore_errors=True)
-            make(spec, folder / name)
-            (folder / name / ".ready").touch()
+    with one_at_a_time(folder):
+        for name, make in (("tree", _make_tree), ("env", _make_environment)):
+            if not (folder / name / READY).exists():
+                shutil.rmtree(folder / name, ignore_errors=True)
+                make(spec, folder / name)
+                (folder / name / READY).touch()
     tree = folder / "tree" / "source"
     modules = tuple(sorted(_modules(tree)))
     if not modules:

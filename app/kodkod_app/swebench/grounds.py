@@ -17,8 +17,9 @@ from typing import Protocol
 
 from kodkod_app import paths
 from kodkod_app.boxes import BoxPlan
+from kodkod_app.one_at_a_time import one_at_a_time
 from kodkod_app.python_environment import find_environment
-from kodkod_app.repair_eval.packages import Package, PackageSpec, make_ready, test_variables
+from kodkod_app.repair_eval.packages import READY, Package, PackageSpec, make_ready, test_variables
 from kodkod_app.swebench.rows import Row
 from kodkod_app.swebench.work_tree import apply_patch, checkout
 from kodkod_sandbox.base import SandboxKind
@@ -175,14 +176,13 @@ class Grounds:
 def environment_without(package: Package) -> Path:
     """A copy of a release's environment in which the release itself, sound as it is, cannot be read. Blocks."""
     folder = paths.cache_folder() / "swebench" / package.spec.pinned.replace("==", "-") / "env"
-    if (folder / ".ready").exists():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(package.environment, folder, symlinks=True)
-    (folder / ".ready").unlink(missing_ok=True)
-    _remove_modules(package.spec.name, folder)
-    (folder / ".ready").touch()
+    with one_at_a_time(folder.parent):
+        if not (folder / READY).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            # The mark of the one that is copied would say of half a copy that it is ready, with the release in it.
+            shutil.copytree(package.environment, folder, symlinks=True, ignore=shutil.ignore_patterns(READY))
+            _remove_modules(package.spec.name, folder)
+            (folder / READY).touch()
     return folder
 
 
