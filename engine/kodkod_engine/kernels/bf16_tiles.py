@@ -13,11 +13,22 @@ from typing import Any
 import torch
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS
-from kodkod_engine.kernels.vector_code import F32, I8, I32, I64, Row, load, splat
+from kodkod_engine.kernels.vector_code import (
+    BF16S,
+    F32,
+    I8,
+    I32,
+    I64,
+    SUMS,
+    Row,
+    declared,
+    load,
+    multiply_add,
+    splat,
+)
 
 TOKENS_PER_TILE = 16
 """Lanes of a vector."""
@@ -38,19 +49,7 @@ _TO_L1 = (0, 3, 1)
 """Arguments of LLVM's prefetch: for reading, wanted close, data."""
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and has no bf16
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
-
-
-_WORDS, _SUMS = ir.VectorType(I32, TOKENS_PER_TILE), ir.VectorType(F32, TOKENS_PER_TILE)
-_PAIRS = ir.VectorType(_BFloat(), 2 * TOKENS_PER_TILE)
+_WORDS = ir.VectorType(I32, TOKENS_PER_TILE)
 _WORD_BYTES, _VECTOR_BYTES = 4, 4 * TOKENS_PER_TILE
 
 
@@ -74,33 +73,29 @@ def _broadcast(builder: Any, pointer: Any) -> Any:
     undefined = ir.Constant(_WORDS, ir.Undefined)
     word = builder.load(builder.bitcast(pointer, I32.as_pointer()), align=2)
     one = builder.insert_element(undefined, word, I32(0))
-    return builder.bitcast(builder.shuffle_vector(one, undefined, splat(_WORDS, 0)), _PAIRS)
-
-
-def _declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+    return builder.bitcast(builder.shuffle_vector(one, undefined, splat(_WORDS, 0)), BF16S)
 
 
 def _sums(
     builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], ahead_step: Any, pairs: Any
 ) -> list[list[Any]]:
     """The loop over pairs: sums by row and tile. Rows, tiles and what is asked for ahead are byte pointers."""
-    multiply_add = _declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _SUMS, _SUMS, _PAIRS, _PAIRS)
-    prefetch = _declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
+    add_products = multiply_add(builder)
+    prefetch = declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
     before, loop = builder.block, builder.append_basic_block("pairs")
     builder.branch(loop)
     builder.position_at_end(loop)
     pair = builder.phi(I64)
-    carried = [[builder.phi(_SUMS) for _ in tiles] for _ in rows]
+    carried = [[builder.phi(SUMS) for _ in tiles] for _ in rows]
     for pointer in ahead:
         place = builder.gep(pointer, [builder.mul(pair, ahead_step)])
         builder.call(prefetch, [place, *map(I32, _TO_L1)])
     shift = builder.mul(pair, I64(_VECTOR_BYTES))
-    tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), _PAIRS) for tile in tiles]
+    tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), BF16S) for tile in tiles]
     shift = builder.mul(pair, I64(_WORD_BYTES))
     weights = [_broadcast(builder, builder.gep(row, [shift])) for row in rows]
     sums = [
-        [builder.call(multiply_add, [total, token, weight]) for total, token in zip(own, tokens, strict=True)]
+        [builder.call(add_products, [total, token, weight]) for total, token in zip(own, tokens, strict=True)]
         for own, weight in zip(carried, weights, strict=True)
     ]
     following = builder.add(pair, I64(1))
@@ -114,7 +109,7 @@ def _sums(
 def _summed(carried: list[list[Any]], sums: list[list[Any]]) -> Iterator[tuple[Any, Any, Any]]:
     """The sums for `_close`: they begin at zero."""
     for own, totals in zip(carried, sums, strict=True):
-        yield from ((place, splat(_SUMS, 0.0), total) for place, total in zip(own, totals, strict=True))
+        yield from ((place, splat(SUMS, 0.0), total) for place, total in zip(own, totals, strict=True))
 
 
 def _close(builder: Any, before: Any, carried: list[tuple[Any, Any, Any]]) -> None:

@@ -24,7 +24,6 @@ from kodkod_engine.kernels.bf16_tiles import (
     ROWS,
     TOKENS_PER_TILE,
     TURNED_PAIRS,
-    float_of,
     has_tile_products,
     products_by_row,
     products_by_token,
@@ -32,6 +31,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     word_of,
 )
 from kodkod_engine.kernels.packed_linear import Packed
+from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 COLUMNS = ROWS // 2
@@ -48,7 +48,6 @@ OUTPUTS_IN_CACHE = 768
 
 _16_WITH_1, _8_WITH_1, _8_WITH_2 = products_by_row.values()
 _16_BY_1, _8_BY_1, _8_BY_2 = products_by_token.values()
-_F = np.float32
 _I = np.int32
 
 Weight: TypeAlias = Tensor | Packed
@@ -66,22 +65,6 @@ def takes_expert_rows(shape: Sequence[int]) -> bool:
     """
     width, hidden = shape[1] // 2, shape[2]
     return has_tile_products() and width % COLUMNS == 0 and hidden % (2 * TURNED_PAIRS) == 0
-
-
-@njit(fastmath=FAST_MATH, inline="always", cache=True)
-def _silu(x: Any) -> Any:
-    """x / (1 + exp(-x)) without a call, so that it vectorises; the exponential is right to 2e-7 of itself."""
-    power = min(max(x * _F(-1.44269504), _F(-126)), _F(126))
-    whole = np.floor(power + _F(0.5))
-    rest = _F(power - whole)
-    # 2 ** rest by its Taylor series: rest is at most a half.
-    two = rest * _F(1.5403530e-4) + _F(1.3333558e-3)
-    two = rest * two + _F(9.6181291e-3)
-    two = rest * two + _F(5.5504109e-2)
-    two = rest * two + _F(2.4022651e-1)
-    two = rest * two + _F(6.9314718e-1)
-    two = rest * two + _F(1)
-    return x / (_F(1) + two * float_of(_I((_I(whole) + _I(127)) << _I(23))))
 
 
 @njit(fastmath=FAST_MATH, inline="always", cache=True)
@@ -131,8 +114,8 @@ def _activate(sums: Any, shares: Any, num_tiles: int, tile: int, column: int, co
             for lane in range(TOKENS_PER_TILE):
                 i = t * TOKENS_PER_TILE + lane
                 share = shares[tile * TOKENS_PER_TILE + i]
-                low = _silu(sums[gate + i]) * sums[up + i] * share
-                high = _silu(sums[gate + lanes + i]) * sums[up + lanes + i] * share
+                low = silu(sums[gate + i]) * sums[up + i] * share
+                high = silu(sums[gate + lanes + i]) * sums[up + lanes + i] * share
                 inner[tile + t, column // 2 + half, lane] = _pair_of(low, high)
 
 

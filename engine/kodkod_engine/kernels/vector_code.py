@@ -28,6 +28,31 @@ I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntTy
 CODES, WIDE, PRODUCTS = (ir.VectorType(element, LANES) for element in (I8, I16, I32))
 
 
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite is untyped, and has no bf16
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+BF16S, SUMS = ir.VectorType(_BFloat(), LANES), ir.VectorType(F32, LANES // 2)
+"""What the instruction for bf16 products takes, and where it adds the products of neighbours."""
+
+
+def declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """LLVM's function of that name, to be called."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def multiply_add(builder: Any) -> Any:
+    """The instruction for bf16 products: (sums, numbers, numbers) -> sums."""
+    return declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", SUMS, SUMS, BF16S, BF16S)
+
+
 def splat(kind: Any, value: float) -> Any:
     """A constant in every lane of a vector type."""
     return ir.Constant(kind, [value] * kind.count)
@@ -40,8 +65,7 @@ def load(builder: Any, pointer: Any, kind: Any, align: int) -> Any:
 
 def fetch_ahead(builder: Any, pointer: Any, num_bytes: int) -> None:
     """Ask memory for what lies `BYTES_AHEAD` of some bytes at a byte pointer; past a matrix's end that does nothing."""
-    declared = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    prefetch = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0")
+    prefetch = declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
     for start in range(0, num_bytes, _LINE_BYTES):
         line = builder.gep(pointer, [I64(start + BYTES_AHEAD)])
         builder.call(prefetch, [line, *(I32(number) for number in _TO_L1)])

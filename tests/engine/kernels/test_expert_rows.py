@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.expert_cases import by_reference, drawn, packed, packed_layer
 from engine.playing import relative_error
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
-from kodkod_engine.kernels.expert_rows import expert_rows, reference, takes_expert_rows
-from kodkod_engine.kernels.packed_linear import packed_arrays
-from kodkod_engine.kernels.packing import pack, pack_fp8, unpack, unpack_fp8
+from kodkod_engine.kernels.expert_rows import expert_rows, takes_expert_rows
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers import moe
-from kodkod_engine.layers.moe import MixtureOfExperts, PackedExperts
+from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.packed import Precision
 
 pytestmark = pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
-
-Case = tuple[torch.Tensor, ...]
-
-
-def drawn(tokens: int, hidden: int, width: int, experts: int, identity: int, per_token: int, seed: int = 0) -> Case:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(tokens, hidden, generator=generator)
-    gate_up = (torch.randn(experts, 2 * width, hidden, generator=generator) / hidden**0.5).bfloat16()
-    down = (torch.randn(experts, hidden, width, generator=generator) / width**0.5).bfloat16()
-    order = torch.rand(tokens, experts + identity, generator=generator).argsort(dim=1)
-    return x, gate_up, down, order[:, :per_token].contiguous(), torch.rand(tokens, per_token, generator=generator)
-
-
-def by_reference(case: Case) -> torch.Tensor:
-    """On activations as the kernel rounds them, but for identity experts, which take them as they are."""
-    x, gate_up, down, chosen, weights = case
-    is_real = chosen < len(down)
-    rounded = reference(x.bfloat16().float(), gate_up, down, chosen, weights * is_real)
-    return rounded + x * (weights * ~is_real).sum(dim=1, keepdim=True)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,22 +52,6 @@ def test_a_crowd_on_one_expert_beside_empty_ones():
     assert relative_error(expert_rows(*case), by_reference(case).double()) < 5e-3
 
 
-def packed(case: Case, precision: str, group: int) -> tuple[Any, Case]:
-    """The experts packed, as the kernel takes them; and the case with what they stand for."""
-    x, gate_up, down, chosen, weights = case
-    arrays, values = [], []
-    for weight in (gate_up, down):
-        if precision == "fp8":
-            codes, scales = pack_fp8(weight, math.gcd(weight.shape[1], 4), group)
-            arrays.append(packed_arrays(codes, scales, 8, math.gcd(weight.shape[1], 4)))
-            values.append(unpack_fp8(codes, scales, math.gcd(weight.shape[1], 4)).bfloat16())
-        else:
-            codes, scales = pack(weight, int(precision[-1]), group)
-            arrays.append(packed_arrays(codes, scales, int(precision[-1])))
-            values.append(unpack(codes, scales, int(precision[-1])).bfloat16())
-    return arrays, (x, *values, chosen, weights)
-
-
 @pytest.mark.parametrize("precision", ["int4", "int8", "fp8"])
 @settings(max_examples=12, deadline=None)
 @given(
@@ -105,9 +66,11 @@ def test_packed_experts_are_those_they_stand_for(precision, tokens, sizes, exper
     """The same bits as with the unpacked ones: outputs, activations and sums take the same way."""
     hidden, width, group = sizes
     chosen = data.draw(st.integers(1, experts + identity))
-    arrays, case = packed(drawn(tokens, hidden, width, experts, identity, chosen, seed), precision, group)
-    x, _, _, *routed = case
-    assert torch.equal(expert_rows(x, *arrays, *routed), expert_rows(*case))
+    arrays, (x, *wide, chosen, weights) = packed(
+        drawn(tokens, hidden, width, experts, identity, chosen, seed), precision, group
+    )
+    gate_up, down = (weight.bfloat16() for weight in wide)
+    assert torch.equal(expert_rows(x, *arrays, chosen, weights), expert_rows(x, gate_up, down, chosen, weights))
 
 
 def test_nobody_chooses_a_real_expert():
@@ -167,13 +130,7 @@ def test_the_layer_goes_this_way_for_many_tokens_alone(tiny, monkeypatch):
 def test_packed_layers_go_this_way_where_experts_have_many_rows(tiny, monkeypatch, precision):
     taken: list[int] = []
     monkeypatch.setattr(moe, "expert_rows", lambda *case: taken.append(len(case[0])) or expert_rows(*case))
-    plain = MixtureOfExperts(tiny.config)
-    for name, parameter in plain.named_parameters():
-        torch.nn.init.normal_(parameter, std=0.0 if "bias" in name else parameter.shape[-1] ** -0.5)
-    experts = PackedExperts(plain, precision)
-    for home, weight in zip(experts.homes, (plain.gate_up, plain.down), strict=True):
-        for expert in range(len(weight)):
-            home[expert].copy_(weight[expert])
+    experts = packed_layer(tiny.config, precision)
     x = torch.randn(400, tiny.config.hidden_size)
     experts(x[:4])
     assert taken == []
