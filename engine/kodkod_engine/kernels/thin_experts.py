@@ -18,12 +18,10 @@ from kodkod_engine.kernels import expert_mix
 from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.packed_linear import Packed
+from kodkod_engine.kernels.packed_rows import COLUMNS, add_outputs
 from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, products, takes_thin_products
 from kodkod_engine.kernels.unpack_bf16 import narrow
-
-COLUMNS = 16
-"""Outputs at a time: their weights stay in the second level cache while an expert's rows meet them."""
 
 reference = expert_mix.reference
 """Activations are rounded to bf16 where this kernel multiplies them."""
@@ -64,30 +62,6 @@ def _gate_up(weight: Any, x: Any, groups: Any, shares: Any, inner: Any, parts: i
                     _activate(sums, shares, num_pairs, pair, begin, inner)
 
 
-@njit(**KERNEL_OPTIONS)
-def _down(weight: Any, inner: Any, groups: Any, order: Any, out: Any, parts: int) -> None:
-    """Add each pair's share to its token's row of out; `order` numbers the pairs."""
-    hit, starts, tokens = groups
-    hidden = out.shape[1]
-    blocks = hidden // COLUMNS
-    for part in prange(parts):
-        sums = np.empty((2 * MAX_THIN_TOKENS, COLUMNS // 2), np.float32)
-        for place in range(len(hit)):
-            row, count = hit[place] * hidden, starts[place + 1] - starts[place]
-            pieces = (count + MAX_THIN_TOKENS - 1) // MAX_THIN_TOKENS
-            for begin in range(COLUMNS * (blocks * part // parts), COLUMNS * (blocks * (part + 1) // parts), COLUMNS):
-                for piece in range(pieces):
-                    pair = starts[place] + count * piece // pieces
-                    num_pairs = starts[place] + count * (piece + 1) // pieces - pair
-                    rows = row + begin, row + begin + 1, 2
-                    products(weight, rows, inner, order, pair, num_pairs, sums)
-                    for i in range(num_pairs):
-                        target = out[tokens[pair + i], begin : begin + COLUMNS]
-                        for c in range(COLUMNS // 2):
-                            target[2 * c] += sums[i, c]
-                            target[2 * c + 1] += sums[MAX_THIN_TOKENS + i, c]
-
-
 def thin_experts(x: Tensor, gate_up: Packed, down: Packed, chosen: Tensor, weights: Tensor) -> Tensor:
     """See `reference`.
 
@@ -107,5 +81,5 @@ def thin_experts(x: Tensor, gate_up: Packed, down: Packed, chosen: Tensor, weigh
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
         _gate_up(gate_up, bits_of(x.bfloat16().contiguous()), groups, shares, bits_of(inner), parts)
-        _down(down, bits_of(inner), groups, np.arange(len(pairs)), out.numpy(), parts)
+        add_outputs(down, bits_of(inner), groups, np.arange(len(pairs)), out.numpy(), parts)
     return out.to(x.dtype)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from engine.playing import relative_error
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import (
     MAX_PACKED_ROWS_BESIDE_TILES,
+    MAX_ROWS_IN_REGISTERS,
     MAX_THIN_ROWS,
     MAX_THIN_ROWS_BESIDE_BF16,
     MAX_THIN_ROWS_BESIDE_TILES,
@@ -88,12 +90,17 @@ def test_the_road_depends_on_dtype_and_rows(native, monkeypatch, rows):
 
 @pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
 @pytest.mark.parametrize("precision", [None, *PACKED])
-@pytest.mark.parametrize("rows", [1, 4, 5, 7, 8, 16, 17, 100, 192, 193])
+@pytest.mark.parametrize("rows", [1, 4, 5, 7, 8, 16, 17, 64, 65, 100, 192, 193])
 @torch.inference_mode()
-def test_some_dozen_rows_of_a_large_matrix_go_in_tiles(monkeypatch, precision, rows):
+def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch, precision, rows):
     taken = []
-    tiled_linear = linear_module.tiled_linear
-    monkeypatch.setattr(linear_module, "tiled_linear", lambda x, *more: taken.append(len(x)) or tiled_linear(x, *more))
+
+    def watch(name):
+        kernel = getattr(linear_module, name)
+        monkeypatch.setattr(linear_module, name, lambda x, *more: taken.append((name, len(x))) or kernel(x, *more))
+
+    watch("tiled_linear")
+    watch("packed_rows")
     monkeypatch.setattr(linear_module, "MIN_TILED_VALUES", 256 * 256)
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 256, generator=generator), torch.randn(256, 256, generator=generator).bfloat16()
@@ -105,7 +112,10 @@ def test_some_dozen_rows_of_a_large_matrix_go_in_tiles(monkeypatch, precision, r
     got = linear(x, home)
     assert relative_error(got, x @ weight.float().t()) < 1e-2
     few = MAX_THIN_ROWS_BESIDE_TILES if precision is None else MAX_PACKED_ROWS_BESIDE_TILES
-    assert taken == ([rows] if few < rows <= MAX_TILED_ROWS else [])
+    in_registers = precision is not None and rows <= MAX_ROWS_IN_REGISTERS
+    in_registers = in_registers and (precision is not Precision.FP8 or has_byte_lookup())
+    road = "packed_rows" if in_registers else "tiled_linear"
+    assert taken == ([(road, rows)] if few < rows <= MAX_TILED_ROWS else [])
     num_taken = len(taken)
     linear(x[:, :128], weight[:, :128].bfloat16().contiguous())
     assert len(taken) == num_taken, "a small matrix does not"
