@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.kernels.packed_linear import packed_arrays, packed_linear
 from kodkod_engine.kernels.packed_rows import packed_rows, takes_packed_rows
 from kodkod_engine.kernels.thin_linear import thin_linear
@@ -40,6 +41,11 @@ MAX_PACKED_STEP_ROWS_BESIDE_TILES = 8
 
 MAX_PACKED_ROWS_BESIDE_TILES = 7
 """The same of one packed matrix, such as an expert's."""
+
+MAX_FP8_ROWS_BESIDE_REGISTERS = 3
+"""Both of FP8 where its codes are looked up in registers: its products as it lies are the slowest. Measured, whole
+steps of two layers at full width: 3 rows take 76 ms as it lies and 78 in registers, 4 rows 73 and 60, 8 rows 110 and
+75."""
 
 MAX_ROWS_IN_REGISTERS = 64
 """Up to here a packed matrix is unpacked in registers for six rows at a time, beyond in cache for tiles of sixteen.
@@ -108,7 +114,14 @@ def kernel_rows(weight: Slot) -> int:
         return 0
     if not has_tile_products() or math.prod(weight.shape) < MIN_LARGE_VALUES:
         return max_thin_rows()
-    return MAX_PACKED_STEP_ROWS_BESIDE_TILES if isinstance(weight, PackedMatrix) else MAX_THIN_ROWS_BESIDE_TILES
+    if isinstance(weight, PackedMatrix):
+        return _few_rows(weight, MAX_PACKED_STEP_ROWS_BESIDE_TILES)
+    return MAX_THIN_ROWS_BESIDE_TILES
+
+
+def _few_rows(weight: PackedMatrix, of_integers: int) -> int:
+    """Rows up to which a packed matrix is read as it lies beside quicker roads for more."""
+    return MAX_FP8_ROWS_BESIDE_REGISTERS if weight.is_fp8 and has_byte_lookup() else of_integers
 
 
 def _takes_tiles(x: Tensor, weight: Slot, few: int) -> bool:
@@ -162,12 +175,13 @@ def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
 
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if is_on_host(weight):
-        if _takes_tiles(x, weight, MAX_PACKED_ROWS_BESIDE_TILES) and not torch.is_grad_enabled():
+        few = _few_rows(weight, MAX_PACKED_ROWS_BESIDE_TILES)
+        if _takes_tiles(x, weight, few) and not torch.is_grad_enabled():
             arrays = packed_arrays(weight.codes, weight.scales, weight.bits, weight.row_block)
             is_in_registers = len(x) <= MAX_ROWS_IN_REGISTERS and takes_packed_rows(arrays, weight.shape)
             return (packed_rows if is_in_registers else tiled_linear)(x, arrays, weight.shape[0])
-        few = MAX_PACKED_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
-        if x.shape[0] <= few:
+        thin = MAX_PACKED_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
+        if x.shape[0] <= thin:
             return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)
         if _CPU_HAS_NATIVE_BF16:
             return _unpacked_linear(x.bfloat16(), weight).to(x.dtype)

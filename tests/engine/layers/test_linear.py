@@ -14,6 +14,7 @@ from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import (
+    MAX_FP8_ROWS_BESIDE_REGISTERS,
     MAX_PACKED_ROWS_BESIDE_TILES,
     MAX_ROWS_IN_REGISTERS,
     MAX_THIN_ROWS,
@@ -90,7 +91,7 @@ def test_the_road_depends_on_dtype_and_rows(native, monkeypatch, rows):
 
 @pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
 @pytest.mark.parametrize("precision", [None, *PACKED])
-@pytest.mark.parametrize("rows", [1, 4, 5, 7, 8, 16, 17, 64, 65, 100, 192, 193])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 8, 16, 17, 64, 65, 100, 192, 193])
 @torch.inference_mode()
 def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch, precision, rows):
     taken = []
@@ -112,6 +113,8 @@ def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch,
     got = linear(x, home)
     assert relative_error(got, x @ weight.float().t()) < 1e-2
     few = MAX_THIN_ROWS_BESIDE_TILES if precision is None else MAX_PACKED_ROWS_BESIDE_TILES
+    if precision is Precision.FP8 and has_byte_lookup():
+        few = MAX_FP8_ROWS_BESIDE_REGISTERS
     in_registers = precision is not None and rows <= MAX_ROWS_IN_REGISTERS
     in_registers = in_registers and (precision is not Precision.FP8 or has_byte_lookup())
     road = "packed_rows" if in_registers else "tiled_linear"
