@@ -33,7 +33,7 @@ from kodkod_engine.kernels.vector_code import (
 )
 
 MAX_THIN_TOKENS = 6
-"""Rows of activations at a time: of seven and more the sums of two weight rows no longer fit into the registers."""
+"""Rows of activations at a time; seven or eight take as long a row, for their sums hardly fit into the registers."""
 
 _WORDS = ir.VectorType(I32, LANES // 2)
 _VECTORS = VECTOR_GROUP // LANES
