@@ -24,6 +24,7 @@ from kodkod_engine.kernels.vector_code import (
     I64,
     SUMS,
     Row,
+    carry,
     declared,
     load,
     multiply_add,
@@ -99,7 +100,7 @@ def _sums(
         for own, weight in zip(carried, weights, strict=True)
     ]
     following = builder.add(pair, I64(1))
-    _close(builder, before, [(pair, I64(0), following), *_summed(carried, sums)])
+    carry(builder, before, [(pair, I64(0), following), *_summed(carried, sums)])
     after = builder.append_basic_block("summed")
     builder.cbranch(builder.icmp_signed("<", following, pairs), loop, after)
     builder.position_at_end(after)
@@ -107,16 +108,9 @@ def _sums(
 
 
 def _summed(carried: list[list[Any]], sums: list[list[Any]]) -> Iterator[tuple[Any, Any, Any]]:
-    """The sums for `_close`: they begin at zero."""
+    """The sums for `carry`: they begin at zero."""
     for own, totals in zip(carried, sums, strict=True):
         yield from ((place, splat(SUMS, 0.0), total) for place, total in zip(own, totals, strict=True))
-
-
-def _close(builder: Any, before: Any, carried: list[tuple[Any, Any, Any]]) -> None:
-    """What each value of a loop is at first and afterwards."""
-    for own, first, following in carried:
-        own.add_incoming(first, before)
-        own.add_incoming(following, builder.block)
 
 
 def _make(num_rows: int, num_tiles: int, by_token: bool) -> Any:

@@ -26,6 +26,7 @@ from kodkod_engine.kernels.vector_code import (
     VECTOR_GROUP,
     WIDE,
     Row,
+    carry,
     fetch_ahead,
     load,
     multiply_add,
@@ -91,28 +92,26 @@ def _group_sums(builder: Any, rows: list[_WeightRow], tokens: list[Any], group: 
     return sums
 
 
+def _add_scaled(builder: Any, part: Any, scale: Any, total: Any) -> Any:
+    return builder.fadd(builder.fmul(part, scale, flags=_CONTRACT), total, flags=_CONTRACT)
+
+
 def _row_sums(builder: Any, rows: list[_WeightRow], tokens: list[Any]) -> list[list[Any]]:
     """The loop over groups: sums by weight row and token, lane by lane."""
     before, loop = builder.block, builder.append_basic_block("groups")
     builder.branch(loop)
     builder.position_at_end(loop)
     group, totals = builder.phi(I64), [[builder.phi(SUMS) for _ in tokens] for _ in rows]
+    parts, scales = _group_sums(builder, rows, tokens, group), [row.scale(group) for row in rows]
     following = [
-        [
-            builder.fadd(builder.fmul(part, scale, flags=_CONTRACT), total, flags=_CONTRACT)
-            for part, total in zip(parts, own, strict=True)
-        ]
-        for parts, own, scale in zip(
-            _group_sums(builder, rows, tokens, group), totals, [row.scale(group) for row in rows], strict=True
-        )
+        [_add_scaled(builder, part, scale, total) for part, total in zip(of_row, own, strict=True)]
+        for of_row, scale, own in zip(parts, scales, totals, strict=True)
     ]
     next_group = builder.add(group, I64(1))
     carried = [(group, I64(0), next_group)]
     for own, sums in zip(totals, following, strict=True):
         carried += [(total, splat(SUMS, 0.0), later) for total, later in zip(own, sums, strict=True)]
-    for place, first, later in carried:
-        place.add_incoming(first, before)
-        place.add_incoming(later, builder.block)
+    carry(builder, before, carried)
     after = builder.append_basic_block("summed")
     builder.cbranch(builder.icmp_signed("<", next_group, rows[0].scales.width), loop, after)
     builder.position_at_end(after)

@@ -71,6 +71,13 @@ def fetch_ahead(builder: Any, pointer: Any, num_bytes: int) -> None:
         builder.call(prefetch, [line, *(I32(number) for number in _TO_L1)])
 
 
+def carry(builder: Any, before: Any, values: list[tuple[Any, Any, Any]]) -> None:
+    """What each value of a loop is when it comes from the block before, and when from here: (phi, first, following)."""
+    for own, first, following in values:
+        own.add_incoming(first, before)
+        own.add_incoming(following, builder.block)
+
+
 def sum_lanes(builder: Any, vector: Any) -> Any:
     """All lanes of a vector of floats added."""
     total = builder.extract_element(vector, I32(0))
