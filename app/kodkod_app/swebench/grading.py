@@ -35,7 +35,7 @@ from kodkod_app.swebench.predictions import (
 )
 from kodkod_app.swebench.records import Attempts
 from kodkod_app.swebench.rows import DatasetFault, Row, write_rows
-from kodkod_app.swebench.verdicts import Outcome, Place, Verdict, Verdicts, failed_tests, read_report
+from kodkod_app.swebench.verdicts import Outcome, Place, Verdict, Verdicts, failed_tests, patch_sha256, read_report
 from kodkod_sandbox.image_files import has_image
 
 Tell = Callable[[str], None]
@@ -181,6 +181,7 @@ def _verdict(
 ) -> Verdict:
     common: dict[str, Any] = {
         "instance_id": row.instance_id, "source": source, "place": place, "harness": harness,
+        "patch_sha256": patch_sha256(prediction["model_patch"]),
     }  # fmt: skip
     if not prediction["model_patch"]:
         return Verdict(outcome=Outcome.EMPTY, **common)

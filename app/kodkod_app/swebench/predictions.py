@@ -56,21 +56,36 @@ def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
         return {entry["instance_id"]: _checked(entry) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DatasetFault(
-            f"{path} holds no predictions ({type(fault).__name__}: {fault}); give .jsonl or .json with instance_id, "
+            f"{path} holds no predictions ({_told(fault)}); give .jsonl or .json with instance_id, "
             f"model_name_or_path and model_patch, the folder of a run, or {GOLD} or {EMPTY}"
         ) from fault
+
+
+def _told(fault: Exception) -> str:
+    if isinstance(fault, OSError):
+        return fault.strerror or type(fault).__name__
+    return f"{fault} is missing" if isinstance(fault, KeyError) else " ".join(str(fault).split())
 
 
 def _parsed(path: Path, data: bytes) -> Any:
     if path.suffix == ".json":
         return json.loads(data)
-    return [json.loads(line) for line in data.split(b"\n") if line.strip()]
+    return [_line(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+
+
+def _line(number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as fault:
+        raise ValueError(f"line {number}: {fault}") from fault
 
 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(entry["instance_id"], str):
+        raise TypeError(f"{entry['instance_id']!r} names no instance")
     patch = entry.get("model_patch")
     if patch is not None and not isinstance(patch, str):
-        raise ValueError(f"the patch of {entry['instance_id']} is no text")
+        raise TypeError(f"the patch of {entry['instance_id']} is no text")
     return {**entry, "model_name_or_path": str(entry.get("model_name_or_path") or "unnamed"), "model_patch": patch}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from kodkod_app.statistics import Paired, Share, Spread, Trials, largest_k, median, pass_at_k, pass_hat_k
 from kodkod_app.swebench.folder import Asked, read_asked
-from kodkod_app.swebench.records import Attempt, Attempts
+from kodkod_app.swebench.records import Attempt, Attempts, attempt_key
 from kodkod_app.swebench.report_text import told
 from kodkod_app.swebench.verdicts import Verdict, Verdicts
 
@@ -47,6 +47,7 @@ class Run:
     def __init__(self, asked: Asked, attempts: Sequence[Attempt], verdicts: Verdicts) -> None:
         self.asked = asked
         self.attempts = attempts
+        self._patches = {attempt.key: attempt.model_patch for attempt in attempts}
         self.verdicts = verdicts
         self.runs = sorted({attempt.run for attempt in attempts}) or [1]
 
@@ -58,8 +59,9 @@ class Run:
         return cls(asked, [one for one in Attempts(folder) if one.instance_id in wanted], Verdicts(folder))
 
     def verdict(self, run: int, instance_id: str) -> Verdict | None:
-        """On an attempt; None where it was not graded."""
-        return self.verdicts.best(f"run-{run}", instance_id)
+        """On an attempt; None where it was not graded, nor where another patch was."""
+        patch = self._patches.get(attempt_key(instance_id, run), "")
+        return self.verdicts.on_patch(f"run-{run}", instance_id, patch)
 
     def is_resolved(self, run: int, instance_id: str) -> bool:
         """As far as it was graded."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class Verdict(BaseModel):
     """`run-N`, `gold` or `empty`."""
     place: Place
     outcome: Outcome
+    patch_sha256: str = ""
+    """Of the patch that was graded; empty in verdicts that do not say."""
     harness: str
     """Version of the official package."""
     infra_failure: bool = False
@@ -56,6 +59,10 @@ class Verdict(BaseModel):
     def is_resolved(self) -> bool:
         """All that should pass passes."""
         return self.outcome is Outcome.RESOLVED
+
+    def is_on(self, patch: str | None) -> bool:
+        """Whether it was this patch that was graded, as far as the verdict says."""
+        return self.patch_sha256 in ("", patch_sha256(patch))
 
     @property
     def key(self) -> str:
@@ -76,16 +83,28 @@ class Verdicts(JsonLines[Verdict]):
 
     def best(self, source: str, instance_id: str) -> Verdict | None:
         """That of Docker where there are two."""
+        return next(self._all(source, instance_id), None)
+
+    def on_patch(self, source: str, instance_id: str, patch: str) -> Verdict | None:
+        """The best of those on this patch: an attempt that was made again has another one, which nobody graded."""
+        return next((verdict for verdict in self._all(source, instance_id) if verdict.is_on(patch)), None)
+
+    def _all(self, source: str, instance_id: str) -> Iterator[Verdict]:
         found = (self.get(f"{source}/{place}/{instance_id}") for place in Place)
-        return next((verdict for verdict in found if verdict is not None), None)
+        yield from (verdict for verdict in found if verdict is not None)
 
     @property
     def differing(self) -> list[str]:
         """Predictions on which both places disagree."""
-        seen: dict[tuple[str, str], set[bool]] = {}
+        seen: dict[tuple[str, str, str], set[bool]] = {}
         for verdict in self:
-            seen.setdefault((verdict.source, verdict.instance_id), set()).add(verdict.is_resolved)
-        return [f"{source}/{instance_id}" for (source, instance_id), found in sorted(seen.items()) if len(found) > 1]
+            seen.setdefault((verdict.source, verdict.instance_id, verdict.patch_sha256), set()).add(verdict.is_resolved)
+        return [f"{source}/{instance_id}" for (source, instance_id, _), found in sorted(seen.items()) if len(found) > 1]
+
+
+def patch_sha256(patch: str | None) -> str:
+    """Of a patch; none is an empty one."""
+    return hashlib.sha256((patch or "").encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_report(path: Path, instance_id: str) -> tuple[Outcome, Mapping[str, Any]]:

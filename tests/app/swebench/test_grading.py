@@ -122,6 +122,14 @@ def test_what_cannot_be_graded(kodkod, rows, dataset, tmp_path):
         (tmp_path / "preds.jsonl").write_text(text + "\n")
         ended = kodkod("swebench", "grade", dataset, tmp_path / "preds.jsonl", "-o", tmp_path / "out")
         assert (ended.code, "holds no predictions" in ended.err) == (2, True), ended.err
+    for text, cause in (
+        ('{"instance_id": "local__calc-1"}\n{bad', "line 2: Expecting property name"),
+        ('{"instance_id": 5, "model_patch": ""}', "5 names no instance"),
+        ('{"model_patch": ""}', "'instance_id' is missing"),
+    ):
+        (tmp_path / "preds.jsonl").write_text(text + "\n")
+        ended = kodkod("swebench", "grade", dataset, tmp_path / "preds.jsonl", "-o", tmp_path / "out")
+        assert (ended.code, f"holds no predictions ({cause}" in ended.err) == (2, True), ended.err
     (tmp_path / "preds.jsonl").write_text('{"instance_id": "other", "model_patch": ""}\n')
     assert "no instance other" in kodkod("swebench", "grade", dataset, tmp_path / "preds.jsonl", "-o", tmp_path).err
     assert kodkod("swebench", "grade", dataset, tmp_path, "-o", tmp_path / "out").code == 2

@@ -10,7 +10,7 @@ from kodkod_app.swebench.folder import Asked, FolderFault, claim
 from kodkod_app.swebench.predictions import write_predictions
 from kodkod_app.swebench.records import Attempt, Attempts
 from kodkod_app.swebench.report import told, write_report
-from kodkod_app.swebench.verdicts import Outcome, Place, Verdict, Verdicts
+from kodkod_app.swebench.verdicts import Outcome, Place, Verdict, Verdicts, patch_sha256
 
 NAMES = tuple(f"a__b-{number}" for number in range(1, 5))
 
@@ -66,6 +66,23 @@ def test_figures_of_three_runs(tmp_path):
     assert "4 GPU seconds" in text
     assert json.loads((tmp_path / "a" / "report.json").read_text()) == found
     assert (tmp_path / "a" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_verdict_on_another_patch_does_not_count(tmp_path):
+    folder = make(tmp_path / "a", [""])
+    graded = Verdict(
+        instance_id=NAMES[0], source="run-1", place=Place.DOCKER, outcome=Outcome.RESOLVED, harness="5.0.2",
+        patch_sha256=patch_sha256("diff"),
+    )  # fmt: skip
+    Verdicts(folder).add(graded)
+    assert write_report(folder)["resolved_by_run"]["1"]["count"] == 1
+    Attempts(folder).add(attempt(NAMES[0], 1, model_patch="made again"))
+    again = write_report(folder)
+    assert again["resolved_by_run"]["1"]["count"] == 0
+    Verdicts(folder).add(graded.model_copy(update={"place": Place.FOLDERS, "patch_sha256": patch_sha256("made again")}))
+    found = write_report(folder)
+    assert found["resolved_by_run"]["1"]["count"] == 1, "the one that is on it, wherever it was made"
+    assert found["places_disagree_on"] == []
 
 
 def test_two_runs_are_paired(tmp_path):
