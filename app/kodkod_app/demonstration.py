@@ -14,7 +14,7 @@ from kodkod_app.nano.broken import broken_instances
 from kodkod_app.nano.packages import PackageFault
 from kodkod_app.nano.releases import PLAIN_PYTEST, environment, release, variables_of_tests
 from kodkod_app.nano.workshop import prepare
-from kodkod_app.repair_eval.bench import commit_all
+from kodkod_app.own_git import begin_repository, commit_all
 from kodkod_app.repair_eval.broken_tree import open_broken_tree
 
 EXAMPLE = "timesheet"
@@ -58,6 +58,7 @@ def example_copy(folder: Path, failing_tests: Sequence[str]) -> Iterator[Broken]
     with copy_folder() as parent:
         tree = parent / folder.resolve().name
         shutil.copytree(folder, tree, ignore=shutil.ignore_patterns(".git", "__pycache__", ".pytest_cache"))
+        begin_repository(tree)
         commit_all(tree)
         yield Broken(f"the example {folder.name}", tree, failing_tests, variables=PLAIN_PYTEST)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,16 +15,15 @@ from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.candidate_places import copy_folder
 from kodkod_app.evaluation.harbor_tasks import HarborTask
-from kodkod_app.evaluation.suite import SuiteFault, World
+from kodkod_app.evaluation.suite import World
 from kodkod_app.evaluation.transcript import Made, Transcript
 from kodkod_app.headless import RunOptions, Scene, run_with
+from kodkod_app.own_git import begin_repository, commit_all
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import Settings
 from kodkod_sandbox.base import Sandbox, SandboxKind
 from kodkod_sandbox.image_files import copy_from_image
 
-_IDENTITY = ("-c", "user.name=kodkod", "-c", "user.email=kodkod@localhost", "-c", "commit.gpgsign=false")
-_NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 _BASE = "begins"
 """Message of the commit that holds a world's files where it has no history of its own."""
 
@@ -119,8 +116,8 @@ async def open_harbor_workshop(
         else:
             await asyncio.to_thread(copy_from_image, image, task.work_folder, tree)
             plan = BoxPlan(tree, SandboxKind.DOCKER, image=image, variables=task.variables)
-        _git(tree, "init", "-q", "--template=", "-b", "main")
-        _commit(tree, _BASE)
+        begin_repository(tree)
+        commit_all(tree, _BASE)
         yield Workshop(tree, plan)
 
 
@@ -144,17 +141,21 @@ async def work(workshop: Workshop, model: Model, settings: Settings, prompt: str
 
 
 def lay_out(world: World, tree: Path) -> None:
-    """Write a world's files, and its history: its commits, or one of all files."""
+    """Write a world's files, and its history: its commits, or one of all files.
+
+    Raises:
+        OwnGitFault, OSError: it is none that can be laid out.
+    """
     tree.mkdir(parents=True)
-    _git(tree, "init", "-q", "--template=", "-b", "main")
+    begin_repository(tree)
     for commit in world.commits:
         for name, text in commit.files.items():
             _write(tree, name, text)
-        _commit(tree, commit.message)
+        commit_all(tree, commit.message)
     for name, text in world.files.items():
         _write(tree, name, text)
     if not world.commits:
-        _commit(tree, _BASE)
+        commit_all(tree, _BASE)
 
 
 def _write(tree: Path, name: str, text: str | None) -> None:
@@ -164,19 +165,3 @@ def _write(tree: Path, name: str, text: str | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _commit(tree: Path, message: str) -> None:
-    _git(tree, "add", "-A", "-f", ".")
-    _git(tree, "commit", "-q", "--allow-empty", "--allow-empty-message", "-m", message)
-
-
-def _git(tree: Path, *arguments: str) -> None:
-    """Without the person's own settings, hooks and templates: a world is the same on every machine."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(
-        ["git", *_IDENTITY, *arguments], cwd=tree, env=inherited | _NO_SETTINGS, capture_output=True, check=False
-    )
-    if done.returncode:
-        words = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
-        raise SuiteFault(f"the work tree of a task cannot be made: git {arguments[0]}: {words[-1]}; correct its world")

@@ -22,13 +22,14 @@ from kodkod_app.evaluation.records import Trial, TrialsKept, trial_key
 from kodkod_app.evaluation.suite import Kind, Suite, Task
 from kodkod_app.evaluation.transcript import Transcript
 from kodkod_app.evaluation.users import ModelUser, ScriptedUser, Talker
+from kodkod_app.own_git import OwnGitFault
 from kodkod_app.python_environment import EnvironmentFault
 from kodkod_app.settings import Settings
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.errors import EngineClosed, EngineError
 from kodkod_sandbox.errors import SandboxError
 
-_FAULTS = (EngineError, SandboxError, AgentError, EnvironmentFault, ToolBroken, OSError)
+_FAULTS = (EngineError, SandboxError, AgentError, EnvironmentFault, OwnGitFault, ToolBroken, OSError)
 """Those of one trial; the others go on."""
 
 

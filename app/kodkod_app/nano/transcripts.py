@@ -30,7 +30,8 @@ from kodkod_app.nano.runs import RunResult
 from kodkod_app.nano.spans import Edit, applied
 from kodkod_app.nano.tool_desk import ToolDesk
 from kodkod_app.nano.workshop import Workshop, prepare
-from kodkod_app.repair_eval.bench import TOOLS, commit_all
+from kodkod_app.own_git import begin_repository, commit_all
+from kodkod_app.repair_eval.bench import TOOLS
 from kodkod_tools.locate.suspects import Suspect
 from kodkod_tools.tests_told import told_result
 
@@ -149,6 +150,7 @@ def _wrong_edit(scene: _Scene, rng: Random) -> list[Turn]:
     tested = _tested(scene, wrong)
     if tested.exit_code == 0 or not tested.cases:
         return []
+    begin_repository(scene.desk.tree)
     commit_all(scene.desk.tree)
     edit = _edit(scene, wrong, learnt=False)
     restored = scene.desk.call("git", {"action": "restore", "path": scene.path})

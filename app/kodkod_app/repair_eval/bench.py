@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from kodkod_tools.scratch import read_scratch, scratch
 
 TOOLS = ToolsConfig(test_command=("python", "-m", "pytest"))
 """How the tests are run."""
-_IDENTITY = ("-c", "user.name=kodkod", "-c", "user.email=kodkod@localhost", "-c", "commit.gpgsign=false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +110,3 @@ def box_plan(package: Package, tree: Path, kind: SandboxKind) -> BoxPlan:
         test_command=TOOLS.test_command,
         variables=test_variables(tree),
     )
-
-
-def commit_all(tree: Path) -> None:
-    """Make the tree a repository whose one commit is what is there."""
-    for arguments in (("init", "-q", "-b", "main"), ("add", "-A", "-f", "."), ("commit", "-q", "-m", "as it is")):
-        subprocess.run(["git", *_IDENTITY, *arguments], cwd=tree, check=True, capture_output=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from kodkod_app.candidate_places import copy_folder
 from kodkod_app.nano.broken import Instance
 from kodkod_app.nano.packages import Package
 from kodkod_app.nano.releases import environment, variables_of_tests
+from kodkod_app.own_git import begin_repository, commit_all, own_git
 from kodkod_app.python_environment import find_environment
-from kodkod_app.repair_eval.bench import commit_all
 from kodkod_sandbox.choose import SandboxKind
 from kodkod_tools.config import ToolsConfig
 
@@ -34,9 +33,10 @@ class BrokenTree:
 
     def changes(self) -> Mapping[str, str]:
         """Texts of the files that are no longer as they were committed, by path."""
-        told = _git(self.tree, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no")
+        told = own_git(self.tree, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no")
         named = [entry[3:] for entry in told.split("\0") if entry]
-        return {path: (self.tree / path).read_text(encoding="utf-8") for path in named if (self.tree / path).is_file()}
+        files = {path: self.tree / path for path in named if (self.tree / path).is_file()}
+        return {path: file.read_text(encoding="utf-8", errors="replace") for path, file in files.items()}
 
 
 @contextmanager
@@ -47,6 +47,7 @@ def open_broken_tree(package: Package, instance: Instance) -> Iterator[BrokenTre
         copytree(package.tree, tree, symlinks=True, ignore=_NOT_COPIED)
         (tree / instance.path).write_text(instance.broken, encoding="utf-8")
         (parent / "logs").mkdir()
+        begin_repository(tree)
         commit_all(tree)
         yield BrokenTree(package, tree, parent / "logs")
 
@@ -61,7 +62,3 @@ def box_plan(package: Package, tree: Path, kind: SandboxKind) -> BoxPlan:
         test_command=TOOLS.test_command,
         variables=variables_of_tests(package.spec, tree),
     )
-
-
-def _git(tree: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=tree, check=True, capture_output=True, text=True).stdout

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from kodkod_app.evaluation.coding import lay_out
-from kodkod_app.evaluation.suite import SuiteFault, World
+from kodkod_app.evaluation.suite import World
+from kodkod_app.own_git import OwnGitFault
 
 
 def log_of(tree):
@@ -33,5 +34,5 @@ def test_a_world_is_the_same_whatever_the_persons_own_git_does(tmp_path, monkeyp
 
 def test_a_world_that_git_refuses_is_told_in_one_line(tmp_path):
     world = World.model_validate({"files": {".git/index": "no index"}})
-    with pytest.raises(SuiteFault, match=r"cannot be made: git add: .*; correct its world"):
+    with pytest.raises(OwnGitFault, match=r"^git add in [^\n]*tree: [^\n]+$"):
         lay_out(world, tmp_path / "tree")
