@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kodkod_app.output_folder import make_output
+from kodkod_app.output_folder import OutputFault, make_output
 from kodkod_app.repair_eval.bench import Bench, open_bench
 from kodkod_app.repair_eval.instances import Baseline, Instance, measure, plant_faults
-from kodkod_app.repair_eval.packages import Package, PackageSpec, make_ready
+from kodkod_app.repair_eval.packages import Package, PackageFault, PackageSpec, make_ready
 from kodkod_app.repair_prompt import failing_prompt
 from kodkod_app.swebench.folder_grading import open_bed, without_docker
 from kodkod_app.swebench.grounds import Grounds, ReleaseGround, environment_without
@@ -73,19 +73,26 @@ async def build_dataset(plan: BuildPlan, tell: Callable[[str], None]) -> Path:
     """Make the instances, and images of them when wanted; the data set's file.
 
     Raises:
-        PackageFault, SandboxError: a fault; rows made so far are written.
+        OutputFault: there is a data set already, which runs may be of.
+        PackageFault, SandboxError: a fault, or no instance could be made; rows made so far are in a file of their own.
     """
     make_output(plan.folder)
-    path, rows = plan.folder / "dataset.jsonl", []
+    path, part, rows = plan.folder / "dataset.jsonl", plan.folder / "dataset.part.jsonl", []
+    if path.exists():
+        raise OutputFault(f"{path} is there already; choose another folder with -o, or remove it")
     for number, spec in enumerate(plan.packages):
         if plan.share(number):
             async for row in _rows_of(spec, plan.share(number), plan, tell):
                 rows.append(row)
-                write_rows(rows, path)
+                write_rows(rows, part)
                 tell(f"{len(rows)} of {plan.instances}  {row['instance_id']}")
+    if not rows:
+        raise PackageFault(
+            "no instance could be made of these packages; choose others with --package, or another --seed"
+        )
     if plan.images:
-        await asyncio.to_thread(build_missing, read_rows(path), Grounds(plan.kind), tell)
-    return path
+        await asyncio.to_thread(build_missing, read_rows(part), Grounds(plan.kind), tell)
+    return part.replace(path)
 
 
 async def _rows_of(
