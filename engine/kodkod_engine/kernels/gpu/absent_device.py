@@ -89,11 +89,11 @@ def compiling(capability: int = 90) -> Iterator[list[Program]]:
 
     before = driver._active
     driver.set_active(_Absent(capability))
-    JITFunction.run = compile_only  # type: ignore[method-assign]  # for a while
+    JITFunction.run = compile_only  # for a while
     try:
         yield programs
     finally:
-        JITFunction.run, driver._active = compiled, before  # type: ignore[method-assign]  # as it was
+        JITFunction.run, driver._active = compiled, before
 
 
 class _Absent:
