@@ -46,7 +46,9 @@ from kodkod_app.telemetry import TelemetryConfig
 from kodkod_app.tui.config import TuiConfig
 from kodkod_engine.config import EngineConfig
 from kodkod_sandbox.choose import SandboxKind
+from kodkod_tools import registry
 from kodkod_tools.config import ToolsConfig
+from kodkod_tools.mcp import names
 from kodkod_tools.mcp.config import PROJECT_FILE, McpServer, require_name
 
 PREFIX = "KODKOD_"
@@ -58,6 +60,15 @@ class SettingsFault(Exception):
     """An unknown key or a value it cannot have; names the source and the key."""
 
     exit_code = 2
+
+
+def _of_tools_there_are(rules: Rules) -> Rules:
+    """A rule that names no tool would forbid nothing, and nobody would know."""
+    named = {rule.tool for rule in (*rules.allow, *rules.ask, *rules.deny)}
+    known = [spec.name for spec in registry.specs()]
+    if unknown := sorted(name for name in named if name not in known and not name.startswith(names.PREFIX)):
+        raise ValueError(f"there is no tool {unknown[0]!r}; there are {', '.join(known)}, and mcp__SERVER__TOOL")
+    return rules
 
 
 class Settings(BaseModel):
@@ -73,7 +84,7 @@ class Settings(BaseModel):
     """Python environment the project's tests run in; None looks for it."""
     permission_mode: PermissionMode | None = None
     """None leaves it to the command."""
-    permissions: Rules = Field(default_factory=Rules)
+    permissions: Annotated[Rules, AfterValidator(_of_tools_there_are)] = Field(default_factory=Rules)
     agent: AgentConfig = Field(default_factory=AgentConfig)
     candidates: CandidatesConfig = Field(default_factory=CandidatesConfig)
     tools: ToolsConfig = Field(default_factory=ToolsConfig)

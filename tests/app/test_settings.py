@@ -87,6 +87,7 @@ def test_not_even_a_trusted_project_may_open_the_box(tree, line):
         ("[engine]\nthreads = 100000", "engine: threads must be from 1 to 1,024, not 100,000"),
         ("[engine]\nblock_size = 0", "engine: block_size must be at least 1, not 0"),
         ('[permissions]\ndeny = ["(("]', "permissions.deny.0: '((' is no rule"),
+        ('[permissions]\ndeny = ["Bash(rm *)"]', "permissions: there is no tool 'Bash'; there are shell, view, edit,"),
         ('sandbox = "strong"', "sandbox: Input should be 'auto', 'docker', 'bubblewrap', 'landlock' or 'none'"),
         ("model = ", "cannot be read"),
     ],
