@@ -58,7 +58,7 @@ def cause_of(fault: Exception) -> str:
     if not isinstance(fault, ValidationError):
         return str(fault).splitlines()[0]
     first = fault.errors(include_url=False)[0]
-    return ": ".join([*map(str, first["loc"][-1:]), first["msg"].splitlines()[0]])
+    return ": ".join([*map(str, first["loc"][-1:]), first["msg"].removeprefix("Value error, ").splitlines()[0]])
 
 
 class RunFlow(Exception):

@@ -80,4 +80,5 @@ def _first(fault: Exception) -> str:
         return "it holds no suite"
     entry = fault.errors(include_url=False)[0]
     place = ".".join(str(part) for part in entry["loc"])
-    return f"{place}: {entry['msg']}" if place else str(entry["msg"])
+    cause = entry["msg"].removeprefix("Value error, ")
+    return f"{place}: {cause}" if place else cause

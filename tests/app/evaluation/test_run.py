@@ -103,7 +103,7 @@ def test_a_python_suite(tmp_path):
         (SUITE.replace("id: aye", "id: a b"), "tasks.0.id"),
         (SUITE.replace("kind: functions", "kind: dialogue").replace("id: aye", "id: y").replace("id: nay", "id: n"),
          "task y has no user"),
-        (SUITE.replace("suite: small", "suite: a/b"), "suite: "),
+        (SUITE.replace("suite: small", "suite: a/b"), "suite: 'a/b' stands in names of files"),
         (SUITE.replace("said: [aye]}", 'said: ["(aye"]}'), "tasks.0.expect.said.0: .*no regular expression"),
         (SUITE.replace("said: [aye]}", "functions: [{}]}"), "tasks.0.expect.functions.0: "),
         (SUITE.replace("    prompt: Say aye.", "    prompt: Say aye.\n    world: {files: {../../out: x}}"),
