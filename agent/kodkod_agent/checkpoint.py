@@ -7,8 +7,8 @@ the statements. Here they run where they are asked for: none takes a millisecond
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,33 @@ _PRUNE = (
 class PrunedSaver(SqliteSaver):
     """A saver for one session that keeps the last checkpoints alone. A checkpoint's id grows with time."""
 
-    def __init__(self, connection: sqlite3.Connection, keep: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, keep: int, path: Path) -> None:
         # No class is ever loaded from a checkpoint: the state is plain values.
         super().__init__(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=()))
         self._keep = keep
+        self._path = path
         self._puts = 0
 
+    def setup(self) -> None:
+        """See `SqliteSaver`.
+
+        Raises:
+            SessionDamaged: the file is none of these.
+        """
+        with _damage_told(self._path):
+            super().setup()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See `BaseCheckpointSaver`.
+
+        Raises:
+            SessionDamaged: the file cannot be read there.
+        """
+        with _damage_told(self._path):
+            return super().get_tuple(config)
+
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See `BaseCheckpointSaver`."""
+        """See `get_tuple`."""
         return self.get_tuple(config)
 
     async def aput(
@@ -77,24 +96,27 @@ class PrunedSaver(SqliteSaver):
                 cursor.execute(statement, (thread_id, row[0]))
 
 
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as fault:
+        raise SessionDamaged(
+            f"{path} cannot be read ({fault}); go on in a fork: kodkod --fork {path.parent.name}"
+        ) from fault
+
+
 @asynccontextmanager
 async def open_saver(path: Path, keep: int) -> AsyncIterator[PrunedSaver]:
     """Open or create a session's checkpoint file; it is closed on the way out.
 
     Raises:
-        SessionDamaged: it cannot be read.
+        SessionDamaged: it is none. Damage further in is found, and told, where it is read.
     """
     # LangGraph may save from another thread than the loop's; the saver has a lock of its own.
     with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
-        saver = PrunedSaver(connection, keep)
-        try:
-            saver.setup()
-            faults = [row[0] for row in connection.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
-        except sqlite3.Error as fault:
-            faults = [str(fault)]
-        if faults:
-            cause = faults[0].splitlines()[-1]
-            raise SessionDamaged(f"{path} cannot be read ({cause}); go on in a fork: kodkod --fork {path.parent.name}")
+        saver = PrunedSaver(connection, keep, path)
+        saver.setup()
         # Write-ahead log without a flush per commit: whole after a kill; a power cut may lose the last steps, never
         # the file.
         connection.execute("PRAGMA synchronous=NORMAL")
