@@ -265,6 +265,17 @@ def test_damaged_sessions_stop_nobody(root, project, kodkod):
     assert [path.name for path in root.iterdir()] == [good]
 
 
+def test_a_narrow_terminal_is_told_how_sessions_ended_and_what_they_are(root, project, kodkod, monkeypatch):
+    session_id = mended(root, project)
+    monkeypatch.setenv("COLUMNS", "50")
+    _, out, _ = kodkod("sessions", "-C", project)
+    head, line = out.splitlines()
+    assert head.split() == ["id", "ended", "title"]
+    assert line.split()[:2] == [session_id, "unverified"]
+    assert len(line.split()) > 2
+    assert max(map(len, (head, line))) <= 50
+
+
 def test_a_torn_trajectory_is_shown_to_its_last_whole_line(root, project, kodkod):
     session_id = mended(root, project)
     with SessionFolder.find(root, session_id).trajectory.open("ab") as file:

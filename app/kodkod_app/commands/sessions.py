@@ -31,6 +31,8 @@ from kodkod_engine.messages import ToolCall
 _MAX_LINE_CHARS = 120
 _MAX_FILES_NAMED = 20
 _PIPED_WIDTH = 1_000
+_NARROW = 72
+"""Columns below which the title needs the room of the date and of the number of steps."""
 
 
 class ListByDefault(click.Group):
@@ -73,7 +75,9 @@ def list_command(is_all: bool, work_tree: Path, output_format: str) -> None:
     elif rows:
         # In a pipe there is no width to fit: what reads it wants a line for each, whole.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-        Console(width=width).print(_table(rows, with_work_tree=is_all, expand=width is None))
+        console = Console(width=width)
+        is_narrow = console.width < _NARROW
+        console.print(_table(rows, with_work_tree=is_all, expand=width is None, is_narrow=is_narrow))
     else:
         click.echo("no sessions" if is_all else for_terminal(f"no sessions of {wanted}; --all lists those of others"))
 
@@ -88,9 +92,10 @@ def _listed(info: SessionInfo, ending: Ending) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool, expand: bool) -> Table:
+def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool, expand: bool, is_narrow: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=expand)
-    for name, width in (("id", 22), ("when", 16), ("steps", 5), ("ended", 11)):
+    facts = {"id": 22, "ended": 11} if is_narrow else {"id": 22, "when": 16, "steps": 5, "ended": 11}
+    for name, width in facts.items():
         table.add_column(name, min_width=width, justify="right" if name == "steps" else "left", no_wrap=True)
     table.add_column("title", overflow="ellipsis", no_wrap=True, ratio=2)
     if with_work_tree:
@@ -100,7 +105,8 @@ def _table(rows: list[tuple[SessionInfo, Ending]], *, with_work_tree: bool, expa
         if info.forked_from is not None:
             title += f" (forked from {info.forked_from.session_id}, step {info.forked_from.step})"
         when = f"{info.created_at.astimezone():%Y-%m-%d %H:%M}"
-        cells = (info.id, when, str(ending.num_steps), ending.status, title, str(info.work_tree))
+        known = {"id": info.id, "when": when, "steps": str(ending.num_steps), "ended": ending.status}
+        cells = (*(known[name] for name in facts), title, str(info.work_tree))
         table.add_row(*(Text(_line(cell)) for cell in cells[: len(table.columns)]))
     return table
 
