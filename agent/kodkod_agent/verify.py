@@ -69,8 +69,8 @@ async def run_tests(config: AgentConfig, tools: ToolContext) -> ToolResult:
 
 
 def not_failing(before: Facts, targets: Sequence[str]) -> list[str]:
-    """Named tests that did not fail in a run that named those that did: they pass, or there are none of that name."""
-    if "failed_tests" not in before:
+    """Named tests that did not fail in a run that named all that did: they pass, or there are none of that name."""
+    if not _names_all(before):
         return []
     failed = _names(before)
     return [target for target in targets if not any(is_meant(name, (target,)) for name in failed)]
@@ -100,6 +100,8 @@ def check(before: Facts, after: Facts, targets: Sequence[str] = ()) -> Check:
 def _check_failing(before: Facts, after: Facts, bad: int, targets: Sequence[str]) -> Check:
     """With tests that fail, the work holds when each failed before, none must pass, and some that did no longer do."""
     was, now = _names(before), _names(after)
+    if was and not (_names_all(before) and _names_all(after)):
+        return Check(False, f"{bad} tests fail, too many to be compared with those that failed before")
     new = now - was
     must_pass = any(is_meant(name, targets) for name in now) if targets else False
     if was and not new and not must_pass and bad < _count(before, "failed", "errors"):
@@ -111,6 +113,12 @@ def _check_failing(before: Facts, after: Facts, bad: int, targets: Sequence[str]
 def _count(facts: Facts, *keys: str) -> int:
     values = (facts.get(key, 0) for key in keys)
     return sum(value for value in values if isinstance(value, int))
+
+
+def _names_all(facts: Facts) -> bool:
+    """Whether each test that failed is named; of very many only some are."""
+    names = facts.get("failed_tests")
+    return isinstance(names, list) and len(names) >= _count(facts, "failed", "errors")
 
 
 def _names(facts: Facts) -> frozenset[str]:

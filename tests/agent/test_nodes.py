@@ -1,6 +1,7 @@
 """The nodes without a graph: from a state and resources to an update."""
 
 import pytest
+from pydantic import JsonValue
 
 from kodkod_agent import events, nodes
 from kodkod_agent.calls import answer_pending, perform
@@ -14,7 +15,7 @@ from kodkod_agent.resources import Resources
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_agent.state import Node, Ruling, Status, new_run, new_session
 from kodkod_agent.trajectory import TrajectoryWriter, read
-from kodkod_agent.verify import check, has_tests
+from kodkod_agent.verify import check, has_tests, not_failing
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
 from kodkod_tools import registry
@@ -231,6 +232,20 @@ async def test_the_trajectory_tells_all_of_a_turn(res_of, tokenizer):
 )
 def test_what_failed_before_is_not_held_against_the_work(before, after, holds):
     assert check(before, after).holds is holds
+
+
+def test_what_is_not_named_is_not_called_mended() -> None:
+    """Of very many tests that fail only some are named: the others may fail newly, or be those that must pass."""
+    names: list[JsonValue] = [f"test_{number}" for number in range(200)]
+    before = {"passed": 1, "failed": 300, "failed_tests": names}
+    after = {"passed": 2, "failed": 199, "errors": 0, "failed_tests": names[1:]}
+    for was, now in ((before, after), (before | {"failed": 200}, after | {"failed": 260})):
+        verdict = check(was, now, targets=("test_0",))
+        assert not verdict.holds
+        assert "too many to be compared" in verdict.reason
+    assert check(before | {"failed": 200}, after, targets=("test_0",)).holds
+    assert not_failing(before, ["test_250"]) == []
+    assert not_failing(before | {"failed": 200}, ["test_250"]) == ["test_250"]
 
 
 def test_tests_are_looked_for(tmp_path):

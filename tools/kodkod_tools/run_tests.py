@@ -53,7 +53,8 @@ class TestArguments(Arguments):
 
 
 class Test:
-    """Facts: `passed`, `failed`, `errors`, `skipped` (counts), `failed_tests` (ids), `exit_code`, `timed_out`.
+    """Facts: `passed`, `failed`, `errors`, `skipped` (counts), `failed_tests` (ids, at most 200), `exit_code`,
+    `timed_out`.
 
     Counts are missing where no report could be read; `failed_tests` too where unittest ran them, and `instead` says why
     it did. `not_run` is there where nothing could be run, and says why, whatever the exit code. That tests fail is no

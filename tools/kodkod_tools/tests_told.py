@@ -50,6 +50,10 @@ def told_result(
     return "\n\n".join([*blocks, summary(cases, exit_code, duration_s)])
 
 
+MAX_FAILED_TESTS = 200
+"""Named in the facts of a run, which are kept with every call."""
+
+
 def _failing(cases: Sequence[junit.Case]) -> list[junit.Case]:
     return [case for case in cases if case.outcome in (junit.Outcome.FAILED, junit.Outcome.ERROR)]
 
@@ -66,7 +70,7 @@ def facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
         "failed": counts[junit.Outcome.FAILED],
         "errors": counts[junit.Outcome.ERROR],
         "skipped": counts[junit.Outcome.SKIPPED],
-        "failed_tests": [case.node_id for case in _failing(cases)[:200]],
+        "failed_tests": [case.node_id for case in _failing(cases)[:MAX_FAILED_TESTS]],
         "exit_code": exit_code,
         "timed_out": False,
     }
