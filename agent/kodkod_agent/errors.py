@@ -1,7 +1,7 @@
 """What ends a run early, and what can go wrong with a session.
 
     AgentError                 1   any fault of the agent
-    ├── WorkTreeUnfit          2   a folder whose name is no text
+    ├── WorkTreeUnfit          2   a folder whose name is no text, or with far too much in it
     ├── SessionNotFound        2   no session of that name
     ├── SessionBusy            2   it is open in another process, or a run is going on already
     └── SessionDamaged         1   a file of its folder cannot be read
@@ -30,7 +30,7 @@ class AgentError(Exception):
 
 
 class WorkTreeUnfit(AgentError):
-    """The name of the work tree is no text, so that neither a model nor a file of the session could hold it."""
+    """A folder that cannot be a work tree: its name is no text, or every session would copy far too much."""
 
     exit_code = 2
 

@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 from kodkod_agent.errors import SessionNotFound
+from kodkod_agent.fitness import require_fit
 from kodkod_agent.journal import Journal, MoveRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
-from kodkod_agent.session_folder import ForkPoint, SessionFolder, require_text_name
+from kodkod_agent.session_folder import ForkPoint, SessionFolder
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 
@@ -35,10 +36,10 @@ def make_fork(root: Path, session_id: str, step: int, tokenizer: Tokenizer, work
 
     Raises:
         SessionNotFound: no such session, or no such step.
-        WorkTreeUnfit: the work tree's name is no text.
+        WorkTreeUnfit: the folder cannot be one's work tree.
         LedgerFault: another tokenizer than the session's.
     """
-    require_text_name(work_tree)
+    require_fit(work_tree)
     parent = SessionFolder.find(root, session_id)
     parents = Journal(parent.journal)
     record = require_step(parents, step, session_id)

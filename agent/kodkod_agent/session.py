@@ -18,13 +18,14 @@ from typing import Self
 from kodkod_agent import events, forks, trajectory
 from kodkod_agent.approval import Approval
 from kodkod_agent.checkpoint import PrunedSaver, open_saver
+from kodkod_agent.fitness import require_fit
 from kodkod_agent.journal import MoveRecord, SnapshotRecord
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.runs import Runs
-from kodkod_agent.session_folder import SessionFolder, SessionInfo, require_text_name
+from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_agent.session_setup import SessionSetup as SessionSetup  # who opens a session finds it here
 from kodkod_agent.session_setup import first_ledger, resources, started, tool_context
 from kodkod_agent.state import AgentState, Node, Status, new_run, new_session
@@ -50,9 +51,9 @@ class Session:
         """Begin a session in a new folder under `root`.
 
         Raises:
-            WorkTreeUnfit: the work tree's name is no text.
+            WorkTreeUnfit: the folder cannot be one's work tree.
         """
-        require_text_name(setup.work_tree)
+        await asyncio.to_thread(require_fit, setup.work_tree)
         folder = SessionFolder.make(root)
         LedgerLog(folder.ledger).sync(first_ledger(setup))
         folder.describe(setup.work_tree)

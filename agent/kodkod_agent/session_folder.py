@@ -24,8 +24,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound, WorkTreeUnfit, cause_of
-from kodkod_engine.chat.surrogates import without_lone_surrogates
+from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound, cause_of
 
 _ID = re.compile(r"[\w-]+")
 _MADE = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -140,20 +139,6 @@ class SessionFolder:
                     f"session {name} is open elsewhere; close it there, or go on beside it with kodkod --fork {name}"
                 ) from fault
             yield
-
-
-def require_text_name(work_tree: Path) -> None:
-    """A name may be any bytes; a session is of a folder whose name can be written down.
-
-    Raises:
-        WorkTreeUnfit: it cannot.
-    """
-    try:
-        str(work_tree).encode("utf-8")
-    except UnicodeEncodeError as fault:
-        raise WorkTreeUnfit(
-            f"the name of {without_lone_surrogates(str(work_tree))} is not written in UTF-8; rename the folder"
-        ) from fault
 
 
 def list_sessions(root: Path, work_tree: Path | None = None) -> list[SessionInfo]:
