@@ -26,7 +26,7 @@ def require_fit(work_tree: Path) -> None:
     if find_repository(work_tree, _GIT_TIMEOUT_S) is None and _is_huge(work_tree):
         raise WorkTreeUnfit(
             f"{work_tree} is no git repository and holds more than {MAX_FILES:,} files or {MAX_BYTES >> 30} GB, which "
-            "every session would copy; go to the project's folder, or say by `git init` and .gitignore what belongs to it"
+            "every session would copy; go to the project's folder, or use `git init` and a .gitignore here"
         )
 
 
