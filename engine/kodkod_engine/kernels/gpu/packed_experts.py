@@ -25,9 +25,6 @@ from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import Slot
 
-HELD_AHEAD = HELD_CODES
-"""Bytes of matrices that a program of the second kernel has on their way, beside those it computes with."""
-
 
 @triton.jit
 def _gate_up(
@@ -123,8 +120,8 @@ def _down(
             factors = factors + (group_scales(of_scales, rows, whole & is_real, groups, ROW_BLOCK, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # as above
             values = values + (group_values(inner + pair * WIDTH, is_real, WIDTH, PER * HALVES, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # as above
         if place >= AHEAD:
-            own = (tiles[place - AHEAD], factors[place - AHEAD], values[place - AHEAD])
-            total = add_products(total, own[0], own[1], own[2], power, HALVES, INTERPRETED)
+            one = (tiles[place - AHEAD], factors[place - AHEAD], values[place - AHEAD])
+            total = add_products(total, one[0], one[1], one[2], power, HALVES, INTERPRETED)
     result = summed(total, power, HALVES)
     own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
     result += tl.load(residual + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
@@ -160,8 +157,8 @@ def finish_packed_experts(
 ) -> Tensor:
     """See `expert_decode.finish_experts`; for packed experts and inputs that `fits_groups`."""
     stored, (tokens, hidden) = Stored.of(down), x.shape
-    # Experts that are asked for while another is computed with: as many as the warps can hold.
-    ahead = min(chosen.shape[1], HELD_AHEAD // (ROWS * stored.codes.shape[-1]))
+    # Experts that are asked for while another is computed with; with more of them registers run short.
+    ahead = min(chosen.shape[1], HELD_CODES // (ROWS * stored.codes.shape[-1]))
     grid: Any = (tokens, triton.cdiv(hidden, ROWS))
     _down[grid](
         x,
