@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from kodkod_agent.profile import Profile, read_profile
 from kodkod_app import paths
@@ -117,8 +119,23 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Shows long work under a title; hands out what moves it: bytes done and bytes in all."""
 
 
-def open_model(name: str | None, config: EngineConfig, progress: Progress = bytes_progress) -> Model:
+Tell = Callable[[str], object]
+"""Takes a line for the person, from any thread."""
+COMPILING = "kernels are compiled for this machine at their first use: up to a minute in all, and kept for later starts"
+
+
+def tell_on_stderr(line: str) -> None:
+    """The line, where there still is somebody to read it."""
+    with suppress(OSError):
+        click.echo(f"kodkod: {line}", err=True)
+
+
+def open_model(
+    name: str | None, config: EngineConfig, progress: Progress = bytes_progress, tell: Tell = tell_on_stderr
+) -> Model:
     """Load the model an agent works with, with a progress bar.
+
+    `tell` takes what the person should know while the model works.
 
     Raises:
         CheckpointError, BackendUnavailable: it cannot be used.
@@ -134,7 +151,7 @@ def open_model(name: str | None, config: EngineConfig, progress: Progress = byte
         assert recorded.tokenizer is not None
         return Model(name, recorded, recorded.tokenizer)
     profile = read_profile(path)
-    engine = open_engine(path, progress, **asdict(config))
+    engine = open_engine(path, progress, tell, **asdict(config))
     if engine.tokenizer is None:
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
@@ -166,7 +183,9 @@ def _ranker() -> EditRanker:
     return PlausibleEdits.bundled()
 
 
-def open_engine(model: Path | None, progress: Progress = bytes_progress, **options: Any) -> NativeEngine:
+def open_engine(
+    model: Path | None, progress: Progress = bytes_progress, tell: Tell = tell_on_stderr, **options: Any
+) -> NativeEngine:
     """Load a checkpoint folder with a progress bar; the demonstration checkpoint when none is given.
 
     Raises:
@@ -175,7 +194,9 @@ def open_engine(model: Path | None, progress: Progress = bytes_progress, **optio
     from kodkod_engine import load_engine
 
     with progress("loading weights") as move:
-        return load_engine(model or demonstration_checkpoint(), progress=move, **options)
+        engine = load_engine(model or demonstration_checkpoint(), progress=move, **options)
+    engine.runner.on_compile = lambda: tell(COMPILING)
+    return engine
 
 
 def demonstration_checkpoint() -> Path:

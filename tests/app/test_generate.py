@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from kodkod_app.bootstrap import COMPILING, open_engine
 from kodkod_app.cli import main
 from kodkod_app.commands.generate import command as generate
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
@@ -50,3 +51,12 @@ def test_what_cannot_be_mapped_is_one_line(folder: Path, capsys: pytest.CaptureF
         main(["generate", "hi", "-m", str(folder), "--weights", "mapped"])
     assert ended.value.code == 4
     assert capsys.readouterr().err.strip().endswith("only converted weights can be mapped; run `kodkod convert` first")
+
+
+def test_compiling_at_the_first_use_is_told_on_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = open_engine(folder)
+    try:
+        engine.runner.on_compile()
+    finally:
+        engine.close()
+    assert capsys.readouterr().err == f"kodkod: {COMPILING}\n"

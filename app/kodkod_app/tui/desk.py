@@ -109,15 +109,18 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     from kodkod_app.attended import open_attended
     from kodkod_app.bootstrap import keeping_prefixes, open_model
 
+    def tell(line: str) -> None:
+        feed.put(u.Told(line))
+
     async def load(settings: Settings) -> Model:
         feed.put(u.Loading("loading the engine"))
         engine = keeping_prefixes(settings.engine)
-        model = open_model(settings.model, engine, lambda what: _progress(what, feed))
+        model = open_model(settings.model, engine, lambda what: _progress(what, feed), tell)
         stack.callback(model.engine.close)
         return model
 
     feed.put(u.Loading("preparing the box"))
-    opened = await open_attended(wish, load, stack, tell=lambda note: feed.put(u.Told(note)), way_back=_WAY_BACK)
+    opened = await open_attended(wish, load, stack, tell=tell, way_back=_WAY_BACK)
     return Desk(wish, opened)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.api import SamplingParams
+from kodkod_engine.core.first_use import listen_to_triton, telling
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.plan import BlockCopy
@@ -72,6 +73,10 @@ class ModelRunner:
         self._chooses_on_device = loaded.device.type == "cuda"
         if loaded.device.type == "cpu":
             keep_freed_memory()
+        if self._chooses_on_device:
+            listen_to_triton()
+        self.on_compile: Callable[[], object] = lambda: None
+        """Called once, on the engine thread, by the first step that has to compile a kernel."""
         self.watchers: list[Watcher] = []
         """Told of every step's hidden states, on the engine thread; they keep what they need."""
 
@@ -97,11 +102,16 @@ class ModelRunner:
             DeviceLost: nothing can be computed in this process any more.
         """
         try:
-            return self._run(copies, runs, num_steps)
+            with telling(self._tell_compiling):
+                return self._run(copies, runs, num_steps)
         except RuntimeError as fault:
             if is_lost(fault):
                 raise DeviceLost(cause_of(fault)) from fault
             raise
+
+    def _tell_compiling(self) -> None:
+        tell, self.on_compile = self.on_compile, lambda: None
+        tell()
 
     @torch.inference_mode()
     def _run(

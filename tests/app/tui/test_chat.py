@@ -7,6 +7,7 @@ import os
 import signal
 
 from kodkod_agent.runs import Runs
+from kodkod_app.bootstrap import COMPILING, demonstration_checkpoint
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.tool_call import ToolCallView
@@ -163,3 +164,11 @@ async def test_it_leaves_in_order_when_the_system_says_so(open_app, record):
         os.kill(os.getpid(), signal.SIGTERM)
         await driver.until(lambda: driver.app._exit, "the end")
         assert driver.app.exit_code == 128 + signal.SIGTERM
+
+
+async def test_compiling_at_the_first_use_is_told_on_the_screen(open_app):
+    async with open_app(str(demonstration_checkpoint())) as driver:
+        await driver.opened()
+        driver.app.workbench._desk.model.engine.runner.on_compile()
+        await driver.until(lambda: [note.text for note in driver.entries(s.Note)] == [COMPILING], "the note")
+        assert "kernels are compiled for this machine" in driver.screen_text()

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import os
 import shutil
+import threading
 import weakref
 
+import numba
 import pytest
 import torch
 
@@ -189,3 +191,16 @@ async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(loa
     assert (done.finish_reason, done.token_ids) == (FinishReason.ERROR, ())
     assert done.error.startswith("the model computes no numbers any more (NaN)")
     assert "check the checkpoint" in done.error
+
+
+async def test_the_first_step_that_compiles_is_told_once(load):
+    engine, told = load(), []
+    engine.runner.on_compile = lambda: told.append(threading.current_thread().name)
+    await answer_to(engine, PROMPT, 2)
+    told.clear()  # of kernels that no earlier run has left on disk
+    engine.runner.on_compile = lambda: told.append(threading.current_thread().name)
+    await answer_to(engine, PROMPT, 2)
+    assert told == [], "everything is compiled"
+    engine.runner.watchers.append(lambda _runs, hidden: numba.njit(lambda value: value)(len(hidden)))
+    await answer_to(engine, PROMPT, 3)
+    assert told == ["kodkod-engine"]

@@ -1,0 +1,61 @@
+"""Kernels are compiled at their first use and kept on disk: whoever waits for that can be told.
+
+Both compilers say themselves when a kernel is on no disk: numba before it compiles one, Triton after it has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numba.core import event
+
+_here = threading.local()
+"""Of the thread: whom to tell, as `tell`."""
+
+
+@contextmanager
+def telling(tell: Callable[[], object]) -> Iterator[None]:
+    """While it lasts `tell` is called where this thread has to compile a kernel: once at most."""
+    _here.tell = tell
+    try:
+        yield
+    finally:
+        _here.tell = None
+
+
+def listen_to_triton() -> None:
+    """Hear of its kernels too; to be called where steps run on a GPU. Without Triton there is nothing to hear."""
+    if importlib.util.find_spec("triton") is None:
+        return
+    from triton import knobs
+
+    knobs.compilation.listener = _triton_compiled
+
+
+def _compiles() -> None:
+    tell, _here.tell = getattr(_here, "tell", None), None
+    if tell is not None:
+        tell()
+
+
+def _triton_compiled(*, cache_hit: bool, **_: Any) -> None:
+    if not cache_hit:
+        _compiles()
+
+
+class _NumbaCompiles(event.Listener):
+    """What is loaded from disk is no such event."""
+
+    def on_start(self, event: Any) -> None:
+        del event
+        _compiles()
+
+    def on_end(self, event: Any) -> None:
+        del event
+
+
+event.register("numba:compile", _NumbaCompiles())
