@@ -12,6 +12,7 @@ from typing import Any, cast
 import acp
 
 from kodkod_app.editor.agent import KodkodAgent
+from kodkod_app.editor.lines import MessageLines
 from kodkod_app.interrupts import Interrupts
 
 _MAX_MESSAGE_BYTES = 50 * 1024**2
@@ -32,7 +33,7 @@ async def run(said: Mapping[str, Any], note: Callable[[str], object], *, trusts:
         reader, writer = await _private_streams()
         agent = KodkodAgent(said, note, trusts=trusts)
         try:
-            await acp.run_agent(cast("acp.Agent", agent), writer, reader)  # what it lacks is not declared
+            await acp.run_agent(cast("acp.Agent", agent), MessageLines(reader, writer))  # what it lacks is not declared
         finally:
             await asyncio.shield(agent.close())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+
+from kodkod_app.editor.lines import MessageLines
 
 from ..conftest import shell, turn
 
@@ -60,3 +63,55 @@ def test_only_the_protocol_is_on_standard_output(project, record):
     assert "a stray line of a library" in said
     assert "a stray line of a command" in said
     assert "Traceback" not in said
+
+
+NO_MESSAGES = (
+    "[]",
+    "5",
+    "null",
+    '"hello"',
+    "true",
+    '{"id": {}, "result": 1}',
+    '{"id": 1, "method": 5}',
+    "{",
+    "[" * 9_000,
+)
+
+
+def test_what_is_no_message_is_answered_and_the_next_one_is_read():
+    lines = [*NO_MESSAGES, "", asked(7, "initialize", protocolVersion=1).strip()]
+    arguments = [sys.executable, "-m", "kodkod_app", "acp"]
+    done = subprocess.run(
+        arguments, input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=120, check=False
+    )
+    *refusals, answer = map(json.loads, done.stdout.splitlines())
+    assert [refusal["error"]["code"] for refusal in refusals] == [-32600] * 7 + [-32700] * 2
+    assert {refusal["id"] for refusal in refusals} == {None}
+    assert answer["result"]["protocolVersion"] == 1
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+def test_a_message_longer_than_any_may_be_is_refused_and_the_next_one_is_read():
+    async def read():
+        reader, writer = asyncio.StreamReader(limit=100), Said()
+        reader.feed_data(b'{"method": "' + b"x" * 300 + b'"}\n{"method": "short"}\n')
+        reader.feed_eof()
+        lines = MessageLines(reader, writer)
+        return await lines.receive(), await lines.receive(), writer.said
+
+    found, end, said = asyncio.run(read())
+    assert (found, end) == ({"method": "short"}, None)
+    assert [json.loads(line)["error"]["code"] for line in said] == [-32600]
+
+
+class Said:
+    """A writer that keeps what is written."""
+
+    def __init__(self):
+        self.said = []
+
+    def write(self, data):
+        self.said.append(data)
+
+    async def drain(self):
+        pass
