@@ -21,6 +21,7 @@ from kodkod_app.headless import (
     box_plan,
     extras_of,
     open_session,
+    require_folder,
     session_setup,
     what_was_asked,
 )
@@ -62,12 +63,13 @@ async def open_attended(
         way_back: see `open_extras`.
 
     Raises:
-        SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
+        SettingsFault, WorkTreeUnfit, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
     """
     options = _options(wish)
     settings = options.settings
     require_model(settings.model)
     require_telemetry(settings.telemetry)
+    await require_folder(options)
     plan = box_plan(options)
     box = await stack.enter_async_context(open_box(plan, tell) if tell is not None else open_box(plan))
     model = await load_model(settings)

@@ -24,6 +24,7 @@ from kodkod_agent.candidate_starts import most_probable
 from kodkod_agent.candidates import Candidates
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionNotFound
+from kodkod_agent.fitness import require_fit
 from kodkod_agent.journal import Journal
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.report import RunReport
@@ -165,6 +166,7 @@ def run_headless(options: RunOptions, renderer: Renderer, open_model: OpenModel 
 async def _run(options: RunOptions, renderer: Renderer, open_model: OpenModel) -> int:
     plan = box_plan(options)
     with Interrupts() as interrupts:
+        await require_folder(options)
         async with open_box(plan) as box:
             with interrupts.blocking():
                 model = open_model(options.settings.model, keeping_prefixes(options.settings.engine))
@@ -173,6 +175,16 @@ async def _run(options: RunOptions, renderer: Renderer, open_model: OpenModel) -
                     return await _work(options, model, box, plan, renderer, interrupts, extras)
             finally:
                 model.engine.close()
+
+
+async def require_folder(options: RunOptions) -> None:
+    """That a session can be of the folder: asked before box and model are opened, which takes long.
+
+    Raises:
+        WorkTreeUnfit: it cannot.
+    """
+    if options.session_id is None or options.fork:
+        await asyncio.to_thread(require_fit, options.work_tree)
 
 
 async def run_with(

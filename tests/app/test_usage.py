@@ -6,11 +6,16 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from kodkod_agent import fitness
+from kodkod_agent.errors import WorkTreeUnfit
+from kodkod_app.attended import open_attended
 from kodkod_app.machine_facts import model_facts
+from kodkod_app.wish import Wish
 from kodkod_engine.errors import EngineError
 from kodkod_engine.placement.admission import require_device
 
@@ -131,3 +136,28 @@ def test_a_question_without_a_yes_changes_nothing_and_says_so(
         assert found.out.endswith(f"[y/N]: {out}")
     assert (home / "sessions" / session / "session.json").exists()
     assert kodkod("trust", "--list").err == "no folder is trusted\n"
+
+
+@pytest.fixture
+def much(tmp_path, monkeypatch):
+    """A folder that holds more than a session may copy; neither box nor model can be opened."""
+    monkeypatch.setattr(fitness, "MAX_FILES", 1)
+    monkeypatch.setattr("kodkod_app.headless.open_box", None)
+    monkeypatch.setattr("kodkod_app.attended.open_box", None)
+    folder = tmp_path / "much"
+    folder.mkdir()
+    for name in "ab":
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_that_holds_too_much_is_told_before_anything_is_opened(kodkod, much, record):
+    found = kodkod("-p", "hi", "-C", much, "-m", record())
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith(f"kodkod: {much} is no git repository and holds more than")
+
+
+async def test_so_it_is_in_the_terminal_app_and_in_editors(much, record):
+    with pytest.raises(WorkTreeUnfit, match="is no git repository"):
+        async with AsyncExitStack() as stack:
+            await open_attended(Wish(much, {"model": record()}), None, stack)
