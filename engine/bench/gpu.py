@@ -45,6 +45,7 @@ LOST = 3
 def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[Part]:
     """By worth; those that share a cache follow one another. A smoke run has the ones first that no other resembles."""
     import gpu_decode
+    import gpu_pinned_experts
     import gpu_prefill
     import gpu_tables
     import gpu_visits
@@ -73,6 +74,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("prefill", partial(gpu_prefill.prefill, bench), 12),
         ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
         *(part for one in PRECISIONS for part in _packed_parts(bench, one)),
+        ("experts pinned", partial(gpu_pinned_experts.pinned_experts, bench), 30),
         ("attention", partial(gpu_prefill.attention, bench), 10),
         ("whole tables pinned", partial(gpu_tables.whole_tables, bench), 45),
     ]

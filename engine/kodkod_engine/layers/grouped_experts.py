@@ -20,7 +20,7 @@ def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weight
 
     Args:
         x: bf16 [tokens, hidden].
-        gate_up: bf16 or packed, [experts, 2 * width, hidden].
+        gate_up: bf16, or packed and perhaps in pinned memory; [experts, 2 * width, hidden].
         down: the same, [experts, hidden, width].
         chosen: int64 [tokens, k]; ids from `experts` on are identity experts.
         weights: fp32 [tokens, k].
@@ -44,7 +44,7 @@ def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weight
 def _products(x: Tensor, home: Slot, ends: Tensor) -> Tensor:
     """Each row through its expert: [rows, in] -> [rows, out]."""
     if isinstance(home, PackedMatrix):
-        return by_pieces(home, x.dtype, lambda piece: _product(x, piece, ends))
+        return by_pieces(x, home, lambda piece: _product(x, piece, ends))
     return _product(x, home, ends)
 
 

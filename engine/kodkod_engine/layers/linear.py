@@ -186,7 +186,7 @@ def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
         if _CPU_HAS_NATIVE_BF16:
             return _unpacked_linear(x.bfloat16(), weight).to(x.dtype)
     if takes_kernels(x):
-        return by_pieces(weight, x.dtype, lambda piece: F.linear(x, piece))
+        return by_pieces(x, weight, lambda piece: F.linear(x, piece))
     return map_rows(x, weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(x.dtype)))
 
 

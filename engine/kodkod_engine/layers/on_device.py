@@ -36,9 +36,15 @@ def fits_tile(*sizes: int) -> bool:
     return all(size >= 16 and size & (size - 1) == 0 for size in sizes)
 
 
-def by_pieces(home: PackedMatrix, dtype: torch.dtype, multiply: Callable[[Tensor], Tensor]) -> Tensor:
-    """Products with the pieces of a packed matrix, or stack of them, side by side: [rows, out]."""
-    parts = [multiply(piece) for piece in unpacked_pieces(home, dtype, piece_bytes(home.codes.device))]
+def by_pieces(x: Tensor, home: PackedMatrix, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+    """Products of x with the pieces of a packed matrix, or stack of them, side by side: [rows, out].
+
+    Args:
+        x: on the device that computes.
+        home: there, or in pinned memory.
+        multiply: x, or rows made of it, with a piece of x's dtype.
+    """
+    parts = [multiply(piece) for piece in unpacked_pieces(home, x.dtype, piece_bytes(x.device), x.device)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -50,12 +56,14 @@ def piece_bytes(device: torch.device) -> int:
     return max(LEAST_PIECE_BYTES, torch.cuda.get_device_properties(device).total_memory // PIECES)
 
 
-def unpacked_pieces(home: PackedMatrix, dtype: torch.dtype, num_bytes: int) -> Iterator[Tensor]:
-    """A matrix, or all of a stack, [..., some rows, in] at a time, in order."""
+def unpacked_pieces(
+    home: PackedMatrix, dtype: torch.dtype, num_bytes: int, device: torch.device | None = None
+) -> Iterator[Tensor]:
+    """A matrix, or all of a stack, [..., some rows, in] at a time, in order; on another device than its own if said."""
     from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
 
     *stack, rows, columns = home.shape
     size = num_bytes // (dtype.itemsize * columns * math.prod(stack)) // PIECE_ROWS * PIECE_ROWS
     size = max(PIECE_ROWS, size)
     for first in range(0, rows, size):
-        yield unpack_rows(home, first, min(size, rows - first), dtype)
+        yield unpack_rows(home, first, min(size, rows - first), dtype, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,15 +16,13 @@ from kodkod_engine.layers.mapped_files import MappedFiles
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.packed import PackedMatrix, Precision, Precisions, Slot
-from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import Manifest, read_manifest, require_complete
 from kodkod_engine.models.longcat_flash import LongcatFlash
+from kodkod_engine.models.memory import allocate, pin_experts, pin_tables
 from kodkod_engine.models.mtp import MtpBlock
 from kodkod_engine.models.packing import pack_model
-
-logger = logging.getLogger(__name__)
 
 MTP_PREFIX = "model.mtp."
 HOME_MTP_PREFIX = "mtp."
@@ -195,6 +192,7 @@ def load_model(
     ngram_tables: TableHome = TableHome.RESIDENT,
     precisions: Precisions | None = None,
     weights: WeightHome = WeightHome.RESIDENT,
+    pinned_expert_layers: int = 0,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Stream a checkpoint into a model.
@@ -204,10 +202,12 @@ def load_model(
         mtp: whether to load the draft block; None does when it is there.
         precisions: of the large matrices; None keeps what is stored.
         weights: mapped ones need a converted checkpoint and the host as device.
+        pinned_expert_layers: see `EngineConfig`; packed experts alone.
         progress: called with (bytes read, bytes in all).
 
     Raises:
         CheckpointError: see `models.config.load_config` and `models.checkpoint`.
+        NotEnoughMemory: memory for experts could not be pinned.
     """
     folder, device = Path(checkpoint_dir), torch.device(device)
     stored = open_stored(folder)
@@ -223,8 +223,12 @@ def load_model(
             raise UnknownArchitecture(f"{folder}: only converted weights can be mapped; run `kodkod convert` first")
         _map_weights(shapes, checkpoint)
     shapes[0].mapped_files = MappedFiles(_mapped_paths(checkpoint, weights, ngram_tables))
-    model, mtp_block = _allocate(shapes, checkpoint, ngram_tables, device)
-    unset = stored.slots_of((model, mtp_block))
+    model, mtp_block = shapes
+    if model.embedding is not None:
+        _place_tables(model.embedding, checkpoint, ngram_tables)
+    pin_experts(model, pinned_expert_layers)
+    allocate(shapes, device)
+    unset = stored.slots_of(shapes)
     if weights is WeightHome.MAPPED:
         unset = {name: slot for name, slot in unset.items() if not _is_mappable(checkpoint.tensors[name], slot)}
     checkpoint.load_into(unset, progress)
@@ -297,36 +301,7 @@ def _mapped_paths(checkpoint: Checkpoint, weights: WeightHome, tables: TableHome
             yield tensor.file
 
 
-def _allocate(
-    shapes: Shapes,
-    checkpoint: Checkpoint,
-    tables: TableHome,
-    device: torch.device,
-) -> tuple[LongcatFlash, MtpBlock | None]:
-    """Give the meta model memory; mapped tables are taken out first and cost none."""
-    model, mtp = shapes
-    if tables is TableHome.PINNED and model.embedding is not None and not _pin_tables(model.embedding):
-        tables = TableHome.MAPPED
-    if tables is TableHome.MAPPED and model.embedding is not None:
-        model.embedding.move_tables(MappedRows(model.embedding.spec, checkpoint))
-    for part in shapes:
-        for module in part.modules() if part is not None else ():
-            for leaf, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.is_meta:
-                    # Not `empty_like`: of a meta tensor that imports sympy, a third of a second.
-                    memory = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-                    setattr(module, leaf, nn.Parameter(memory, requires_grad=False))
-    return model, mtp
-
-
-def _pin_tables(embedding: NgramEmbedding) -> bool:
-    """Give the tables pinned memory; where that is refused, say why and leave them unset."""
-    rows = embedding.resident
-    assert rows is not None
-    try:
-        memory = pinned_empty(tuple(rows.weight.shape), rows.weight.dtype, rows)
-    except PinningFailed as fault:
-        logger.warning("N-gram tables are read from the checkpoint's files: memory could not be pinned (%s)", fault)
-        return False
-    rows.weight = nn.Parameter(memory, requires_grad=False)
-    return True
+def _place_tables(embedding: NgramEmbedding, checkpoint: Checkpoint, home: TableHome) -> None:
+    """Mapped tables are taken out of the model and cost no memory."""
+    if home is TableHome.MAPPED or (home is TableHome.PINNED and not pin_tables(embedding)):
+        embedding.move_tables(MappedRows(embedding.spec, checkpoint))

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from engine.playing import play
+from kodkod_engine.errors import NotEnoughMemory
 from kodkod_engine.layers import pinned
 from kodkod_engine.layers.mapped_rows import MappedRows
+from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.loading import TableHome, load_model
 
@@ -79,6 +81,27 @@ def test_a_model_with_pinned_tables_says_what_the_plain_one_says(tiny_folder, ru
     resident = loaded.model.embedding.resident
     assert resident.weight.data_ptr() in runtime.registered
     assert torch.equal(_ids(loaded), _ids(load_model(tiny_folder, device="cpu")))
+
+
+def test_a_model_with_pinned_experts_says_what_the_plain_one_says(tiny_folder, runtime) -> None:
+    packed = Precisions.of("int4")
+    loaded = load_model(tiny_folder, precisions=packed, pinned_expert_layers=1)
+    first, last = (layer.experts for layer in loaded.model.dual_layers)
+    assert {home.codes.data_ptr() for home in last.homes} < runtime.registered.keys()
+    assert len(runtime.registered) == 4, "codes and scales of both maps"
+    assert not {home.codes.data_ptr() for home in first.homes} & runtime.registered.keys()
+    assert torch.equal(_ids(loaded), _ids(load_model(tiny_folder, precisions=packed)))
+    del loaded, first, last
+    gc.collect()
+    assert runtime.registered == {}
+
+
+def test_experts_that_cannot_be_pinned_are_told_with_a_way_out(tiny_folder, runtime) -> None:
+    runtime.result = 2
+    with pytest.raises(
+        NotEnoughMemory, match=r"2 layers could not be pinned .*out of memory\); free some, or name fewer"
+    ):
+        load_model(tiny_folder, precisions=Precisions.of("int4"), pinned_expert_layers=2)
 
 
 def test_where_pinning_is_refused_rows_come_from_the_files(tiny_folder, runtime, caplog) -> None:

@@ -2,7 +2,8 @@
 
 The first makes weight * silu(gate) * up of each pair of token and expert, the second the down projection, the sum over
 experts, the identity experts' term and the residual. Router ids are read as they are: nothing is sorted, padded or
-aligned. Pairs are the fastest dimension of the grid, so what several tokens chose is read from the cache.
+aligned. Pairs are the fastest dimension of the grid, so what several tokens chose is read from the cache. Packed
+experts may lie in pinned host memory: then it is the bus that brings them, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run
         return able[0]
     assert isinstance(experts, PackedMatrix)
     about = triton.next_power_of_2(len(chosen))
-    key = (able[0].__name__, about, chosen.shape[1], x.dtype, experts.shape, experts.codes.dtype)
+    codes = experts.codes
+    key = (able[0].__name__, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type)
     return tuner_of(x.device).quickest(key, able, run)
 
 

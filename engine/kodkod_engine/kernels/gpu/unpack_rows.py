@@ -1,4 +1,7 @@
-"""Some rows of packed matrices as bf16, in one pass: for products of many rows, which then run as on plain weights."""
+"""Some rows of packed matrices as bf16, in one pass: for products of many rows, which then run as on plain weights.
+
+Codes in pinned host memory go over the bus in that pass, once.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,16 @@ def _kernel(
         tl.store(to + at[None, :], code.to(tl.float32) * scale, mask=inside)
 
 
-def unpack_rows(matrix: PackedMatrix, first: int, count: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """See `reference`."""
+def unpack_rows(
+    matrix: PackedMatrix,
+    first: int,
+    count: int,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | None = None,
+) -> Tensor:
+    """See `reference`; `device` is the one that computes where the matrix is in pinned memory."""
     *stack, rows, columns = matrix.shape
-    out = torch.empty(*stack, count, columns, dtype=dtype, device=matrix.codes.device)
+    out = torch.empty(*stack, count, columns, dtype=dtype, device=device or matrix.codes.device)
     code_columns = columns * matrix.bits // 8
     block, total = min(BLOCK, triton.next_power_of_2(code_columns)), out.numel() // columns
     grid: Any = (triton.cdiv(total, ROWS), triton.cdiv(code_columns, block))

@@ -14,7 +14,7 @@ from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.on_device import unpacked_pieces
-from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision
+from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Precisions
 from kodkod_engine.layers.split_product import split_product
 from kodkod_engine.layers.step_batch import AttentionGroup
 from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
@@ -237,6 +237,21 @@ def test_a_model_on_a_device_says_what_it_says_on_the_processor(
     errors = (got - wanted).abs().amax(dim=1) / (wanted.max() - wanted.min())
     assert errors.median() < usual
     assert errors.max() < worst
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["fp8", "int8", "int4"])
+def test_experts_in_pinned_memory_say_what_they_say_on_the_device(tmp_path, name: str) -> None:
+    """All chosen, as above; each home may be read the way that is quicker there, and rounds as that does."""
+    config = {**CONFIG, "moe_topk": 12}
+    folder = write_random_checkpoint(tmp_path, config, seed=2, dtype=torch.bfloat16, with_mtp=False)
+    packed = Precisions.of(name)
+    wanted = _said(load_model(folder, device="cuda", precisions=packed))
+    loaded = load_model(folder, device="cuda", precisions=packed, pinned_expert_layers=1)
+    assert [layer.experts.homes[0].codes.is_cuda for layer in loaded.model.dual_layers] == [True, False]
+    errors = (_said(loaded) - wanted).abs().amax(dim=1) / (wanted.max() - wanted.min())
+    assert errors.median() < 0.01
+    assert errors.max() < 0.04
 
 
 def _said(loaded: LoadedModel) -> torch.Tensor:
