@@ -6,15 +6,16 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kodkod_agent.profile import Profile, read_profile
 from kodkod_app import paths
 from kodkod_app.progress import bytes_progress
+from kodkod_app.render import for_terminal
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.errors import CheckpointMissing
 
@@ -43,6 +44,8 @@ class Model:
     """How it is to be worked with."""
     ranker: EditRanker | None = None
     """Names plausible edits to a guided model."""
+    config: EngineConfig = field(default_factory=EngineConfig)
+    """How a checkpoint's engine was set up, everything decided."""
 
     @property
     def is_recording(self) -> bool:
@@ -115,30 +118,49 @@ def absolute_name(name: str) -> str:
     return name if is_remote(name) else f"{_prefix_of(name)}{path_of(name).resolve()}"
 
 
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Shows long work under a title; hands out what moves it: bytes done and bytes in all."""
-
-
 Tell = Callable[[str], object]
 """Takes a line for the person, from any thread."""
-COMPILING = "kernels are compiled for this machine at their first use: up to a minute in all, and kept for later starts"
 
 
 def tell_on_stderr(line: str) -> None:
     """The line, where there still is somebody to read it."""
     with suppress(OSError):
-        click.echo(f"kodkod: {line}", err=True)
+        click.echo(f"kodkod: {for_terminal(line)}", err=True)
+
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows long work under a title; hands out what moves it: bytes done and bytes in all."""
+
+
+COMPILING = "kernels are compiled for this machine at their first use: up to a minute in all, and kept for later starts"
+
+
+def open_session_model(
+    name: str | None, config: EngineConfig, progress: Progress = bytes_progress, tell: Tell = tell_on_stderr
+) -> Model:
+    """`open_model` for sessions that are gone back to: see `keeping_prefixes`."""
+    return open_model(name, config, progress, tell, keeps_prefixes=True)
 
 
 def open_model(
-    name: str | None, config: EngineConfig, progress: Progress = bytes_progress, tell: Tell = tell_on_stderr
+    name: str | None,
+    config: EngineConfig,
+    progress: Progress = bytes_progress,
+    tell: Tell = tell_on_stderr,
+    *,
+    keeps_prefixes: bool = False,
 ) -> Model:
     """Load the model an agent works with, with a progress bar.
 
-    `tell` takes what the person should know while the model works.
+    Args:
+        name: as `require_model` takes it.
+        config: of the engine; what it leaves open is decided, and told.
+        progress: shows how far loading is.
+        tell: takes what the person should know, while it loads and while it works.
+        keeps_prefixes: see `keeping_prefixes`.
 
     Raises:
-        CheckpointError, BackendUnavailable: it cannot be used.
+        CheckpointError, BackendUnavailable, EngineError: it cannot be used.
     """
     name = require_model(name)
     if name.startswith(SERVED):
@@ -151,15 +173,34 @@ def open_model(
         assert recorded.tokenizer is not None
         return Model(name, recorded, recorded.tokenizer)
     profile = read_profile(path)
-    engine = open_engine(path, progress, tell, **asdict(config))
+    config = settled_and_told(path, config, tell)
+    engine = open_engine(path, keeping_prefixes(config) if keeps_prefixes else config, progress, tell)
     if engine.tokenizer is None:
         engine.close()
         raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
-    return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None)
+    return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None, config)
+
+
+def settled_and_told(folder: Path, config: EngineConfig, tell: Tell) -> EngineConfig:
+    """What is left open of where the model goes, decided; in one line where the plan decided it.
+
+    Raises:
+        CheckpointError, EngineError: it cannot be used, or not like that.
+    """
+    from kodkod_engine.placement.settling import settled
+
+    config, placement = settled(folder, config)
+    if placement is not None:
+        tell(f"{folder.name}: {placement.home}")
+    return config
 
 
 def keeping_prefixes(config: EngineConfig) -> EngineConfig:
-    """For sessions that are gone back to: prefixes are kept on disk, where reading is far quicker than computing."""
+    """Prefixes are kept on disk where reading is far quicker than computing.
+
+    Args:
+        config: with its device decided.
+    """
     if config.kv_folder is not None or config.device != "cpu":
         return config
     return replace(config, kv_folder=str(paths.kv_folder()))
@@ -184,17 +225,20 @@ def _ranker() -> EditRanker:
 
 
 def open_engine(
-    model: Path | None, progress: Progress = bytes_progress, tell: Tell = tell_on_stderr, **options: Any
+    model: Path | None = None,
+    config: EngineConfig | None = None,
+    progress: Progress = bytes_progress,
+    tell: Tell = tell_on_stderr,
 ) -> NativeEngine:
     """Load a checkpoint folder with a progress bar; the demonstration checkpoint when none is given.
 
     Raises:
-        CheckpointError: the folder cannot be used.
+        CheckpointError, EngineError: the folder cannot be used, or not like that.
     """
-    from kodkod_engine import load_engine
+    from kodkod_engine.backends.native import load_native
 
     with progress("loading weights") as move:
-        engine = load_engine(model or demonstration_checkpoint(), progress=move, **options)
+        engine = load_native(model or demonstration_checkpoint(), config or EngineConfig(), move)
     engine.runner.on_compile = lambda: tell(COMPILING)
     return engine
 

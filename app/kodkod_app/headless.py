@@ -31,7 +31,7 @@ from kodkod_agent.report import RunReport
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_app import bootstrap, paths
-from kodkod_app.bootstrap import Model, keeping_prefixes
+from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, is_closed_box, open_box
 from kodkod_app.candidate_places import place_opener
 from kodkod_app.extras import Extras, find_extras, open_extras
@@ -149,7 +149,7 @@ def what_was_asked(session_id: str) -> Layer:
     return found if isinstance(found, dict) else {}
 
 
-def run_headless(options: RunOptions, renderer: Renderer, open_model: OpenModel = bootstrap.open_model) -> int:
+def run_headless(options: RunOptions, renderer: Renderer, open_model: OpenModel = bootstrap.open_session_model) -> int:
     """Do it; returns the exit code.
 
     Raises:
@@ -169,7 +169,7 @@ async def _run(options: RunOptions, renderer: Renderer, open_model: OpenModel) -
         await require_folder(options)
         async with open_box(plan) as box:
             with interrupts.blocking():
-                model = open_model(options.settings.model, keeping_prefixes(options.settings.engine))
+                model = open_model(options.settings.model, options.settings.engine)
             try:
                 async with extras_of(options, model) as extras:
                     return await _work(options, model, box, plan, renderer, interrupts, extras)

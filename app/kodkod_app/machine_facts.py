@@ -138,12 +138,14 @@ MAX_OTHER_PLACEMENTS = 3
 
 
 def placement_facts(folder: Path | None) -> Iterator[Fact]:
-    """Where the checkpoint's parts would go here, and how fast that would be; its `config.json` is enough to know."""
+    """Where the checkpoint's parts go here, and how fast that will be; its `config.json` is enough to know."""
     from kodkod_engine import load_config
+    from kodkod_engine.config import EngineConfig
     from kodkod_engine.errors import CheckpointError, NotEnoughMemory
     from kodkod_engine.placement.admission import stored_as
     from kodkod_engine.placement.machine import this_machine
-    from kodkod_engine.placement.plan import PLANNED_CONTEXT_TOKENS, choose, fits, placements
+    from kodkod_engine.placement.plan import choose, fits, placements
+    from kodkod_engine.placement.settling import planned
     from kodkod_engine.placement.sizes import part_sizes
 
     if folder is None:
@@ -154,22 +156,31 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
     except CheckpointError:
         return  # the line on the model says it
     sizes, machine = part_sizes(config, stored.value_bytes), this_machine(folder)
+    best = planned(sizes, stored, machine, EngineConfig())
     try:
-        best = choose(sizes, machine, stored=stored.precision, is_converted=stored.is_converted)
+        chosen = best or choose(sizes, machine, stored=stored.precision, is_converted=stored.is_converted)
     except NotEnoughMemory as fault:
         yield Fact("placement", False, str(fault))
         return
-    yield Fact("placement", True, best.story)
-    yield Fact("its settings", True, _settings(folder, best))
-    every = placements(sizes, machine, PLANNED_CONTEXT_TOKENS, stored.precision if stored.is_converted else None)
-    others = [one for one in every if one != best and fits(one, machine)]
+    yield Fact("placement", True, chosen.story)
+    yield Fact("its settings", True, "none: loading chooses it" if best else _settings(folder, chosen))
+    converted = stored.precision if stored.is_converted else None
+    every = placements(sizes, machine, chosen.context_tokens, converted)
+    others = [one for one in every if one.options != chosen.options and fits(one, machine)]
     for other in sorted(others, key=lambda one: -one.expected_tokens_per_s)[:MAX_OTHER_PLACEMENTS]:
-        yield Fact("would fit too", True, other.story)
+        yield Fact("would fit too", True, f"{other.story}; {_told(other, chosen)}")
+
+
+def _told(placement: Placement, than: Placement) -> str:
+    """What to say in the settings to have it and not another."""
+    usual = than.options
+    return ", ".join(f"engine.{key} = {value}" for key, value in placement.options.items() if usual.get(key) != value)
 
 
 def _settings(folder: Path, placement: Placement) -> str:
     """What to say in the settings, and what to do before."""
-    said = ", ".join(f"engine.{key} = {value}" for key, value in placement.options.items())
+    options = {**placement.options, "max_cached_tokens": placement.context_tokens}
+    said = ", ".join(f"engine.{key} = {value}" for key, value in options.items())
     if not placement.needs_conversion:
         return said
     target = quote(f"{folder}-{placement.precision}")

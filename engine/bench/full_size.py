@@ -293,6 +293,7 @@ def recorded(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     engine = load_engine(
         options.folder,
+        device="cpu",
         weights=options.weights,
         ngram_tables="mapped",
         max_cached_tokens=MAX_CACHED_TOKENS,

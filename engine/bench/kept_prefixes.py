@@ -41,9 +41,8 @@ def prompt(num_tokens: int, seed: int) -> tuple[int, ...]:
 
 def opened(model: Path, kept: Path, number: int) -> NativeEngine:
     """A new engine that has answered, and so has its weights in memory and its kernels compiled."""
-    engine = load_engine(
-        model, weights="mapped", ngram_tables="mapped", max_cached_tokens=MAX_CACHED_TOKENS, kv_folder=str(kept)
-    )
+    homes = {"device": "cpu", "weights": "mapped", "ngram_tables": "mapped"}
+    engine = load_engine(model, **homes, max_cached_tokens=MAX_CACHED_TOKENS, kv_folder=str(kept))
     for num_tokens in WARM_UP_TOKENS:
         complete(engine, prompt(num_tokens, 100 + number), 2)
     return engine

@@ -229,7 +229,7 @@ def measure_point(engine: NativeEngine, peer: Peer, point: Point, prompts: Promp
 
 def measure(checkpoint: Path, points: list[Point]) -> Iterator[dict[str, Any]]:
     """The record after each point, warm, with the limits of this run."""
-    engine = load_engine(checkpoint, max_cached_tokens=65_536)
+    engine = load_engine(checkpoint, device="cpu", max_cached_tokens=65_536)
     try:
         peer, prompts = on_engine_thread(engine, partial(Peer, engine)), Prompts()
         for _ in range(WARM_UPS):

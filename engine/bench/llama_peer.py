@@ -154,7 +154,12 @@ class Ours:
 
     def __init__(self, folder: Path, threads: int, weights: Literal["mapped", "resident"]) -> None:
         self.engine: NativeEngine = load_engine(
-            folder, weights=weights, ngram_tables="mapped", max_cached_tokens=MAX_CACHED_TOKENS, threads=threads
+            folder,
+            device="cpu",
+            weights=weights,
+            ngram_tables="mapped",
+            max_cached_tokens=MAX_CACHED_TOKENS,
+            threads=threads,
         )
         self._generator = torch.Generator().manual_seed(7)
         complete(self.engine, self._ids(PROMPT_TOKENS), 2)

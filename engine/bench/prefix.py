@@ -24,7 +24,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_random_checkpoint(folder, CONFIG, dtype=torch.bfloat16, with_mtp=False)
-        engine = load_engine(folder)
+        engine = load_engine(folder, device="cpu")
         try:
             prompts = Prompts()
             complete(engine, prompts.take(1, PREFIX_TOKENS), 1)

@@ -109,6 +109,7 @@ def main() -> None:
         print(f"written in {written_s:.0f} s", flush=True)
         engine = load_engine(
             options.folder,
+            device="cpu",
             precision="int4",
             ngram_tables="mapped",
             max_step_tokens=STEP_TOKENS,

@@ -10,6 +10,7 @@ from kodkod_engine.backends.vllm_config import VllmConfig
 
 HOST_STEP_TOKENS = 512
 DEVICE_STEP_TOKENS = 4096
+USUAL_CACHED_TOKENS = 32_768
 MAX_THREADS, MAX_BLOCK_SIZE = 1024, 4096
 """Beyond, the thread library ends the process, and tensors of a cache have no size any more."""
 
@@ -20,12 +21,14 @@ class EngineConfig:
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of weights and activations; None takes what the checkpoint stores."""
-    device: str = "cpu"
-    """Where the weights are and the steps are computed, as torch names it."""
+    device: str = "auto"
+    """Where the weights are and the steps are computed, as torch names it; auto takes what the plan says is quickest,
+    the processor for a small model."""
     threads: int | None = None
     """Processor threads of a step; None leaves torch's choice."""
-    max_cached_tokens: int = 32_768
-    """Tokens the KV cache holds over all sequences and cached prefixes; 32 KiB each for LongCat-Flash-Lite in bf16."""
+    max_cached_tokens: int | None = None
+    """Tokens the KV cache holds over all sequences and cached prefixes; 32 KiB each for LongCat-Flash-Lite in bf16.
+    None: `USUAL_CACHED_TOKENS`, more where a GPU has room, fewer where memory lacks."""
     block_size: int = 16
     """Token slots per block."""
     max_step_tokens: int | None = None
@@ -38,13 +41,16 @@ class EngineConfig:
     """How tokens are guessed ahead; a request may ask for another way."""
     steps_per_visit: int = 1
     """Tokens that free-running answers may get before the engine looks again, at most: see `core/visits.py`."""
-    ngram_tables: Literal["resident", "pinned", "mapped"] = "resident"
+    ngram_tables: Literal["auto", "resident", "pinned", "mapped"] = "auto"
     """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
-
     precision: Literal["bf16", "fp8", "int8", "int4"] | None = None
-    """Of experts, attention, dense networks and head; None keeps what the checkpoint has."""
-    weights: Literal["resident", "mapped"] = "resident"
+    """Of experts, attention, dense networks and head; None keeps what the checkpoint has where that fits, and takes
+    what the plan says where it does not."""
+    weights: Literal["auto", "resident", "mapped"] = "auto"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
+    pinned_expert_layers: int | None = None
+    """Layers, the last ones, whose packed experts stay in host memory that a CUDA device reads in place; None: as many
+    as it has no room for."""
     kv_folder: str | None = None
     """Where the KV of prefixes is kept over restarts, for all models; None keeps none, as does a block size
     of which 16 is no multiple."""
@@ -60,10 +66,23 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if (self.pinned_expert_layers or 0) < 0:
+            raise ValueError(f"pinned_expert_layers must be 0 or more, not {self.pinned_expert_layers}")
         for name, highest in (("threads", MAX_THREADS), ("block_size", MAX_BLOCK_SIZE)):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= highest:
                 raise ValueError(f"{name} must be from 1 to {highest:,}, not {value:,}")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to the plan (`placement.settling.settled`)."""
+        is_open = "auto" in (self.device, self.ngram_tables, self.weights)
+        return not is_open and None not in (self.pinned_expert_layers, self.max_cached_tokens)
+
+    @property
+    def cached_tokens(self) -> int:
+        """`max_cached_tokens`, or as many as is usual."""
+        return self.max_cached_tokens or USUAL_CACHED_TOKENS
 
     @property
     def step_tokens(self) -> int:

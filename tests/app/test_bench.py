@@ -160,7 +160,7 @@ def test_what_was_measured_is_kept_when_it_is_interrupted(
 def test_a_batch_decodes_side_by_side(folder: Path) -> None:
     """The cache used to hold 32,768 tokens, fewer than 256 sequences have: they took turns."""
     plan = Plan(batches=(256,), prompts=(60_000,), repeats=1)
-    engine, _ = timed_load(folder, {"max_cached_tokens": plan.cached_tokens, "max_running": 256})
+    engine, _ = timed_load(folder, EngineConfig(max_cached_tokens=plan.cached_tokens, max_running=256))
     try:
         assert engine.max_context_tokens >= plan.longest_tokens
         engine_blocks = plan.cached_tokens // EngineConfig().block_size
@@ -211,5 +211,6 @@ def test_doctor_tells_the_placement(folder: Path) -> None:
     facts = list(placement_facts(folder))
     assert [fact.name for fact in facts[:2]] == ["placement", "its settings"]
     assert "tokens/s expected of at most" in facts[0].detail
-    assert "engine.precision = " in facts[1].detail
+    assert facts[1].detail == "none: loading chooses it"
+    assert "; engine.precision = " in facts[2].detail
     assert not list(placement_facts(None))

@@ -90,9 +90,14 @@ def test_a_converted_checkpoint_is_planned_in_its_own_precision(source: Path, tm
     told = _details(facts, "placement") + _details(facts, "would fit too")
     assert len(told) == 4
     assert all(detail.startswith("int4 on cpu") and "convert" not in detail for detail in told)
-    (settings,) = _details(facts, "its settings")
-    said = dict(pair.removeprefix("engine.").split(" = ") for pair in settings.split(", "))
-    assert load_model(tmp_path / "new", precisions=Precisions.of(said["precision"]))
+    assert _details(facts, "its settings") == ["none: loading chooses it"]
+    assert load_model(tmp_path / "new", precisions=Precisions.of("int4"))
+    others = _details(facts, "would fit too")
+    assert sorted(other.split("; ")[-1] for other in others) == [
+        "engine.ngram_tables = mapped",
+        "engine.weights = mapped",
+        "engine.weights = mapped, engine.ngram_tables = mapped",
+    ]
 
 
 def test_mapped_weights_are_advised_with_the_conversion_they_need(
@@ -103,6 +108,7 @@ def test_mapped_weights_are_advised_with_the_conversion_they_need(
     (settings,) = _details(facts, "its settings")
     assert settings.startswith(f"kodkod convert {lite_folder} {lite_folder}-int4 --precision int4; then, with -m ")
     assert "engine.weights = mapped" in settings
+    assert settings.endswith("engine.max_cached_tokens = 8192")
     (placement,) = _details(facts, "placement")
     assert "mapped from the disk after kodkod convert" in placement
 

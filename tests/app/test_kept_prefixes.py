@@ -48,4 +48,4 @@ def test_where_computing_is_quick_prefixes_are_kept_on_request_alone(tmp_path):
     assert keeping_prefixes(EngineConfig(device="cuda")).kv_folder is None
     chosen = EngineConfig(device="cuda", kv_folder=str(tmp_path))
     assert keeping_prefixes(chosen) is chosen
-    assert keeping_prefixes(EngineConfig()).kv_folder == str(paths.kv_folder())
+    assert keeping_prefixes(EngineConfig(device="cpu")).kv_folder == str(paths.kv_folder())

@@ -59,9 +59,11 @@ def _drawable(context: click.Context, option: click.Parameter, file: Path | None
 @click.command(name="bench")
 @click.option("-m", "--model", type=click.Path(path_type=Path), help="Folder of a checkpoint; else the bundled model.")
 @click.option("--precision", type=click.Choice(["bf16", "fp8", "int8", "int4"]), help="Pack the weights on the way in.")
-@click.option("--weights", type=click.Choice(["resident", "mapped"]), default="resident", show_default=True)
-@click.option("--tables", type=click.Choice(["resident", "pinned", "mapped"]), default="resident", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@click.option("--weights", type=click.Choice(["auto", "resident", "mapped"]), default="auto", show_default=True)
+@click.option(
+    "--tables", type=click.Choice(["auto", "resident", "pinned", "mapped"]), default="auto", show_default=True
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--batch", "batches", type=click.IntRange(1, 256), multiple=True, default=(1, 4, 16, 32), show_default=True
 )
@@ -98,17 +100,19 @@ def command(
 
     Each figure stands beside what the ceilings of the same run allow, and beside a peer where one is named.
     """
-    from kodkod_app.bootstrap import require_folder
+    from kodkod_app.bootstrap import require_folder, settled_and_told, tell_on_stderr
     from kodkod_engine.benchmark.peers import open_peer
     from kodkod_engine.benchmark.points import Bench, Plan, timed_load
 
     folder = require_folder(str(model) if model else None, "kodkod bench")
     plan = Plan(batches=batches, prompts=prompts, repeats=repeats)
     _require_context(folder, plan)
-    options = {"device": device, "weights": weights, "ngram_tables": tables, "max_running": max(batches)}
-    options |= {"max_cached_tokens": max(plan.cached_tokens, EngineConfig().max_cached_tokens)}
+    cached_tokens = max(plan.cached_tokens, EngineConfig().cached_tokens)
+    said: dict[str, Any] = {"weights": weights, "ngram_tables": tables, "precision": precision}
+    config = EngineConfig(device=device, max_running=max(batches), max_cached_tokens=cached_tokens, **said)
+    config = settled_and_told(folder, config, tell_on_stderr)
     with bytes_progress("loading weights") as progress:
-        engine, load_s = timed_load(folder, options | ({"precision": precision} if precision else {}), progress)
+        engine, load_s = timed_load(folder, config, progress)
     try:
         other = open_peer(peer, engine, folder) if peer else None
         _measure(Bench(engine, plan, folder, load_s, other), json_file, plot_file)

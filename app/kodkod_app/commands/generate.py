@@ -7,13 +7,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from kodkod_app.bootstrap import open_engine
+from kodkod_app.bootstrap import demonstration_checkpoint, open_engine, settled_and_told, tell_on_stderr
 from kodkod_app.render import for_terminal
 from kodkod_engine.api import Engine, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 from kodkod_engine.backends.looped import LoopedEngine
+from kodkod_engine.config import EngineConfig
 from kodkod_engine.errors import CheckpointMissing, EngineError
 
 NO_MODEL_NOTE = (
@@ -32,19 +34,19 @@ NO_MODEL_NOTE = (
 @click.option("--top-p", type=click.FloatRange(min=0, max=1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--ngram-tables",
-    type=click.Choice(["resident", "pinned", "mapped"]),
-    default="resident",
+    type=click.Choice(["auto", "resident", "pinned", "mapped"]),
+    default="auto",
     show_default=True,
     help="Keep the N-gram tables in memory, in host memory that a GPU reads, or read rows from the checkpoint's files.",
 )
 @click.option("--precision", type=click.Choice(["bf16", "fp8", "int8", "int4"]), help="Pack the weights on the way in.")
 @click.option(
     "--weights",
-    type=click.Choice(["resident", "mapped"]),
-    default="resident",
+    type=click.Choice(["auto", "resident", "mapped"]),
+    default="auto",
     show_default=True,
     help="Keep all else in memory, or leave it in the files of a converted checkpoint.",
 )
@@ -69,7 +71,9 @@ def command(
         raise click.UsageError(str(fault)) from fault
     if model is None:
         click.echo(f"kodkod: {NO_MODEL_NOTE}", err=True)
-    engine = open_engine(model, device=device, ngram_tables=ngram_tables, weights=weights, precision=precision)
+    folder = model or demonstration_checkpoint()
+    said: dict[str, Any] = {"ngram_tables": ngram_tables, "weights": weights, "precision": precision}
+    engine = open_engine(folder, settled_and_told(folder, EngineConfig(device=device, **said), tell_on_stderr))
     try:
         _generate(engine, text, sampling, as_json=output_format == "json")
     finally:

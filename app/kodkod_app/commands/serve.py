@@ -40,7 +40,7 @@ def command(**flags: Any) -> int:
 
     Exit codes: 0 ended by Ctrl-C or SIGTERM, 1 the port is taken or the engine failed, 2 usage, 4 no model.
     """
-    from kodkod_app.bootstrap import absolute_name, keeping_prefixes, open_model, require_model
+    from kodkod_app.bootstrap import absolute_name, open_session_model, require_model
     from kodkod_app.serving.running import listen
     from kodkod_app.settings import load_settings
 
@@ -50,7 +50,7 @@ def command(**flags: Any) -> int:
     name = flags["name"] or _short(require_model(settings.model))
     listening = listen(flags["host"], flags["port"])
     _warn(flags["host"], keyed=access.api_key is not None)
-    model = open_model(settings.model, keeping_prefixes(settings.engine))
+    model = open_session_model(settings.model, settings.engine)
     try:
         from kodkod_app.serving.service import Service
 

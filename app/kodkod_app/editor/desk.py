@@ -10,7 +10,7 @@ from typing import Any
 
 from kodkod_agent.session import Session
 from kodkod_app.attended import open_attended
-from kodkod_app.bootstrap import Model, keeping_prefixes, open_model, require_model
+from kodkod_app.bootstrap import Model, open_session_model, require_model
 from kodkod_app.boxes import BoxPlan
 from kodkod_app.editor.telling import Telling
 from kodkod_app.settings import Settings
@@ -56,7 +56,7 @@ class Models:
         name = require_model(name)
         async with self._loading:
             if name not in self._open:
-                self._open[name] = await asyncio.to_thread(open_model, name, keeping_prefixes(config), _unseen)
+                self._open[name] = await asyncio.to_thread(open_session_model, name, config, _unseen)
             return self._open[name]
 
     def close(self) -> None:

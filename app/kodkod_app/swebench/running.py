@@ -156,7 +156,7 @@ class Runner:
         while jobs:
             job = jobs.popleft()
             attempt = await self._attempt(job)
-            device = self.plan.settings.engine.device
+            device = self.model.config.device
             self.attempts.add(attempt.model_copy(update={"busy_s": meter.take(), "device": device}))
             await asyncio.to_thread(shutil.rmtree, job.work, ignore_errors=True)
             self._done += 1

@@ -70,7 +70,7 @@ class Desk:
             mode=str(session.permissions.mode),
             branch=branch_of(self.wish.work_tree),
             max_context_tokens=self.model.engine.max_context_tokens,
-            max_step_tokens=self.settings.engine.step_tokens,
+            max_step_tokens=self.model.config.step_tokens,
             entries=entries,
             is_unfinished=is_unfinished,
             context_tokens=len(session.ledger),
@@ -107,15 +107,14 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
         SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
     """
     from kodkod_app.attended import open_attended
-    from kodkod_app.bootstrap import keeping_prefixes, open_model
+    from kodkod_app.bootstrap import open_session_model
 
     def tell(line: str) -> None:
         feed.put(u.Told(line))
 
     async def load(settings: Settings) -> Model:
         feed.put(u.Loading("loading the engine"))
-        engine = keeping_prefixes(settings.engine)
-        model = open_model(settings.model, engine, lambda what: _progress(what, feed), tell)
+        model = open_session_model(settings.model, settings.engine, lambda what: _progress(what, feed), tell)
         stack.callback(model.engine.close)
         return model
 

@@ -108,5 +108,5 @@ class LoopedEngine:
 
 
 def num_blocks_for(config: EngineConfig) -> int:
-    """Blocks that hold `max_cached_tokens`."""
-    return -(-config.max_cached_tokens // config.block_size)
+    """Blocks that hold `cached_tokens`."""
+    return -(-config.cached_tokens // config.block_size)

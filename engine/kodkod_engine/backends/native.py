@@ -18,7 +18,7 @@ from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
 from kodkod_engine.models.identity import identity_of
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
-from kodkod_engine.placement.admission import require_room
+from kodkod_engine.placement.settling import settled
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.drafter import Drafter
 from kodkod_engine.speculation.forced import ForcedDrafter
@@ -86,7 +86,7 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         CheckpointError: the folder cannot be used; the message says why and what to do.
         NotEnoughMemory: it does not fit; says by how much, and what would.
     """
-    require_room(Path(checkpoint_dir), config)
+    config, _ = settled(Path(checkpoint_dir), config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = load_model(
@@ -97,6 +97,7 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         ngram_tables=TableHome(config.ngram_tables),
         precisions=Precisions.of(config.precision) if config.precision else None,
         weights=WeightHome(config.weights),
+        pinned_expert_layers=config.pinned_expert_layers or 0,
         progress=progress,
     )
     folder = Path(checkpoint_dir)

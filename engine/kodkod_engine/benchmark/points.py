@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +21,7 @@ from kodkod_engine.placement.sizes import PartSizes, part_sizes
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine
     from kodkod_engine.benchmark.peers import Peer
+    from kodkod_engine.config import EngineConfig
     from kodkod_engine.models.checkpoint import Progress
 
 CACHED_TURN_TOKENS = 64
@@ -204,12 +205,10 @@ def _point(name: str, samples: list[float], tokens: int, limit: float | None, ot
     return Point(name, median, min(samples), max(samples), tokens / median, limit, peer_s)
 
 
-def timed_load(
-    checkpoint: Path, options: dict[str, Any], progress: Progress | None = None
-) -> tuple[NativeEngine, float]:
+def timed_load(checkpoint: Path, config: EngineConfig, progress: Progress | None = None) -> tuple[NativeEngine, float]:
     """An engine and the seconds it took to load."""
-    from kodkod_engine import load_engine
+    from kodkod_engine.backends.native import load_native
 
     started = time.perf_counter()
-    engine = load_engine(checkpoint, progress=progress, **options)
+    engine = load_native(checkpoint, config, progress)
     return engine, time.perf_counter() - started

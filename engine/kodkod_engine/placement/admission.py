@@ -25,7 +25,7 @@ def require_device(device: str) -> None:
     if device == "cpu":
         return
     if not re.fullmatch(r"cuda(:\d+)?", device):
-        raise EngineError(f"device {device}: the engine computes on cpu, cuda, or one of several as cuda:1")
+        raise EngineError(f"device {device}: the engine computes on auto, cpu, cuda, or one of several as cuda:1")
     gpu = find_gpu()
     if gpu is None:
         raise EngineError(f"device {device}: torch finds no CUDA device here; use device cpu")
@@ -34,23 +34,40 @@ def require_device(device: str) -> None:
         raise EngineError(f"{gpu.name} has compute capability {have}, the engine needs {need}; use device cpu")
 
 
-def require_room(folder: Path, options: EngineConfig) -> None:
-    """That device and memory suffice for a checkpoint with these options.
+def require_room(folder: Path, options: EngineConfig, stored: StoredAs | None = None) -> None:
+    """That device and memory suffice for a checkpoint with settled options.
+
+    Args:
+        folder: the checkpoint.
+        options: with nothing left open.
+        stored: what its files are, where that is known.
 
     Raises:
-        EngineError: the device cannot be used.
+        EngineError: the device cannot be used, or cannot read what is meant for it.
         NotEnoughMemory: says by how much, and what would fit.
     """
     require_device(options.device)
-    if options.ngram_tables == "pinned" and not options.device.startswith("cuda"):
-        raise EngineError(f"pinned N-gram tables are read by a CUDA device; with device {options.device} use mapped")
     config = load_config(folder)
+    stored = stored or stored_as(folder, config)
+    _require_readable(options, options.precision or stored.precision, config)
     machine = Machine(available_bytes(), 1.0, 0.0, find_gpu() if options.device.startswith("cuda") else None)
-    asked, value_bytes = (
-        asked_placement(folder, config, options, machine),
-        _value_bytes(stored_as(folder, config), options),
-    )
-    require_memory(part_sizes(config, value_bytes), asked, machine, options.max_cached_tokens)
+    asked = asked_placement(stored, config, options, machine)
+    require_memory(part_sizes(config, value_bytes(stored, options)), asked, machine, options.cached_tokens)
+
+
+def _require_readable(options: EngineConfig, precision: str, config: ModelConfig) -> None:
+    """That what is pinned is read by a device that can."""
+    layers, is_on_gpu = options.pinned_expert_layers or 0, options.device.startswith("cuda")
+    if options.ngram_tables == "pinned" and not is_on_gpu:
+        raise EngineError(f"pinned N-gram tables are read by a CUDA device; with device {options.device} use mapped")
+    if layers and not is_on_gpu:
+        raise EngineError(
+            f"pinned experts are read by a CUDA device; with device {options.device} use pinned_expert_layers 0"
+        )
+    if layers and precision == "bf16":
+        raise EngineError("pinned experts are read packed; name a precision with them: int4, int8 or fp8")
+    if layers > config.num_layers:
+        raise EngineError(f"pinned_expert_layers {layers}: the model has {config.num_layers} layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +95,24 @@ def stored_as(folder: Path, config: ModelConfig) -> StoredAs:
     return StoredAs(precision, value_bytes, manifest is not None)
 
 
-def _value_bytes(stored: StoredAs, options: EngineConfig) -> float:
+def value_bytes(stored: StoredAs, options: EngineConfig) -> float:
+    """Of a weight that is not packed, with these options."""
     if options.dtype is None:
         return stored.value_bytes
     return 4.0 if options.dtype == "float32" else 2.0
 
 
-def asked_placement(folder: Path, config: ModelConfig, options: EngineConfig, machine: Machine) -> Placement:
-    """The placement that options stand for."""
-    stored = stored_as(folder, config)
+def asked_placement(stored: StoredAs, config: ModelConfig, options: EngineConfig, machine: Machine) -> Placement:
+    """The placement that settled options stand for."""
     tables = options.ngram_tables if config.ngram else "none"
     placement = placement_of(
-        part_sizes(config, _value_bytes(stored, options)),
+        part_sizes(config, value_bytes(stored, options)),
         machine,
-        options.max_cached_tokens,
+        options.cached_tokens,
         "gpu" if options.device.startswith("cuda") else "cpu",
         options.precision or stored.precision,
         options.weights,
         tables,
+        options.pinned_expert_layers or 0,
     )
     return replace(placement, is_converted=stored.is_converted)

@@ -6,13 +6,22 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 GIB = 1024**3
 PROBE_BYTES = 1 << 28
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+NVIDIA, DISPLAY = "0x10de", "0x03"
 
 KNOWN_READ_RATES = {"H200": 4.3e12, "H100": 3.0e12, "A100": 1.8e12, "RTX 4090": 0.93e12, "RTX 5090": 1.65e12}
 """Bytes per second that reading kernels reach, by a part of the device's name."""
+READ_FRACTION = 0.85
+"""Of what a card's memory promises that reading kernels reach."""
 CAUTIOUS_READ_RATE = 0.4e12
+CAUTIOUS_LINK_RATE = 10e9
+"""Of a card in half a slot of PCIe 4, or a whole one of PCIe 3."""
+LINK_FRACTION = 0.8
+"""Of what lanes carry that is left for what is read."""
 MIN_COMPUTE_CAPABILITY = (8, 0)
 """bf16 arithmetic, which the GPU step needs, begins here."""
 
@@ -25,6 +34,8 @@ class Gpu:
     free_bytes: float
     read_bytes_per_s: float
     compute_capability: tuple[int, int]
+    link_bytes_per_s: float = CAUTIOUS_LINK_RATE
+    """At which it reads pinned host memory."""
 
     @property
     def is_supported(self) -> bool:
@@ -90,5 +101,42 @@ def find_gpu() -> Gpu | None:
         return None
     facts = torch.cuda.get_device_properties(0)
     free, _ = torch.cuda.mem_get_info(0)
-    rate = next((rate for part, rate in KNOWN_READ_RATES.items() if part in facts.name), CAUTIOUS_READ_RATE)
-    return Gpu(facts.name, float(free), rate, (facts.major, facts.minor))
+    rate = next((rate for part, rate in KNOWN_READ_RATES.items() if part in facts.name), _read_rate_of(facts))
+    return Gpu(facts.name, float(free), rate, (facts.major, facts.minor), link_rate(PCI_DEVICES))
+
+
+def _read_rate_of(facts: Any) -> float:
+    """What clock and width of its memory make; cautious where the driver does not tell them."""
+    per_s = getattr(facts, "memory_clock_rate", 0) * 1e3 * 2 * getattr(facts, "memory_bus_width", 0) / 8
+    return per_s * READ_FRACTION or CAUTIOUS_READ_RATE
+
+
+def link_rate(devices: Path) -> float:
+    """Bytes per second from host memory to the NVIDIA card with the slowest lanes, at the best these are capable of.
+
+    Args:
+        devices: of PCI, in sysfs; where that does not tell, the rate is a cautious one.
+    """
+    rates = [_lanes_rate(device) for device in devices.glob("*") if _is_card(device)]
+    return min(rates, default=CAUTIOUS_LINK_RATE)
+
+
+def _is_card(device: Path) -> bool:
+    return _said(device / "vendor") == NVIDIA and _said(device / "class").startswith(DISPLAY)
+
+
+def _lanes_rate(device: Path) -> float:
+    """A transfer is a bit; what idle lanes are slowed down to does not count."""
+    try:
+        lanes, transfers_per_s = int(_said(device / "max_link_width")), float(_said(device / "max_link_speed")) * 1e9
+    except ValueError:
+        return CAUTIOUS_LINK_RATE
+    return lanes * transfers_per_s / 8 * LINK_FRACTION or CAUTIOUS_LINK_RATE
+
+
+def _said(path: Path) -> str:
+    """The first word of a file; nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii").split(maxsplit=1)[0]
+    except (OSError, ValueError, IndexError):
+        return ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from kodkod_engine.errors import NotEnoughMemory
@@ -11,14 +12,18 @@ from kodkod_engine.placement.sizes import PartSizes
 
 PRECISIONS = ("bf16", "int8", "fp8", "int4")
 """The most precise first. In groups of 128, 8-bit integers lose less than e4m3 numbers do."""
-EXPECTED_FRACTION = {("gpu", "fp8"): 0.38, ("gpu", "int8"): 0.33, ("gpu", "int4"): 0.2}
-"""Of the read limit that decoding reaches where it is not the usual one: as on an H200."""
 USUAL_FRACTION = 0.5
+"""Of the read limit that decoding reaches."""
+LEAST_GPU_STEP_S = {"fp8": 2.8e-3, "int8": 3.1e-3, "int4": 3.0e-3}
+"""What a GPU takes for a token of packed weights however quick its memory is: as on an H200, where turning codes into
+numbers takes longer than reading them."""
 MAPPED_FRACTION = 0.9
 """Of its speed that decoding keeps when weights are mapped and stay in the page cache."""
 TABLES_FRACTION = {"pinned": 0.96, "mapped": 0.9}
 """Of its speed that decoding on a GPU keeps when the tables are not in its memory: pinned as on an H200,
 mapped a goal that was not measured."""
+PINNED_EXPERTS_FRACTION = 0.8
+"""Of the link's rate at which a GPU is expected to read experts in place; not measured yet."""
 COMFORTABLE_TOKENS_PER_S = 20.0
 """Faster than one reads: above it precision counts for more than speed."""
 WORK_BYTES = 1.0 * GIB
@@ -50,18 +55,23 @@ class Placement:
     limit_tokens_per_s: float
     """Read rate over the bytes of a token."""
     expected_tokens_per_s: float
+    context_tokens: int
+    """That the cache holds."""
+    pinned_expert_layers: int = 0
+    """Whose experts are in pinned host memory."""
     is_converted: bool = False
     """Whether it is of a converted checkpoint; another has to be converted before its weights are mapped."""
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, str | int]:
         """What `EngineConfig` is to be told."""
-        return {
+        said: dict[str, str | int] = {
             "device": "cuda" if self.device == "gpu" else "cpu",
             "precision": self.precision,
             "weights": self.weights,
             "ngram_tables": "resident" if self.tables == "none" else self.tables,
         }
+        return said | ({"pinned_expert_layers": self.pinned_expert_layers} if self.pinned_expert_layers else {})
 
     @property
     def needs_conversion(self) -> bool:
@@ -77,17 +87,24 @@ class Placement:
     @property
     def home(self) -> str:
         """The line without how fast it is."""
-        tables = {
-            "none": "no tables",
-            "resident": "tables in memory",
-            "pinned": "tables in host memory, read by the GPU",
-            "mapped": "tables on the disk, rows cached",
-        }
         home = "mapped from the disk" if self.weights == "mapped" else "in memory"
         home += " after kodkod convert" if self.needs_conversion else ""
+        cache = f"a cache of {self.context_tokens:,} tokens"
+        parts = [f"{self.precision} on {self.device}", home, *self._tables, *self._read_by_gpu, cache]
         memory = f"{self.device_bytes / 1e9:.1f} GB on the GPU, " if self.device == "gpu" else ""
         memory += f"{self.host_bytes / 1e9:.1f} GB of host memory"
-        return f"{self.precision} on {self.device}, {home}, {tables[self.tables]}: {memory}"
+        return f"{', '.join(parts)}: {memory}"
+
+    @property
+    def _tables(self) -> list[str]:
+        known = {"none": "no tables", "resident": "tables in memory", "mapped": "tables on the disk, rows cached"}
+        return [known[self.tables]] if self.tables in known else []
+
+    @property
+    def _read_by_gpu(self) -> list[str]:
+        layers = self.pinned_expert_layers
+        parts = [f"experts of {layers} layers"] * bool(layers) + ["tables"] * (self.tables == "pinned")
+        return [f"{' and '.join(parts)} in host memory that it reads"] if parts else []
 
 
 def _rounded(rate: float) -> str:
@@ -95,12 +112,20 @@ def _rounded(rate: float) -> str:
 
 
 def placements(
-    sizes: PartSizes, machine: Machine, context_tokens: int = PLANNED_CONTEXT_TOKENS, converted: str | None = None
+    sizes: PartSizes,
+    machine: Machine,
+    context_tokens: int = PLANNED_CONTEXT_TOKENS,
+    converted: str | None = None,
+    pinned_expert_layers: int | None = None,
 ) -> Iterator[Placement]:
     """Every way the engine knows, fitting or not.
 
     Args:
+        sizes: of the model.
+        machine: what there is.
+        context_tokens: that the cache is to hold.
         converted: precision of a converted checkpoint, which is to be had in no other.
+        pinned_expert_layers: of those with experts in pinned memory; None has none, and as many as are needed.
     """
     devices = ["cpu"] if machine.gpu is None or not machine.gpu.is_supported else ["gpu", "cpu"]
     for device in devices:
@@ -109,6 +134,22 @@ def placements(
                 for tables in _table_homes(sizes, device):
                     one = placement_of(sizes, machine, context_tokens, device, precision, weights, tables)
                     yield replace(one, is_converted=converted is not None)
+                    layers = _layers_to_pin(one, sizes, machine, pinned_expert_layers)
+                    if layers:
+                        way = (device, precision, weights, tables, layers)
+                        one = placement_of(sizes, machine, context_tokens, *way)
+                        yield replace(one, is_converted=converted is not None)
+
+
+def _layers_to_pin(whole: Placement, sizes: PartSizes, machine: Machine, asked: int | None) -> int:
+    """As many as are asked for, else as many as the device has no room for; none that a device could not read."""
+    if whole.device != "gpu" or whole.precision == "bf16":
+        return 0
+    if asked is not None:
+        return asked
+    assert machine.gpu is not None
+    missing = max(0.0, whole.device_bytes - machine.gpu.free_bytes)
+    return min(sizes.num_layers, math.ceil(missing / sizes.layer_expert_bytes(whole.precision)))
 
 
 def _table_homes(sizes: PartSizes, device: str) -> tuple[str, ...]:
@@ -118,32 +159,55 @@ def _table_homes(sizes: PartSizes, device: str) -> tuple[str, ...]:
 
 
 def placement_of(
-    sizes: PartSizes, machine: Machine, context_tokens: int, device: str, precision: str, weights: str, tables: str
+    sizes: PartSizes,
+    machine: Machine,
+    context_tokens: int,
+    device: str,
+    precision: str,
+    weights: str,
+    tables: str,
+    pinned_expert_layers: int = 0,
 ) -> Placement:
     """One of them, with what it needs and how fast it will be."""
-    latent_bytes = 2 if device == "gpu" else 4
+    is_on_gpu = device == "gpu"
+    latent_bytes = 2 if is_on_gpu else 4
     needed = sizes.kept_bytes(precision) + context_tokens * sizes.latent_values * latent_bytes
     needed += sizes.table_bytes if tables == "resident" else 0.0
     if weights == "mapped":
         needed -= sizes.words * sizes.value_bytes  # a row of it is read per token; the rest need not stay
     work = min(WORK_BYTES, needed)  # a small model has small activations
-    if device == "gpu":
-        assert machine.gpu is not None
-        rate, device_bytes, host_bytes = machine.gpu.read_bytes_per_s, needed + GPU_WORK_BYTES, work
+    if is_on_gpu:
+        pinned = pinned_expert_layers * sizes.layer_expert_bytes(precision)
+        device_bytes, host_bytes = needed - pinned + GPU_WORK_BYTES, work + pinned
         host_bytes += sizes.table_bytes if tables == "pinned" else 0.0
         least = host_bytes
     else:
-        rate, device_bytes, host_bytes = machine.host_read_bytes_per_s, 0.0, needed + work
+        device_bytes, host_bytes = 0.0, needed + work
         least = (
             host_bytes - sizes.kept_bytes(precision) + sizes.words * sizes.value_bytes
             if weights == "mapped"
             else host_bytes
         )
-    limit = rate / sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
-    fraction = EXPECTED_FRACTION.get((device, precision), USUAL_FRACTION)
-    fraction *= MAPPED_FRACTION if weights == "mapped" else 1.0
-    fraction *= TABLES_FRACTION.get(tables, 1.0) if device == "gpu" else 1.0
-    return Placement(device, precision, weights, tables, device_bytes, host_bytes, least, limit, limit * fraction)
+    read_bytes = sizes.read_bytes(precision, context_tokens // 4, latent_bytes)
+    over_the_link = pinned_expert_layers * sizes.taken_expert_bytes(precision)
+    least_s, expected_s = _step_s(machine, read_bytes - over_the_link, over_the_link, device, precision)
+    fraction = MAPPED_FRACTION if weights == "mapped" else 1.0
+    fraction *= TABLES_FRACTION.get(tables, 1.0) if is_on_gpu else 1.0
+    return Placement(
+        device, precision, weights, tables, device_bytes, host_bytes, least, 1 / least_s, fraction / expected_s,
+        context_tokens, pinned_expert_layers,
+    )  # fmt: skip
+
+
+def _step_s(machine: Machine, own_bytes: float, link_bytes: float, device: str, precision: str) -> tuple[float, float]:
+    """Seconds in which a token's bytes can be read at the least, and are as expected, one after another."""
+    if device != "gpu":
+        least_s = own_bytes / machine.host_read_bytes_per_s
+        return least_s, least_s / USUAL_FRACTION
+    assert machine.gpu is not None
+    own_s, link_s = own_bytes / machine.gpu.read_bytes_per_s, link_bytes / machine.gpu.link_bytes_per_s
+    expected_s = max(own_s / USUAL_FRACTION, LEAST_GPU_STEP_S.get(precision, 0.0))
+    return own_s + link_s, expected_s + link_s / PINNED_EXPERTS_FRACTION
 
 
 def fits(placement: Placement, machine: Machine) -> bool:
@@ -177,21 +241,33 @@ def choose(
     Raises:
         NotEnoughMemory: none fits; says by how much and what would.
     """
-    every = list(placements(sizes, machine, context_tokens, stored if is_converted else None))
+    return best_of(list(placements(sizes, machine, context_tokens, stored if is_converted else None)), machine, stored)
+
+
+def best_of(every: Sequence[Placement], machine: Machine, stored: str) -> Placement:
+    """See `choose`; one that reads experts over the link is the last resort, for it is several times as slow.
+
+    Raises:
+        NotEnoughMemory: none of these fits.
+    """
     fitting = [placement for placement in every if fits(placement, machine)]
     if not fitting:
         raise NotEnoughMemory(_shortage(every, machine))
-    comfortable = [one for one in fitting if one.expected_tokens_per_s >= COMFORTABLE_TOKENS_PER_S]
+    comfortable = [one for one in fitting if _is_comfortable(one)]
     if comfortable:
         return max(comfortable, key=lambda one: (_merit(one.precision, stored), one.expected_tokens_per_s))
     return max(fitting, key=lambda one: one.expected_tokens_per_s)
+
+
+def _is_comfortable(placement: Placement) -> bool:
+    return placement.expected_tokens_per_s >= COMFORTABLE_TOKENS_PER_S and not placement.pinned_expert_layers
 
 
 def _merit(precision: str, stored: str) -> int:
     return 1 if precision == stored else -PRECISIONS.index(precision)
 
 
-def _shortage(every: list[Placement], machine: Machine) -> str:
+def _shortage(every: Sequence[Placement], machine: Machine) -> str:
     least = min(every, key=lambda placement: missing_bytes(placement, machine))
     missing = missing_bytes(least, machine)
     can_page = least.weights == "mapped" and least.least_host_bytes <= machine.host_bytes
@@ -238,5 +314,5 @@ def _way_out(sizes: PartSizes, asked: Placement, machine: Machine, context_token
     return _shortage(every, machine)
 
 
-def _told(options: dict[str, str]) -> str:
+def _told(options: dict[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())

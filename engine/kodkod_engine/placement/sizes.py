@@ -58,13 +58,21 @@ class PartSizes:
         head = self.head * self.weight_bytes(head_precision(precision))
         return whole + packable * self.weight_bytes(precision) + head
 
+    def layer_expert_bytes(self, precision: str) -> float:
+        """Memory of the experts of one layer."""
+        return self.experts / self.num_layers * self.weight_bytes(precision)
+
+    def taken_expert_bytes(self, precision: str) -> float:
+        """What one token reads of the experts of one layer."""
+        return self.active_experts * self.expert * self.weight_bytes(precision)
+
     def read_bytes(self, precision: str, context_tokens: int, latent_bytes: int) -> float:
         """What decoding one token reads: the experts it takes, all else once, the cache of its context."""
         whole = (self.latent_maps + self.projection) * self.value_bytes + self.router * 4.0
-        packable = self.attention + self.dense + self.num_layers * self.active_experts * self.expert
+        packable = (self.attention + self.dense) * self.weight_bytes(precision)
         head = self.head * self.weight_bytes(head_precision(precision))
         cache = context_tokens * self.latent_values * latent_bytes
-        return whole + packable * self.weight_bytes(precision) + head + cache
+        return whole + packable + self.num_layers * self.taken_expert_bytes(precision) + head + cache
 
 
 def head_precision(precision: str) -> str:

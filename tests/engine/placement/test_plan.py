@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +19,11 @@ from kodkod_engine.models.loading import build_model, open_stored
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.placement import admission
-from kodkod_engine.placement.machine import GIB, Gpu, Machine
+from kodkod_engine.placement.machine import CAUTIOUS_LINK_RATE, GIB, Gpu, Machine, link_rate
 from kodkod_engine.placement.plan import PRECISIONS, Placement, choose, fits, missing_bytes, placements, require_memory
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
+
+IN_MEMORY = EngineConfig(device="cpu", weights="resident", ngram_tables="resident", pinned_expert_layers=0)
 
 
 @pytest.fixture
@@ -74,7 +78,8 @@ def test_the_limit_of_a_large_card(sizes: PartSizes) -> None:
         (_machine(128, 192), ("gpu", "bf16", "resident", "resident")),
         (_machine(32, 48), ("gpu", "int8", "resident", "mapped")),
         (_machine(32, 24), ("gpu", "int4", "resident", "mapped")),
-        (_machine(32, 8), ("cpu", "int4", "resident", "mapped")),
+        (_machine(32, 8), ("gpu", "int4", "resident", "mapped")),
+        (_machine(16, 8), ("gpu", "int4", "resident", "mapped")),
     ],
 )
 def test_what_is_chosen(sizes: PartSizes, machine: Machine, wanted: tuple[str, ...]) -> None:
@@ -93,8 +98,10 @@ def test_fp8_is_asked_for_or_published(lite_folder, tmp_path) -> None:
     values["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     config = load_config(tmp_path)
-    assert admission.asked_placement(tmp_path, config, EngineConfig(), _machine(64)).precision == "fp8"
-    assert admission.asked_placement(tmp_path, config, EngineConfig(precision="int4"), _machine(64)).precision == "int4"
+    stored = admission.stored_as(tmp_path, config)
+    assert admission.asked_placement(stored, config, IN_MEMORY, _machine(64)).precision == "fp8"
+    packed = replace(IN_MEMORY, precision="int4")
+    assert admission.asked_placement(stored, config, packed, _machine(64)).precision == "int4"
 
 
 def test_too_little_memory_is_told_with_how_much(sizes: PartSizes) -> None:
@@ -131,17 +138,17 @@ def test_what_is_converted_is_to_be_had_in_no_other_precision(sizes: PartSizes) 
 def test_a_checkpoint_in_fp32_takes_twice_as_much(tmp_path, dtype: torch.dtype, value_bytes: float) -> None:
     folder = write_random_checkpoint(tmp_path, TINY, dtype=dtype, with_mtp=False)
     config = load_config(folder)
-    assert admission.stored_as(folder, config).value_bytes == value_bytes
-    asked = admission.asked_placement(folder, config, EngineConfig(max_cached_tokens=1), _machine(24))
+    stored = admission.stored_as(folder, config)
+    assert stored.value_bytes == value_bytes
+    one_token = replace(IN_MEMORY, max_cached_tokens=1)
+    asked = admission.asked_placement(stored, config, one_token, _machine(24))
     tables = sum(size for name, size in _table_bytes(folder))
     assert asked.host_bytes > tables == part_sizes(config, value_bytes).table_bytes
     model, _ = build_model(config, with_mtp=False, dtype=dtype, activation_dtype=torch.float32, device="meta")
     weights = sum(p.nbytes for name, p in model.named_parameters() if not name.startswith("embedding.resident"))
     norms = 4 * (2 * 2 * (2 * 96 + 48 + 32) + 96)
     assert part_sizes(config, value_bytes).kept_bytes("bf16") + norms == weights
-    as_bf16 = admission.asked_placement(
-        folder, config, EngineConfig(max_cached_tokens=1, dtype="bfloat16"), _machine(24)
-    )
+    as_bf16 = admission.asked_placement(stored, config, replace(one_token, dtype="bfloat16"), _machine(24))
     assert (as_bf16.host_bytes < asked.host_bytes) == (value_bytes > 2)
 
 
@@ -155,10 +162,10 @@ def test_a_cache_that_does_not_fit_is_told_as_such(sizes: PartSizes, lite_folder
     monkeypatch.setattr(admission, "available_bytes", lambda: 24.0 * GIB)
     told = r"a cache of 1,000,000 tokens need .* a smaller cache would fit: max_cached_tokens 8192$"
     with pytest.raises(NotEnoughMemory, match=told):
-        admission.require_room(lite_folder, EngineConfig(precision="int4", max_cached_tokens=1_000_000))
+        admission.require_room(lite_folder, replace(IN_MEMORY, precision="int4", max_cached_tokens=1_000_000))
     monkeypatch.setattr(admission, "available_bytes", lambda: 8.0 * GIB)
     with pytest.raises(NotEnoughMemory, match="the smallest placement"):
-        admission.require_room(lite_folder, EngineConfig(precision="int4", max_cached_tokens=1_000_000))
+        admission.require_room(lite_folder, replace(IN_MEMORY, precision="int4", max_cached_tokens=1_000_000))
 
 
 def test_mapped_weights_are_loaded_with_less_memory_than_they_want(sizes: PartSizes) -> None:
@@ -180,13 +187,13 @@ def test_pinned_tables_are_counted_on_the_host_and_for_a_gpu_alone(sizes: PartSi
     assert gpu["pinned"].host_bytes - gpu["mapped"].host_bytes == 2 * sizes.tables
     assert gpu["resident"].device_bytes - gpu["pinned"].device_bytes == 2 * sizes.tables
     assert gpu["pinned"].options["ngram_tables"] == "pinned"
-    assert "read by the GPU" in gpu["pinned"].story
+    assert "tables in host memory that it reads" in gpu["pinned"].story
     assert "pinned" not in of("cpu")
 
 
 def test_pinned_tables_without_a_gpu_are_refused_in_one_line(lite_folder) -> None:
     with pytest.raises(EngineError, match="read by a CUDA device; with device cpu use mapped"):
-        admission.require_room(lite_folder, EngineConfig(ngram_tables="pinned"))
+        admission.require_room(lite_folder, replace(IN_MEMORY, ngram_tables="pinned"))
 
 
 def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:
@@ -204,8 +211,9 @@ def test_a_device_that_cannot_be_used(monkeypatch, gpu, cause: str) -> None:
 def test_the_full_model_is_refused_before_memory_is_taken(lite_folder, monkeypatch) -> None:
     monkeypatch.setattr(admission, "available_bytes", lambda: 24.0 * GIB)
     with pytest.raises(NotEnoughMemory):
-        admission.require_room(lite_folder, EngineConfig())
-    admission.require_room(lite_folder, EngineConfig(precision="int4", ngram_tables="mapped", max_cached_tokens=8192))
+        admission.require_room(lite_folder, IN_MEMORY)
+    packed = replace(IN_MEMORY, precision="int4", ngram_tables="mapped", max_cached_tokens=8192)
+    admission.require_room(lite_folder, packed)
 
 
 @settings(max_examples=50, deadline=None)
@@ -222,3 +230,57 @@ def test_what_is_chosen_fits_and_nothing_that_fits_is_refused(host: float, gpu: 
     else:
         assert missing_bytes(chosen, machine) <= 0
         assert chosen.expected_tokens_per_s < chosen.limit_tokens_per_s
+
+
+def test_experts_that_a_card_has_no_room_for_are_read_in_host_memory(sizes: PartSizes) -> None:
+    """As many layers' as it takes, and the step is longer by what comes over the link."""
+    machine = _machine(64, 12)
+    chosen = choose(sizes, machine)
+    assert (chosen.device, chosen.precision) == ("gpu", "int4")
+    assert 0 < chosen.pinned_expert_layers < 14
+    layer = sizes.layer_expert_bytes("int4")
+    assert 0 <= machine.gpu.free_bytes - chosen.device_bytes < layer
+    every = list(placements(sizes, machine))
+    options = {key: value for key, value in chosen.options.items() if key != "pinned_expert_layers"}
+    whole = next(one for one in every if one.options == options)
+    assert whole.device_bytes - chosen.device_bytes == pytest.approx(chosen.pinned_expert_layers * layer)
+    link_s = chosen.pinned_expert_layers * sizes.taken_expert_bytes("int4") / machine.gpu.link_bytes_per_s
+    own_s = 1 / chosen.limit_tokens_per_s - link_s
+    assert link_s > 0.7 / chosen.limit_tokens_per_s
+    assert own_s < 1 / whole.limit_tokens_per_s
+    assert "experts of" in chosen.home
+    assert chosen.options["pinned_expert_layers"] == chosen.pinned_expert_layers
+
+
+def test_what_fits_a_card_whole_is_preferred_to_more_bits_over_the_link(sizes: PartSizes) -> None:
+    machine = Machine(128 * GIB, 40e9, 100e9, Gpu("a card", 24e9, 0.9e12, (8, 9), link_bytes_per_s=50e9))
+    in_eight_bits = [one for one in placements(sizes, machine) if one.precision == "int8" and one.pinned_expert_layers]
+    assert any(fits(one, machine) and one.expected_tokens_per_s > 20 for one in in_eight_bits)
+    chosen = choose(sizes, machine)
+    assert (chosen.precision, chosen.pinned_expert_layers) == ("int4", 0)
+
+
+def test_plain_experts_stay_on_their_device(sizes: PartSizes) -> None:
+    every = placements(sizes, _machine(256, 24))
+    assert not [one for one in every if one.precision == "bf16" and one.pinned_expert_layers]
+
+
+def _slot(devices: Path, name: str, **files: str) -> None:
+    (devices / name).mkdir(parents=True)
+    for file, text in files.items():
+        (devices / name / file).write_text(f"{text}\n", encoding="ascii")
+
+
+CARD = {"vendor": "0x10de", "class": "0x030000", "max_link_width": "16", "max_link_speed": "16.0 GT/s PCIe"}
+
+
+def test_the_link_is_as_quick_as_its_lanes(tmp_path: Path) -> None:
+    assert link_rate(tmp_path / "nothing") == CAUTIOUS_LINK_RATE
+    _slot(tmp_path, "0000:01:00.0", **CARD)
+    _slot(tmp_path, "0000:01:00.1", **{**CARD, "class": "0x040300", "max_link_width": "1"})
+    _slot(tmp_path, "0000:00:02.0", **{**CARD, "vendor": "0x8086", "max_link_width": "1"})
+    assert link_rate(tmp_path) == pytest.approx(25.6e9)
+    _slot(tmp_path, "0000:02:00.0", **{**CARD, "max_link_width": "8"})
+    assert link_rate(tmp_path) == pytest.approx(12.8e9)
+    _slot(tmp_path, "0000:03:00.0", **{**CARD, "max_link_speed": "Unknown"})
+    assert link_rate(tmp_path) == CAUTIOUS_LINK_RATE
