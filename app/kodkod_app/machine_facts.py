@@ -36,6 +36,17 @@ class Fact:
     is_good: bool
     detail: str
     """What is there, or what is missing and how to get it."""
+    exit_code: int = 0
+    """What a run that needs it would end with; 0 where it can do without, or nothing is missing."""
+
+
+NO_GIT, NO_MODEL, NO_BOX = 1, 4, 5
+
+
+def exit_code_of(facts: Iterable[Fact]) -> int:
+    """What a run here would end with: the model is missed before the box, and both before git."""
+    found = {fact.exit_code for fact in facts}
+    return next((code for code in (NO_MODEL, NO_BOX, NO_GIT) if code in found), 0)
 
 
 async def look_around(folder: Path, model: Path | None) -> AsyncIterator[Fact]:
@@ -62,10 +73,10 @@ async def _in_thread(*looks: Callable[[], Iterable[Fact]]) -> list[Fact]:
 def program_facts() -> Iterator[Fact]:
     """kodkod itself, its interpreter, and the programs it calls."""
     yield Fact("kodkod", True, f"{version('kodkod')} on Python {platform.python_version()} ({sys.executable})")
-    for name, use, is_needed in (("git", "snapshots and diffs", True), ("rg", "quicker search", False)):
+    for name, use, exit_code in (("git", "snapshots and diffs", NO_GIT), ("rg", "quicker search", 0)):
         path = shutil.which(name)
         missing = f"not found; install {'ripgrep' if name == 'rg' else name} for {use}"
-        yield Fact(name, path is not None or not is_needed, path or missing)
+        yield Fact(name, path is not None or not exit_code, path or missing, 0 if path else exit_code)
 
 
 def hardware_facts(folder: Path) -> Iterator[Fact]:
@@ -98,7 +109,7 @@ def model_facts(folder: Path | None) -> Iterator[Fact]:
     try:
         stored = require_loadable(folder)
     except CheckpointError as fault:
-        yield Fact("model", False, str(fault))
+        yield Fact("model", False, str(fault), NO_MODEL)
         return
     yield Fact("model", True, _about(stored))
 
@@ -113,7 +124,7 @@ def _bundled_fact() -> Fact:
     from kodkod_app.bootstrap import bundled_model
 
     if bundled_model() is None:
-        return Fact("model", False, "none given; name the folder of a checkpoint with -m DIR")
+        return Fact("model", False, "none given; name the folder of a checkpoint with -m DIR", NO_MODEL)
     small = "the small one that comes along, which mends failing tests and does no more"
     return Fact("model", True, f"none given, so {small}; name the folder of a checkpoint with -m DIR")
 
@@ -160,7 +171,7 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
     try:
         chosen = best or choose(sizes, machine, stored=stored.precision, is_converted=stored.is_converted)
     except NotEnoughMemory as fault:
-        yield Fact("placement", False, str(fault))
+        yield Fact("placement", False, str(fault), NO_MODEL)
         return
     yield Fact("placement", True, chosen.story)
     yield Fact("its settings", True, "none: loading chooses it" if best else _settings(folder, chosen))
@@ -192,4 +203,5 @@ async def sandbox_facts() -> list[Fact]:
     """Each kind of box, started and closed once on an empty folder."""
     with tempfile.TemporaryDirectory(prefix="kodkod-doctor-") as folder:
         found = await diagnose(BoxOptions(work_tree=Path(folder)))
-    return [Fact(f"sandbox {fact.kind}", fact.available, fact.detail) for fact in found]
+    missing = 0 if any(fact.available for fact in found) else NO_BOX
+    return [Fact(f"sandbox {fact.kind}", fact.available, fact.detail, missing) for fact in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from kodkod_app import machine_facts
 from kodkod_app.commands.doctor import command as doctor
-from kodkod_app.machine_facts import Fact, model_facts, placement_facts
+from kodkod_app.machine_facts import Fact, exit_code_of, model_facts, placement_facts
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import INDEX_NAME
 from kodkod_engine.models.convert import convert
@@ -20,6 +22,7 @@ from kodkod_engine.models.loading import load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.placement import machine as machine_module
 from kodkod_engine.placement.machine import GIB, Machine
+from kodkod_sandbox.choose import Fact as Found
 
 LITE_CONFIG = Path(__file__).parents[1] / "engine" / "data" / "longcat_flash_lite_config.json"
 
@@ -139,3 +142,29 @@ def test_the_machine_is_looked_at_once(source: Path, monkeypatch: pytest.MonkeyP
     facts = [*model_facts(source), *placement_facts(source)]
     assert len(looks) == 1
     assert "speed" not in {fact.name for fact in facts}
+
+
+@pytest.mark.parametrize(("named", "code"), [("source", 0), ("nowhere", 4)])
+def test_the_exit_code_is_that_of_a_run(kodkod, source: Path, monkeypatch, named: str, code: int) -> None:
+    monkeypatch.chdir(source)
+    model = {"source": source, "nowhere": source / "nowhere"}[named]
+    for arguments in ((), ("--output-format", "json")):
+        found = kodkod("doctor", "-m", model, *arguments)
+        assert (found.code, found.err) == (code, "")
+    told = {fact["name"]: fact["exit_code"] for fact in json.loads(found.out)}
+    assert (told["model"], told["git"]) == (code, 0)
+
+
+@pytest.mark.parametrize(("missing", "code"), [
+    (("git",), 1), (("sandbox a",), 0), (("sandbox a", "sandbox b"), 5), (("git", "sandbox a", "sandbox b"), 5),
+    (("git", "model"), 4),
+])  # fmt: skip
+async def test_of_several_the_first_that_a_run_misses(monkeypatch, missing: tuple[str, ...], code: int) -> None:
+    async def diagnose(_options):
+        return [Found(kind, f"sandbox {kind}" not in missing, "") for kind in ("a", "b")]
+
+    monkeypatch.setattr(machine_facts, "diagnose", diagnose)
+    monkeypatch.setattr("shutil.which", lambda name: None if name in missing else f"/bin/{name}")
+    monkeypatch.setattr("kodkod_app.bootstrap.bundled_model", lambda: None if "model" in missing else Path("nano"))
+    facts = [*machine_facts.program_facts(), *await machine_facts.sandbox_facts(), *model_facts(None)]
+    assert exit_code_of(facts) == code

@@ -12,20 +12,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kodkod_app.machine_facts import Fact, look_around
+from kodkod_app.machine_facts import Fact, exit_code_of, look_around
 from kodkod_app.render import for_terminal
 
 
 @click.command(name="doctor")
 @click.option("-m", "--model", type=click.Path(path_type=Path), help="Folder of a checkpoint to look at too.")
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(model: Path | None, output_format: str) -> None:
-    """Look at this machine: programs, hardware, sandboxes, model. Changes nothing."""
+def command(model: Path | None, output_format: str) -> int:
+    """Look at this machine: programs, hardware, sandboxes, model. Changes nothing.
+
+    Exit codes, as a run here would end: 0 it can be done, 4 the model cannot be used, 5 no sandbox can, 1 git is
+    missing; of several the first.
+    """
     facts = asyncio.run(_all(model))
     if output_format == "json":
         click.echo(json.dumps([asdict(fact) for fact in facts], indent=2))
     else:
         Console().print(_table(facts))
+    return exit_code_of(facts)
 
 
 async def _all(model: Path | None) -> list[Fact]:
