@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -175,8 +176,8 @@ class EngineLoop(EngineThread):
 
     def _measure_costs(self) -> None:
         """Steps on blocks that nobody needs, before the first answer: a fraction of a second, once."""
-        ids = next(iter(self._sequences.values())).token_ids[:MEASURED_TOKENS]
-        ids = (ids * MEASURED_TOKENS)[: 2 * MEASURED_TOKENS]
+        known_ids = next(iter(self._sequences.values())).token_ids
+        ids = list(itertools.islice(itertools.cycle(known_ids[:MEASURED_TOKENS]), 2 * MEASURED_TOKENS))
         num_blocks = self._pool.blocks_for(len(ids))
         block_ids = [
             block for _ in range(min(num_blocks, self._pool.num_free)) if (block := self._pool.allocate()) is not None

@@ -17,6 +17,8 @@ from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.config import EngineConfig
+from kodkod_engine.core import loop as loop_module
+from kodkod_engine.speculation.costs import FIRST_SIZES
 
 PROMPT = tuple(range(30, 60))
 
@@ -39,6 +41,21 @@ async def test_the_tokenizer_beside_the_checkpoint_is_taken(load):
     engine = load()
     done = await answer_to(engine, engine.tokenizer.encode_text("hello"), 5)
     assert done.text == engine.tokenizer.decode(done.token_ids, skip_special=False)
+
+
+@pytest.mark.parametrize("block_size", [3, 16])
+async def test_steps_are_timed_whatever_the_first_prompt_is(load, monkeypatch, block_size):
+    monkeypatch.setattr(loop_module, "MEASURING_S", 60.0)
+    engine = load(block_size=block_size)
+    run, timed = engine.runner.run, set()
+    monkeypatch.setattr(
+        engine.runner,
+        "run",
+        lambda copies, runs, *rest: (timed.add(len(runs[0].token_ids)), run(copies, runs, *rest))[1],
+    )
+    done = await answer_to(engine, (30,), 3)
+    assert done.error is None
+    assert timed >= set(FIRST_SIZES)
 
 
 async def test_mapped_tables_and_a_missing_draft_block_change_nothing(load):
