@@ -13,7 +13,7 @@ from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.engine_thread import EngineThread, one_line
 from kodkod_engine.core.plan import StepEntry
-from kodkod_engine.core.prefix_store import PrefixStore
+from kodkod_engine.core.prefix_store import PrefixStore, WatchedStore
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler
 from kodkod_engine.core.sequence import Sequence, SequenceStatus
@@ -66,7 +66,7 @@ class EngineLoop(EngineThread):
         self._max_step_tokens = max_step_tokens
         self._visits = Visits(steps_per_visit)
         self._runner = runner
-        self._store = store
+        self._store = None if store is None else WatchedStore(store)
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
         self._sequences: dict[str, Sequence] = {}

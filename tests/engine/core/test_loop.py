@@ -151,6 +151,17 @@ def test_who_was_preempted_is_looked_up_again():
     shop.close()
 
 
+@pytest.mark.parametrize("question", ["num_stored", "read", "offer", "forget", "close"])
+def test_a_store_that_fails_costs_no_answer_and_no_block(question, monkeypatch):
+    store = StoreOfPrompts(8)
+    monkeypatch.setattr(store, question, lambda *_: fail())
+    shop = Workshop(store=store)
+    done = [shop.ask(name, list(range(100, 119)), 3) for name in ("a", "b")]
+    assert [one.token_ids for one in done] == [(19, 20, 21)] * 2
+    assert [one.finish_reason for one in done] == [FinishReason.LENGTH] * 2
+    shop.close()
+
+
 # --- requests that fail alone ---------------------------------------------------------------------------------------
 
 
