@@ -185,7 +185,10 @@ class EngineThread(ABC):
         if self._death is not None:
             reason, cause = FinishReason.ERROR, _last_words(self._death)
         for request_id in list(self._open_ids):
-            self._end(request_id, reason, cause)
+            try:
+                self._end(request_id, reason, cause)
+            except Exception:  # the next reader is to be told all the same
+                logger.exception("a request failed to end")
         self._publish_stats()
         self._let_go()
 

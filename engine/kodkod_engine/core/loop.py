@@ -285,14 +285,20 @@ class EngineLoop(EngineThread):
         sequence = self._sequences.pop(request_id, None)
         if answer is None or sequence is None:
             return
-        if reason is not FinishReason.ERROR:
+        try:
+            self._take_out(sequence, is_sound=reason is not FinishReason.ERROR)
+        finally:  # whatever breaks, the reader is told
+            drafts, plain_decode_s = self._speculator.end(request_id)
+            answer.end(reason, sequence, error, drafts=drafts, plain_decode_s=plain_decode_s)
+
+    def _take_out(self, sequence: Sequence, *, is_sound: bool) -> None:
+        """Nobody computes for it any more. `is_sound`: what it computed may be kept."""
+        if is_sound:
             self._keep(sequence)
         if self._store is not None:
             self._store.forget(sequence.id)
         self._scheduler.finish(sequence)
         self._stats = replace(self._stats, preemptions=self._stats.preemptions + sequence.preemptions)
-        drafts, plain_decode_s = self._speculator.end(request_id)
-        answer.end(reason, sequence, error, drafts=drafts, plain_decode_s=plain_decode_s)
 
     def _fail_step(self, cause: str) -> None:
         """What a broken step left in the cache is not to be trusted, so no prefix is kept.
@@ -301,6 +307,7 @@ class EngineLoop(EngineThread):
         """
         for sequence in self._scheduler.running or self._scheduler.waiting:
             self._end(sequence.id, FinishReason.ERROR, cause)
+            self._scheduler.finish(sequence)  # it may have been its own end that broke the step
         self._tree.clear()
 
     def _count_first(self, entries: list[StepEntry]) -> None:

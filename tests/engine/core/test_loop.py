@@ -273,6 +273,29 @@ def test_requests_that_came_while_the_thread_died_are_told():
     shop.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_every_reader_is_told_when_requests_cannot_be_taken_out_any_more(monkeypatch):
+    shop = Workshop()
+    entered, go_on = threading.Event(), threading.Event()
+    shop.runner.before = lambda: (entered.set(), go_on.wait(WAIT_S))
+    streams = [shop.submit(name, [1, 2], 400) for name in ("a", "b", "c")]
+    assert entered.wait(WAIT_S)
+    monkeypatch.setattr(shop.loop._scheduler, "finish", lambda _sequence: fail())
+    streams[1].cancel()
+    go_on.set()
+    reasons = [asyncio.run(collect(stream)).finish_reason for stream in streams]
+    assert reasons == [FinishReason.ERROR, FinishReason.CANCELLED, FinishReason.ERROR]
+    shop.loop.close()
+
+
+def test_a_step_that_an_end_breaks_is_not_tried_for_ever(shop, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.loop, "_keep", lambda _sequence: fail())
+        assert shop.ask("a", [1, 2], 1).finish_reason is FinishReason.LENGTH
+    assert shop.ask("b", [1, 2], 2).token_ids == (2, 3)
+    assert shop.loop.stats.running == 0
+
+
 # --- closing --------------------------------------------------------------------------------------------------------
 
 
