@@ -1,6 +1,11 @@
-"""What torch can compute on here, in one line."""
+"""What torch can compute on here, and which of it a thread computes on."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def describe_devices() -> str:
@@ -15,3 +20,11 @@ def describe_devices() -> str:
         device = torch.cuda.get_device_properties(index)
         parts.append(f"{device.name} with {device.total_memory / 1024**3:.0f} GiB")
     return "; ".join(parts if len(parts) > 1 else [*parts, "no GPU"])
+
+
+def compute_on(device: torch.device) -> None:
+    """Make one of several CUDA devices this thread's own: Triton starts kernels there, wherever their tensors are."""
+    import torch
+
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

@@ -22,6 +22,7 @@ from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_run
 from kodkod_engine.core.verifier import follow, follow_ids
+from kodkod_engine.devices import compute_on
 from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
@@ -102,6 +103,7 @@ class ModelRunner:
             DeviceLost: nothing can be computed in this process any more.
         """
         try:
+            compute_on(self.loaded.device)
             with telling(self._tell_compiling):
                 return self._run(copies, runs, num_steps)
         except RuntimeError as fault:

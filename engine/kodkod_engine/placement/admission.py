@@ -26,9 +26,9 @@ def require_device(device: str) -> None:
         return
     if not re.fullmatch(r"cuda(:\d+)?", device):
         raise EngineError(f"device {device}: the engine computes on auto, cpu, cuda, or one of several as cuda:1")
-    gpu = find_gpu()
+    gpu = find_gpu(device)
     if gpu is None:
-        raise EngineError(f"device {device}: torch finds no CUDA device here; use device cpu")
+        raise EngineError(f"device {device}: torch finds no CUDA device of that name here; use device cpu")
     if not gpu.is_supported:
         have, need = (".".join(map(str, pair)) for pair in (gpu.compute_capability, MIN_COMPUTE_CAPABILITY))
         raise EngineError(f"{gpu.name} has compute capability {have}, the engine needs {need}; use device cpu")
@@ -50,14 +50,18 @@ def require_room(folder: Path, options: EngineConfig, stored: StoredAs | None = 
     config = load_config(folder)
     stored = stored or stored_as(folder, config)
     _require_readable(options, options.precision or stored.precision, config)
-    machine = Machine(available_bytes(), 1.0, 0.0, find_gpu() if options.device.startswith("cuda") else None)
+    machine = Machine(
+        available_bytes(), 1.0, 0.0, find_gpu(options.device) if options.device.startswith("cuda") else None
+    )
     asked = asked_placement(stored, config, options, machine)
     require_memory(part_sizes(config, value_bytes(stored, options)), asked, machine, options.cached_tokens)
 
 
 def _require_readable(options: EngineConfig, precision: str, config: ModelConfig) -> None:
-    """That what is pinned is read by a device that can."""
+    """That what is pinned or mapped is read by a device that can."""
     layers, is_on_gpu = options.pinned_expert_layers or 0, options.device.startswith("cuda")
+    if options.weights == "mapped" and is_on_gpu:
+        raise EngineError(f"mapped weights are read by the processor; with device {options.device} use resident ones")
     if options.ngram_tables == "pinned" and not is_on_gpu:
         raise EngineError(f"pinned N-gram tables are read by a CUDA device; with device {options.device} use mapped")
     if layers and not is_on_gpu:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 PROBE_BYTES = 1 << 28
@@ -36,6 +39,8 @@ class Gpu:
     compute_capability: tuple[int, int]
     link_bytes_per_s: float = CAUTIOUS_LINK_RATE
     """At which it reads pinned host memory."""
+    index: int = 0
+    """Of several."""
 
     @property
     def is_supported(self) -> bool:
@@ -54,13 +59,19 @@ class Machine:
     gpu: Gpu | None = None
 
 
-def this_machine(folder: Path) -> Machine:
+def this_machine(folder: Path, device: str = "auto") -> Machine:
     """Look at the machine; reads a quarter of a GiB of memory to learn its rate.
 
     Args:
         folder: on the disk that counts.
+        device: see `find_gpu`; no GPU counts beside a processor that is named.
     """
-    return Machine(available_bytes(), _read_rate(), float(shutil.disk_usage(folder).free), find_gpu())
+    return Machine(
+        available_bytes(),
+        _read_rate(),
+        float(shutil.disk_usage(folder).free),
+        find_gpu(device) if device != "cpu" else None,
+    )
 
 
 def available_bytes() -> float:
@@ -93,16 +104,31 @@ def _read_rate() -> float:
     return PROBE_BYTES / best
 
 
-def find_gpu() -> Gpu | None:
-    """The first CUDA device; None without one."""
+def find_gpu(device: str = "auto") -> Gpu | None:
+    """A CUDA device; None where there is none, or it cannot be used.
+
+    Args:
+        device: as torch names it; auto and cuda take the one with the most free memory, and the first.
+    """
     import torch
 
-    if not torch.cuda.is_available():
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    indices = range(count) if device == "auto" else (int(device.partition(":")[2] or 0),)
+    found = [gpu for gpu in (_gpu(index) for index in indices if index < count) if gpu is not None]
+    return max(found, key=lambda gpu: (gpu.is_supported, gpu.free_bytes), default=None)
+
+
+def _gpu(index: int) -> Gpu | None:
+    import torch
+
+    try:
+        facts = torch.cuda.get_device_properties(index)
+        free, _ = torch.cuda.mem_get_info(index)
+    except RuntimeError as fault:  # it is another process's alone, or has no memory left for a context
+        logger.warning("CUDA device %d cannot be used: %s", index, str(fault).splitlines()[0])
         return None
-    facts = torch.cuda.get_device_properties(0)
-    free, _ = torch.cuda.mem_get_info(0)
     rate = next((rate for part, rate in KNOWN_READ_RATES.items() if part in facts.name), _read_rate_of(facts))
-    return Gpu(facts.name, float(free), rate, (facts.major, facts.minor), link_rate(PCI_DEVICES))
+    return Gpu(facts.name, float(free), rate, (facts.major, facts.minor), link_rate(PCI_DEVICES), index)
 
 
 def _read_rate_of(facts: Any) -> float:

@@ -59,6 +59,8 @@ class Placement:
     """That the cache holds."""
     pinned_expert_layers: int = 0
     """Whose experts are in pinned host memory."""
+    gpu_index: int = 0
+    """Of several."""
     is_converted: bool = False
     """Whether it is of a converted checkpoint; another has to be converted before its weights are mapped."""
 
@@ -66,7 +68,7 @@ class Placement:
     def options(self) -> dict[str, str | int]:
         """What `EngineConfig` is to be told."""
         said: dict[str, str | int] = {
-            "device": "cuda" if self.device == "gpu" else "cpu",
+            "device": "cpu" if self.device == "cpu" else _cuda_name(self.gpu_index),
             "precision": self.precision,
             "weights": self.weights,
             "ngram_tables": "resident" if self.tables == "none" else self.tables,
@@ -105,6 +107,10 @@ class Placement:
         layers = self.pinned_expert_layers
         parts = [f"experts of {layers} layers"] * bool(layers) + ["tables"] * (self.tables == "pinned")
         return [f"{' and '.join(parts)} in host memory that it reads"] if parts else []
+
+
+def _cuda_name(index: int) -> str:
+    return f"cuda:{index}" if index else "cuda"
 
 
 def _rounded(rate: float) -> str:
@@ -195,7 +201,7 @@ def placement_of(
     fraction *= TABLES_FRACTION.get(tables, 1.0) if is_on_gpu else 1.0
     return Placement(
         device, precision, weights, tables, device_bytes, host_bytes, least, 1 / least_s, fraction / expected_s,
-        context_tokens, pinned_expert_layers,
+        context_tokens, pinned_expert_layers, machine.gpu.index if is_on_gpu and machine.gpu else 0,
     )  # fmt: skip
 
 

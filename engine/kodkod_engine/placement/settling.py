@@ -37,7 +37,7 @@ def settled(folder: Path, options: EngineConfig) -> tuple[EngineConfig, Placemen
     stored = stored_as(folder, config)
     sizes = part_sizes(config, value_bytes(stored, options))
     is_decided = options.is_settled or _is_small(sizes)
-    placement = None if is_decided else planned(sizes, stored, this_machine(folder), options)
+    placement = None if is_decided else planned(sizes, stored, this_machine(folder, options.device), options)
     if placement is not None:
         options = _as_planned(options, placement, stored.precision)
     else:
@@ -98,7 +98,7 @@ def _agrees(placement: Placement, options: EngineConfig) -> bool:
     precision = options.precision or (None if options.dtype is None else "bf16")
     homes = ((options.weights, planned["weights"]), (options.ngram_tables, planned["ngram_tables"]))
     return (
-        options.device.split(":")[0] in ("auto", planned["device"])
+        options.device.split(":")[0] in ("auto", str(planned["device"]).split(":")[0])
         and precision in (None, planned["precision"])
         and all(said in ("auto", home) for said, home in homes)
         and options.pinned_expert_layers in (None, placement.pinned_expert_layers)

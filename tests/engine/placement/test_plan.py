@@ -203,7 +203,7 @@ def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:
 
 @pytest.mark.parametrize(("gpu", "cause"), [(None, "no CUDA device"), (Gpu("old", 1.0, 1.0, (7, 5)), "capability 7.5")])
 def test_a_device_that_cannot_be_used(monkeypatch, gpu, cause: str) -> None:
-    monkeypatch.setattr(admission, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(admission, "find_gpu", lambda _device: gpu)
     with pytest.raises(EngineError, match=cause):
         admission.require_device("cuda")
 

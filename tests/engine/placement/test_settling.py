@@ -27,9 +27,10 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Put:
 
     def put(host_gib: float, gpu_gb: float | None = None, link: float = 25e9) -> None:
         gpu = None if gpu_gb is None else Gpu("a card", gpu_gb * 1e9, 0.9e12, (8, 9), link)
-        monkeypatch.setattr(settling, "this_machine", lambda _folder: Machine(host_gib * GIB, 40e9, 1e12, gpu))
+        machine = Machine(host_gib * GIB, 40e9, 1e12, gpu)
+        monkeypatch.setattr(settling, "this_machine", lambda _folder, _device: machine)
         monkeypatch.setattr(admission, "available_bytes", lambda: host_gib * GIB)
-        monkeypatch.setattr(admission, "find_gpu", lambda: gpu)
+        monkeypatch.setattr(admission, "find_gpu", lambda _device: gpu)
 
     return put
 
@@ -63,7 +64,7 @@ def test_with_nothing_said(lite_folder: Path, on: Put, machine: tuple[float, ...
 
 
 def test_a_small_model_needs_no_plan(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "this_machine", lambda _folder: pytest.fail("the machine was measured"))
+    monkeypatch.setattr(settling, "this_machine", lambda *_: pytest.fail("the machine was measured"))
     options, placement = settled(tiny_folder, EngineConfig())
     assert _homes(options) == ("cpu", None, "resident", "resident")
     assert placement is None
@@ -79,7 +80,7 @@ def test_a_small_model_goes_to_the_device_that_is_named(tiny_folder: Path, on: P
 OPEN = {
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
     "precision": st.sampled_from([None, "bf16", "fp8", "int8", "int4"]),
-    "weights": st.sampled_from(["auto", "resident"]),
+    "weights": st.sampled_from(["auto", "resident", "mapped"]),
     "ngram_tables": st.sampled_from(["auto", "resident", "pinned", "mapped"]),
     "pinned_expert_layers": st.sampled_from([None, 0, 3, 14]),
     "dtype": st.sampled_from([None, "bfloat16"]),
@@ -144,7 +145,7 @@ def test_a_conversion_is_advised_and_never_made(lite_folder: Path, on: Put) -> N
     ("said", "machine", "cause"),
     [
         ({"device": "tpu"}, (32,), "device tpu: the engine computes on auto, cpu, cuda"),
-        ({"device": "cuda"}, (32,), "torch finds no CUDA device here"),
+        ({"device": "cuda"}, (32,), "torch finds no CUDA device of that name here"),
         ({"device": "cpu", "pinned_expert_layers": 2}, (256, 24), "read by a CUDA device; .* pinned_expert_layers 0"),
         (
             {"device": "cuda", "precision": "bf16", "pinned_expert_layers": 2},
@@ -152,6 +153,7 @@ def test_a_conversion_is_advised_and_never_made(lite_folder: Path, on: Put) -> N
             "read packed; name a precision",
         ),
         ({"device": "cuda", "precision": "int4", "pinned_expert_layers": 15}, (256, 24), "the model has 14 layers"),
+        ({"device": "cuda", "weights": "mapped"}, (256, 24), "with device cuda use resident ones"),
         ({"device": "cpu", "ngram_tables": "pinned"}, (256, 24), "with device cpu use mapped"),
     ],
 )
