@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 from kodkod_engine.api import Constraint
 from kodkod_engine.constraints.token_mask import TokenMask
 
 
 def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_size: int) -> Collection[int] | None:
-    """Ids that may follow; None when anything may.
+    """Ids that may follow, each once; None when anything may.
 
     Raises:
         ValueError: it allows nothing, or an id outside the vocabulary.
@@ -23,4 +23,4 @@ def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_s
     lowest, highest = (0, allowed.max_id) if isinstance(allowed, TokenMask) else (min(allowed), max(allowed))
     if lowest < 0 or highest >= vocab_size:
         raise ValueError(f"it allows an id outside the vocabulary of {vocab_size}")
-    return allowed
+    return allowed if isinstance(allowed, Set) else frozenset(allowed)

@@ -415,6 +415,15 @@ async def test_a_constraint_is_obeyed_when_drawing(bench: Bench):
     assert set(done.token_ids) <= {7, 8}
 
 
+async def test_an_id_that_a_constraint_names_twice_is_one_id(bench: Bench):
+    engine, fields = bench.make(), {"temperature": 2.0, "seed": 3}
+    once = await answer_to(engine, PROMPT, 30, constraint=Recorder([7, 8]), **fields)
+    twice = await answer_to(engine, PROMPT, 30, constraint=Recorder([8, 7, 7, 7, 7, 7]), **fields)
+    assert twice.token_ids == once.token_ids
+    forced = await answer_to(engine, PROMPT, 2, constraint=Recorder([7, 7]))
+    assert (forced.usage.forced_tokens, forced.token_ids) == (2, (7, 7))
+
+
 async def test_a_constraint_that_allows_all_changes_nothing(bench: Bench):
     engine = bench.make()
     free = await answer_to(engine, PROMPT, 8)
