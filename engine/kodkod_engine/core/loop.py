@@ -272,8 +272,7 @@ class EngineLoop(EngineThread):
         if num_taken > num_accepted:
             self._scheduler.append_token(sequence, tokens[-1].token_id)
         self._speculator.emitted(sequence.id, num_taken, plain_step_s)
-        if len(tokens) > 1 or job.proposal.segments:
-            self._scheduler.reclaim(sequence)
+        self._scheduler.reclaim(sequence)  # also what was reserved for drafts that were not verified after all
         if job.proposal.segments:
             self._speculator.verified(sequence.id, job.proposal, num_accepted, min(num_taken, num_accepted))
         if reason is not None:

@@ -218,6 +218,16 @@ def test_a_draft_is_cut_where_the_constraint_forbids_it():
         assert done.usage.accepted_tokens <= done.usage.drafted_tokens < 5
 
 
+def test_room_for_drafts_that_a_constraint_forbids_costs_no_other_stream_its_place():
+    rails = Rails(*({token} for token in ANSWER))
+    with Stage(FakeDrafter(lambda _: [7] * 30), max_cached_tokens=32) as stage:
+        drafted = GenerationRequest((1, 5, 6), SamplingParams(max_tokens=50, stop_ids=frozenset({ANSWER[12]})), rails)
+        plain = GenerationRequest((1, 5, 7), SamplingParams(max_tokens=13), speculation=Speculation.NONE)
+        done = asyncio.run(stage.ask_all([drafted, plain]))
+        assert [completion.token_ids for completion in done] == [ANSWER[:13]] * 2
+        assert [completion.usage.preemptions for completion in done] == [0, 0]
+
+
 class Rotten(Rails):
     def allowed_ids(self, generated_ids):
         if len(generated_ids) > 4:
