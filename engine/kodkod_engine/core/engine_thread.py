@@ -141,8 +141,7 @@ class EngineThread(ABC):
                 except DeviceLost:
                     raise
                 except EngineError as fault:
-                    logger.error("a step failed: %s", fault)  # noqa: TRY400  # one line says it all
-                    self._fail_step(str(fault))
+                    self._fail_step(str(fault))  # which tells every reader; a log would only say it again
                 except Exception as fault:
                     # The outermost edge of the engine: whatever broke, every reader is told and the engine goes on.
                     logger.exception("a step failed")

@@ -258,6 +258,8 @@ def _read_tensor(handle: BinaryIO, stored: StoredTensor, slot: Slot) -> None:
         _read_exactly(handle, slot, stored)
     else:
         _read_rows(handle, stored, slot if slot.dim() > 1 else slot[:, None])
+    if not isinstance(slot, PackedMatrix) and slot.dim() == 1:
+        _require_numbers(slot, stored)
 
 
 def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
@@ -280,9 +282,11 @@ def _read_rows(handle: BinaryIO, stored: StoredTensor, rows: Slot) -> None:
         first += part.shape[0]
 
 
-def _require_numbers(scales: Tensor, stored: StoredTensor) -> None:
-    """Packing hides what is no number in codes that look like any other; the scales, few beside them, still tell."""
-    if not bool(scales.isfinite().all()):
+def _require_numbers(some: Tensor, stored: StoredTensor) -> None:
+    """Of a few that speak for many. Packing hides what is no number in codes that look like any other, and its scales
+    still tell; a router's bias that is none is compared with numbers, and routes wrongly without a word.
+    """
+    if not bool(some.isfinite().all()):
         raise CheckpointCorrupt(f"{stored.file}: {stored.name} has values that are no finite numbers; fetch it again")
 
 

@@ -201,13 +201,14 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(load, temperature):
+async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(load, temperature, caplog):
     engine = load()
     engine.runner.loaded.model.norm.weight.fill_(float("nan"))
     done = await answer_to(engine, PROMPT, 5, temperature=temperature)
     assert (done.finish_reason, done.token_ids) == (FinishReason.ERROR, ())
     assert done.error.startswith("the model computes no numbers any more (NaN)")
     assert "check the checkpoint" in done.error
+    assert caplog.records == [], "once"
 
 
 async def test_the_first_step_that_compiles_is_told_once(load):

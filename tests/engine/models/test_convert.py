@@ -243,6 +243,18 @@ def test_what_is_no_number_is_not_packed(source: Path, tmp_path: Path, precision
     assert not (tmp_path / "new" / "layer-01.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["mlp.router.e_score_correction_bias", "input_layernorm.1.weight"])
+def test_what_is_no_number_and_would_not_show_is_told_at_loading(source: Path, tmp_path: Path, name: str) -> None:
+    folder, name = tmp_path / "source", f"model.layers.1.{name}"
+    shutil.copytree(source, folder)
+    (file,) = (path for path in folder.glob("*.safetensors") if name in load_file(path))
+    tensors = load_file(file)
+    tensors[name][5] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(CheckpointCorrupt, match=f"{name} has values that are no finite numbers; fetch it again"):
+        load_model(folder)
+
+
 def test_two_conversions_to_one_folder(source: Path, converted: Path, tmp_path: Path) -> None:
     """They wrote to one another's files."""
     target = tmp_path / "new"
