@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -191,8 +192,15 @@ def settled_and_told(folder: Path, config: EngineConfig, tell: Tell) -> EngineCo
 
     config, placement = settled(folder, config)
     if placement is not None:
-        tell(f"{folder.name}: {placement.home}")
+        is_packed = config.precision is not None and not placement.is_converted
+        tell(f"{folder.name}: {placement.home}{f'; {packing_note(folder, config.precision)}' if is_packed else ''}")
     return config
+
+
+def packing_note(folder: Path, precision: str | None) -> str:
+    """How to spare the work of packing a checkpoint at every start."""
+    once = f"kodkod convert {quote(str(folder))} {quote(f'{folder}-{precision}')} --precision {precision}"
+    return f"it is packed while it loads, which {once} does once"
 
 
 def keeping_prefixes(config: EngineConfig) -> EngineConfig:

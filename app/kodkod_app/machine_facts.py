@@ -174,12 +174,19 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
         yield Fact("placement", False, str(fault), NO_MODEL)
         return
     yield Fact("placement", True, chosen.story)
-    yield Fact("its settings", True, "none: loading chooses it" if best else _settings(folder, chosen))
+    yield Fact("its settings", True, _unset(folder, best, stored.precision) if best else _settings(folder, chosen))
     converted = stored.precision if stored.is_converted else None
     every = placements(sizes, machine, chosen.context_tokens, converted)
     others = [one for one in every if one.options != chosen.options and fits(one, machine)]
     for other in sorted(others, key=lambda one: -one.expected_tokens_per_s)[:MAX_OTHER_PLACEMENTS]:
         yield Fact("would fit too", True, f"{other.story}; {_told(other, chosen)}")
+
+
+def _unset(folder: Path, placement: Placement, stored: str) -> str:
+    from kodkod_app.bootstrap import packing_note
+
+    is_packed = placement.precision != stored
+    return f"none: loading chooses it{f'; {packing_note(folder, placement.precision)}' if is_packed else ''}"
 
 
 def _told(placement: Placement, than: Placement) -> str:

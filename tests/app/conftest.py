@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ MENDED = "def add(a, b):\n    return a + b\n"
 TESTS = "from calc import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n"
 QUICK_TESTS = '[tools]\ntest_command = ["{python}", "-c", "import test_calc; test_calc.test_add()"]\n'
 """The project's test without a runner: an exit code, in a fraction of the time."""
+
+LITE_CONFIG = Path(__file__).parents[1] / "engine" / "data" / "longcat_flash_lite_config.json"
 
 Turn = dict[str, Any]
 
@@ -52,6 +55,15 @@ class Ended:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def lite_folder(tmp_path: Path) -> Path:
+    """The published config, and no weights yet."""
+    folder = tmp_path / "lite"
+    folder.mkdir()
+    shutil.copyfile(LITE_CONFIG, folder / "config.json")
+    return folder
 
 
 @pytest.fixture(autouse=True)

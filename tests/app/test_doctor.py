@@ -24,21 +24,10 @@ from kodkod_engine.placement import machine as machine_module
 from kodkod_engine.placement.machine import GIB, Machine
 from kodkod_sandbox.choose import Fact as Found
 
-LITE_CONFIG = Path(__file__).parents[1] / "engine" / "data" / "longcat_flash_lite_config.json"
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("source"), TINY, dtype=torch.bfloat16, shard_bytes=500_000)
-
-
-@pytest.fixture
-def lite_folder(tmp_path: Path) -> Path:
-    """The published config, and no weights yet."""
-    folder = tmp_path / "lite"
-    folder.mkdir()
-    shutil.copyfile(LITE_CONFIG, folder / "config.json")
-    return folder
 
 
 @pytest.fixture
