@@ -42,10 +42,14 @@ def by_pieces(x: Tensor, home: PackedMatrix, multiply: Callable[[Tensor], Tensor
     Args:
         x: on the device that computes.
         home: there, or in pinned memory.
-        multiply: x, or rows made of it, with a piece of x's dtype.
+        multiply: x with a piece of its dtype.
     """
-    parts = [multiply(piece) for piece in unpacked_pieces(home, x.dtype, piece_bytes(x.device), x.device)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    out, first = x.new_empty(len(x), home.shape[-2]), 0
+    for piece in unpacked_pieces(home, x.dtype, piece_bytes(x.device), x.device):
+        # In place: kept side by side, all parts and the whole would be there at once.
+        out[:, first : first + piece.shape[-2]] = multiply(piece)
+        first += piece.shape[-2]
+    return out
 
 
 @cache

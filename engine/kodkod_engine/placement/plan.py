@@ -29,7 +29,7 @@ COMFORTABLE_TOKENS_PER_S = 20.0
 WORK_BYTES = 1.0 * GIB
 """Activations, code and the rest of a process."""
 GPU_WORK_BYTES = 2.0 * GIB
-"""Activations of a prefill chunk, scores, graphs, torch's own."""
+"""Activations of a prefill chunk, unpacked weights, graphs, torch's own."""
 PLANNED_CONTEXT_TOKENS = 8192
 
 
@@ -184,7 +184,9 @@ def placement_of(
     work = min(WORK_BYTES, needed)  # a small model has small activations
     if is_on_gpu:
         pinned = pinned_expert_layers * sizes.layer_expert_bytes(precision)
-        device_bytes, host_bytes = needed - pinned + GPU_WORK_BYTES, work + pinned
+        # A long prompt has the keys and values of its whole context, in one block after another.
+        gpu_work = GPU_WORK_BYTES + context_tokens * sizes.rebuilt_values * latent_bytes
+        device_bytes, host_bytes = needed - pinned + gpu_work, work + pinned
         host_bytes += sizes.table_bytes if tables == "pinned" else 0.0
         least = host_bytes
     else:

@@ -41,6 +41,8 @@ class PartSizes:
     num_layers: int
     value_bytes: float = 2.0
     """Of a weight that is not packed: 4 where the checkpoint is in fp32."""
+    rebuilt_values: int = 0
+    """Keys and values of a token that a long prompt rebuilds in one block."""
 
     @property
     def table_bytes(self) -> float:
@@ -104,4 +106,5 @@ def part_sizes(config: ModelConfig, value_bytes: float = 2.0) -> PartSizes:
         active_experts=config.experts_per_token * config.num_experts / choices,
         num_layers=config.num_layers,
         value_bytes=value_bytes,
+        rebuilt_values=heads * (config.qk_nope_head_dim + value),
     )
