@@ -192,8 +192,12 @@ def settled_and_told(folder: Path, config: EngineConfig, tell: Tell) -> EngineCo
 
     config, placement = settled(folder, config)
     if placement is not None:
-        is_packed = config.precision is not None and not placement.is_converted
-        tell(f"{folder.name}: {placement.home}{f'; {packing_note(folder, config.precision)}' if is_packed else ''}")
+        notes = [f"{folder.name}: {placement.story}"]
+        if config.precision is not None and not placement.is_converted:
+            notes.append(packing_note(folder, config.precision))
+        elif not placement.is_comfortable:
+            notes.append(f"kodkod doctor -m {quote(str(folder))} says what would be quicker")
+        tell("; ".join(notes))
     return config
 
 

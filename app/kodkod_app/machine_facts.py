@@ -153,11 +153,10 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
     from kodkod_engine import load_config
     from kodkod_engine.config import EngineConfig
     from kodkod_engine.errors import CheckpointError, NotEnoughMemory
-    from kodkod_engine.placement.admission import stored_as
+    from kodkod_engine.placement.admission import sizes_of, stored_as
     from kodkod_engine.placement.machine import this_machine
     from kodkod_engine.placement.plan import choose, fits, placements
     from kodkod_engine.placement.settling import planned
-    from kodkod_engine.placement.sizes import part_sizes
 
     if folder is None:
         return
@@ -166,8 +165,9 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
         stored = stored_as(folder, config)
     except CheckpointError:
         return  # the line on the model says it
-    sizes, machine = part_sizes(config, stored.value_bytes), this_machine(folder)
-    best = planned(sizes, stored, machine, EngineConfig())
+    usual = EngineConfig()
+    sizes, machine = sizes_of(config, stored, usual), this_machine(folder)
+    best = planned(sizes, stored, machine, usual)
     try:
         chosen = best or choose(sizes, machine, stored=stored.precision, is_converted=stored.is_converted)
     except NotEnoughMemory as fault:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.layers.linear import Linear
+from kodkod_engine.layers.lookup import rows_of
 from kodkod_engine.layers.ngram_hash import NgramHasher
 from kodkod_engine.models.ngram_spec import NgramSpec
 
@@ -44,11 +44,7 @@ class ResidentRows(nn.Module):
         if self._offsets is None or self._offsets.device != windows.device:
             self._offsets = torch.tensor(self.spec.row_offsets[:-1], device=windows.device)
         ids = hasher.row_ids(windows) + self._offsets
-        if self.weight.device == ids.device:
-            return F.embedding(ids, self.weight).flatten(1)
-        from kodkod_engine.kernels.gpu.table_rows import table_rows
-
-        return table_rows(self.weight, ids)
+        return rows_of(self.weight, ids)
 
     def expect(self, windows: Tensor) -> None:
         """See `RowSource`; everything is here."""
@@ -91,5 +87,5 @@ class NgramEmbedding(nn.Module):
         rows = self.row_source.rows(windows, self.hasher(token_ids.device))
         projected: Tensor = self.projection(rows.to(self.dtype))
         combiner = self.spec.combiner
-        words = F.embedding(token_ids, self.word).to(self.dtype)
+        words = rows_of(self.word, token_ids[:, None]).to(self.dtype)
         return words * combiner.word_scale + projected * combiner.ngram_scale

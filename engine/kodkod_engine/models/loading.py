@@ -20,7 +20,7 @@ from kodkod_engine.models.checkpoint import Checkpoint, Progress, StoredTensor
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import Manifest, read_manifest, require_complete
 from kodkod_engine.models.longcat_flash import LongcatFlash
-from kodkod_engine.models.memory import allocate, pin_experts, pin_tables
+from kodkod_engine.models.memory import allocate, pin_experts, pin_tables, pin_words
 from kodkod_engine.models.mtp import MtpBlock
 from kodkod_engine.models.packing import pack_model
 
@@ -44,7 +44,7 @@ class TableHome(StrEnum):
     RESIDENT = "resident"
     """In memory, on the model's device."""
     PINNED = "pinned"
-    """In host memory that the CUDA device reads row by row, in place."""
+    """In host memory that the CUDA device reads row by row, in place; the words with them."""
     MAPPED = "mapped"
     """In the checkpoint files, read row by row behind a cache of n-grams."""
 
@@ -138,6 +138,11 @@ class StoredModel:
         """Begins the names of the draft block's tensors."""
         return MTP_PREFIX if self.manifest is None else HOME_MTP_PREFIX
 
+    @property
+    def has_mtp(self) -> bool:
+        """Whether there is a draft block."""
+        return any(name.startswith(self.mtp_prefix) for name in self.checkpoint.tensors)
+
     def slots_of(self, shapes: Shapes) -> dict[str, Slot]:
         """A model's weights by the names they have here."""
         return _published_slots(*shapes) if self.manifest is None else _home_slots(*shapes)
@@ -173,8 +178,7 @@ def _checked_shapes(
     stored: StoredModel, dtype: torch.dtype, activation_dtype: torch.dtype, precisions: Precisions, mtp: bool | None
 ) -> Shapes:
     """The model on the meta device, after it was compared with the files: before a byte of memory is taken."""
-    has_mtp = any(name.startswith(stored.mtp_prefix) for name in stored.checkpoint.tensors)
-    with_mtp = has_mtp if mtp is None else mtp
+    with_mtp = stored.has_mtp if mtp is None else mtp
     shapes = build_model(
         stored.config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta"
     )
@@ -226,6 +230,8 @@ def load_model(
     model, mtp_block = shapes
     if model.embedding is not None:
         _place_tables(model.embedding, checkpoint, ngram_tables)
+    if ngram_tables is TableHome.PINNED or (ngram_tables is TableHome.MAPPED and device.type == "cuda"):
+        pin_words(model, mtp_block)
     pin_experts(model, pinned_expert_layers)
     allocate(shapes, device)
     unset = stored.slots_of(shapes)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kodkod_engine.errors import NotEnoughMemory
 from kodkod_engine.layers.moe import PackedExperts
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.longcat_flash import LongcatFlash
+from kodkod_engine.models.mtp import MtpBlock
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,19 @@ def pin_tables(embedding: NgramEmbedding) -> bool:
     return True
 
 
+def pin_words(model: LongcatFlash, mtp: MtpBlock | None) -> None:
+    """Give the words of a model with tables, and of its draft block, pinned memory, if that can be had.
+
+    A row of them is read per token. Those that are the head as well are read whole, and stay.
+    """
+    if model.embedding is None or model.lm_head is None:
+        return
+    with suppress(PinningFailed):
+        for owner in (model.embedding, mtp):
+            if owner is not None:
+                owner.word = nn.Parameter(_pinned(owner.word, owner), requires_grad=False)
+
+
 def pin_experts(model: LongcatFlash, num_layers: int) -> None:
     """Give the experts of so many layers, the last ones, pinned memory.
 
@@ -62,5 +77,8 @@ def pin_experts(model: LongcatFlash, num_layers: int) -> None:
 
 def _pin(module: nn.Module) -> None:
     for leaf, parameter in list(module.named_parameters(recurse=False)):
-        memory = pinned_empty(tuple(parameter.shape), parameter.dtype, module)
-        setattr(module, leaf, nn.Parameter(memory, requires_grad=False))
+        setattr(module, leaf, nn.Parameter(_pinned(parameter, module), requires_grad=False))
+
+
+def _pinned(parameter: Tensor, owner: object) -> Tensor:
+    return pinned_empty(tuple(parameter.shape), parameter.dtype, owner)

@@ -7,13 +7,13 @@ One dense layer with its own word embedding and cache layer, the target's head, 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.feed_forward import FeedForward
 from kodkod_engine.layers.linear import Linear
+from kodkod_engine.layers.lookup import rows_of
 from kodkod_engine.layers.norm import RMSNorm
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.config import ModelConfig
@@ -47,7 +47,7 @@ class MtpBlock(nn.Module):
         Returns:
             [tokens, hidden], normalised: the target's head turns it into logits of the token after next.
         """
-        words = F.embedding(batch.token_ids, self.word).to(hidden.dtype)
+        words = rows_of(self.word, batch.token_ids[:, None]).to(hidden.dtype)
         x = self.join(torch.cat([self.embedding_norm(words), self.hidden_norm(hidden)], dim=-1))
         x = x + self.attention(self.input_norm(x), batch, rope_table, cache)
         x = x + self.dense(self.post_norm(x))

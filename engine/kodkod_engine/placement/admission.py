@@ -13,7 +13,7 @@ from kodkod_engine.models.converted import read_manifest
 from kodkod_engine.models.loading import open_stored
 from kodkod_engine.placement.machine import MIN_COMPUTE_CAPABILITY, Machine, available_bytes, find_gpu
 from kodkod_engine.placement.plan import Placement, placement_of, require_memory
-from kodkod_engine.placement.sizes import part_sizes
+from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 
 def require_device(device: str) -> None:
@@ -54,7 +54,7 @@ def require_room(folder: Path, options: EngineConfig, stored: StoredAs | None = 
         available_bytes(), 1.0, 0.0, find_gpu(options.device) if options.device.startswith("cuda") else None
     )
     asked = asked_placement(stored, config, options, machine)
-    require_memory(part_sizes(config, value_bytes(stored, options)), asked, machine, options.cached_tokens)
+    require_memory(sizes_of(config, stored, options), asked, machine, options.cached_tokens)
 
 
 def _require_readable(options: EngineConfig, precision: str, config: ModelConfig) -> None:
@@ -81,6 +81,8 @@ class StoredAs:
     precision: str
     value_bytes: float
     """Of a weight that is not packed."""
+    has_draft: bool
+    """Whether there is a draft block."""
     is_converted: bool
 
 
@@ -93,24 +95,23 @@ def stored_as(folder: Path, config: ModelConfig) -> StoredAs:
     manifest = read_manifest(folder)
     precision = str(manifest.experts) if manifest else config.stored_precision
     try:
-        value_bytes = float(open_stored(folder).dtype.itemsize)
-    except CheckpointError:
-        value_bytes = 2.0  # what is wrong is told when it is loaded
-    return StoredAs(precision, value_bytes, manifest is not None)
+        model = open_stored(folder)
+    except CheckpointError:  # what is wrong is told when it is loaded; the published one has a draft block
+        return StoredAs(precision, 2.0, config.ngram is not None, manifest is not None)
+    return StoredAs(precision, float(model.dtype.itemsize), model.has_mtp, manifest is not None)
 
 
-def value_bytes(stored: StoredAs, options: EngineConfig) -> float:
-    """Of a weight that is not packed, with these options."""
-    if options.dtype is None:
-        return stored.value_bytes
-    return 4.0 if options.dtype == "float32" else 2.0
+def sizes_of(config: ModelConfig, stored: StoredAs, options: EngineConfig) -> PartSizes:
+    """The parts as these options load them."""
+    asked = {None: stored.value_bytes, "float32": 4.0}.get(options.dtype, 2.0)
+    return part_sizes(config, asked, with_draft=stored.has_draft if options.mtp is None else options.mtp)
 
 
 def asked_placement(stored: StoredAs, config: ModelConfig, options: EngineConfig, machine: Machine) -> Placement:
     """The placement that settled options stand for."""
     tables = options.ngram_tables if config.ngram else "none"
     placement = placement_of(
-        part_sizes(config, value_bytes(stored, options)),
+        sizes_of(config, stored, options),
         machine,
         options.cached_tokens,
         "gpu" if options.device.startswith("cuda") else "cpu",

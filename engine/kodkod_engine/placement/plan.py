@@ -76,6 +76,11 @@ class Placement:
         return said | ({"pinned_expert_layers": self.pinned_expert_layers} if self.pinned_expert_layers else {})
 
     @property
+    def is_comfortable(self) -> bool:
+        """Whether it is quicker than one reads."""
+        return self.expected_tokens_per_s >= COMFORTABLE_TOKENS_PER_S
+
+    @property
     def needs_conversion(self) -> bool:
         """Whether `kodkod convert` comes first."""
         return self.weights == "mapped" and not self.is_converted
@@ -105,7 +110,9 @@ class Placement:
     @property
     def _read_by_gpu(self) -> list[str]:
         layers = self.pinned_expert_layers
-        parts = [f"experts of {layers} layers"] * bool(layers) + ["tables"] * (self.tables == "pinned")
+        parts = [f"experts of {layers} layer{'s' * (layers > 1)}"] * bool(layers) + ["tables"] * (
+            self.tables == "pinned"
+        )
         return [f"{' and '.join(parts)} in host memory that it reads"] if parts else []
 
 
@@ -180,19 +187,22 @@ def placement_of(
     needed = sizes.kept_bytes(precision) + context_tokens * sizes.latent_values * latent_bytes
     needed += sizes.table_bytes if tables == "resident" else 0.0
     if weights == "mapped":
-        needed -= sizes.words * sizes.value_bytes  # a row of it is read per token; the rest need not stay
+        # A row of them is read per token; the rest need not stay.
+        needed -= (sizes.words + sizes.draft_words) * sizes.value_bytes
     work = min(WORK_BYTES, needed)  # a small model has small activations
     if is_on_gpu:
         pinned = pinned_expert_layers * sizes.layer_expert_bytes(precision)
         # A long prompt has the keys and values of its whole context, in one block after another.
         gpu_work = GPU_WORK_BYTES + context_tokens * sizes.rebuilt_values * latent_bytes
+        if tables in ("pinned", "mapped") and sizes.head:
+            pinned += (sizes.words + sizes.draft_words) * sizes.value_bytes
         device_bytes, host_bytes = needed - pinned + gpu_work, work + pinned
         host_bytes += sizes.table_bytes if tables == "pinned" else 0.0
         least = host_bytes
     else:
         device_bytes, host_bytes = 0.0, needed + work
         least = (
-            host_bytes - sizes.kept_bytes(precision) + sizes.words * sizes.value_bytes
+            host_bytes - sizes.kept_bytes(precision) + (sizes.words + sizes.draft_words) * sizes.value_bytes
             if weights == "mapped"
             else host_bytes
         )
@@ -261,14 +271,10 @@ def best_of(every: Sequence[Placement], machine: Machine, stored: str) -> Placem
     fitting = [placement for placement in every if fits(placement, machine)]
     if not fitting:
         raise NotEnoughMemory(_shortage(every, machine))
-    comfortable = [one for one in fitting if _is_comfortable(one)]
+    comfortable = [one for one in fitting if one.is_comfortable and not one.pinned_expert_layers]
     if comfortable:
         return max(comfortable, key=lambda one: (_merit(one.precision, stored), one.expected_tokens_per_s))
     return max(fitting, key=lambda one: one.expected_tokens_per_s)
-
-
-def _is_comfortable(placement: Placement) -> bool:
-    return placement.expected_tokens_per_s >= COMFORTABLE_TOKENS_PER_S and not placement.pinned_expert_layers
 
 
 def _merit(precision: str, stored: str) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 
 from kodkod_engine.config import USUAL_CACHED_TOKENS, EngineConfig
 from kodkod_engine.models.config import load_config
-from kodkod_engine.placement.admission import StoredAs, require_device, require_room, stored_as, value_bytes
+from kodkod_engine.placement.admission import StoredAs, require_device, require_room, sizes_of, stored_as
 from kodkod_engine.placement.machine import GIB, Machine, this_machine
 from kodkod_engine.placement.plan import PLANNED_CONTEXT_TOKENS, Placement, best_of, fits, placement_of, placements
-from kodkod_engine.placement.sizes import PartSizes, part_sizes
+from kodkod_engine.placement.sizes import PartSizes
 
 LARGE_CACHED_TOKENS = 131_072
 """Of a GPU with room for them: several long sessions side by side."""
@@ -35,7 +35,7 @@ def settled(folder: Path, options: EngineConfig) -> tuple[EngineConfig, Placemen
         require_device(options.device)
     config = load_config(folder)
     stored = stored_as(folder, config)
-    sizes = part_sizes(config, value_bytes(stored, options))
+    sizes = sizes_of(config, stored, options)
     is_decided = options.is_settled or _is_small(sizes)
     placement = None if is_decided else planned(sizes, stored, this_machine(folder, options.device), options)
     if placement is not None:

@@ -43,6 +43,10 @@ class PartSizes:
     """Of a weight that is not packed: 4 where the checkpoint is in fp32."""
     rebuilt_values: int = 0
     """Keys and values of a token that a long prompt rebuilds in one block."""
+    draft: int = 0
+    """The packable matrices of the draft block; decoding without drafts reads none of it."""
+    draft_words: int = 0
+    draft_latent_map: int = 0
 
     @property
     def table_bytes(self) -> float:
@@ -55,8 +59,9 @@ class PartSizes:
 
     def kept_bytes(self, precision: str) -> float:
         """Memory of everything but the tables."""
-        whole = (self.words + self.latent_maps + self.projection) * self.value_bytes + self.router * 4.0
-        packable = self.attention + self.dense + self.experts
+        plain = self.words + self.latent_maps + self.projection + self.draft_words + self.draft_latent_map
+        whole = plain * self.value_bytes + self.router * 4.0
+        packable = self.attention + self.dense + self.experts + self.draft
         head = self.head * self.weight_bytes(head_precision(precision))
         return whole + packable * self.weight_bytes(precision) + head
 
@@ -82,29 +87,34 @@ def head_precision(precision: str) -> str:
     return {"int4": "int8", "fp8": "bf16"}.get(precision, precision)
 
 
-def part_sizes(config: ModelConfig, value_bytes: float = 2.0) -> PartSizes:
-    """Of a model whose unpacked weights take so many bytes each; the draft block is not counted."""
+def part_sizes(config: ModelConfig, value_bytes: float = 2.0, *, with_draft: bool = False) -> PartSizes:
+    """Of a model whose unpacked weights take so many bytes each, with its draft block or without."""
     hidden, heads, blocks = config.hidden_size, config.num_heads, config.num_attention_blocks
     q_head, value = config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim
     attention = hidden * (config.q_lora_rank + config.latent_dim) + config.q_lora_rank * heads * q_head
     attention += heads * value * hidden
-    expert = 3 * hidden * config.expert_ffn_hidden_size
+    latent_map = config.kv_lora_rank * heads * (config.qk_nope_head_dim + value)
+    dense, expert = 3 * hidden * config.ffn_hidden_size, 3 * hidden * config.expert_ffn_hidden_size
+    words = config.vocab_size * hidden
     choices = config.num_experts + config.num_identity_experts
     spec = config.ngram
     return PartSizes(
         attention=blocks * attention,
-        latent_maps=blocks * config.kv_lora_rank * heads * (config.qk_nope_head_dim + value),
-        dense=blocks * 3 * hidden * config.ffn_hidden_size,
+        latent_maps=blocks * latent_map,
+        dense=blocks * dense,
         experts=config.num_layers * config.num_experts * expert,
         expert=expert,
         router=config.num_layers * choices * (hidden + 1),
-        head=0 if config.tie_word_embeddings else config.vocab_size * hidden,
-        words=config.vocab_size * hidden,
+        head=0 if config.tie_word_embeddings else words,
+        words=words,
         projection=0 if spec is None else spec.num_tables * spec.table_width * hidden,
         tables=0 if spec is None else spec.row_offsets[-1] * spec.table_width,
-        latent_values=blocks * config.latent_dim,
+        latent_values=(blocks + with_draft) * config.latent_dim,
         active_experts=config.experts_per_token * config.num_experts / choices,
         num_layers=config.num_layers,
         value_bytes=value_bytes,
         rebuilt_values=heads * (config.qk_nope_head_dim + value),
+        draft=with_draft * (2 * hidden * hidden + attention + dense),
+        draft_words=with_draft * words,
+        draft_latent_map=with_draft * latent_map,
     )

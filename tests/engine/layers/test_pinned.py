@@ -78,8 +78,9 @@ def _ids(loaded: Any) -> torch.Tensor:
 
 def test_a_model_with_pinned_tables_says_what_the_plain_one_says(tiny_folder, runtime) -> None:
     loaded = load_model(tiny_folder, device="cpu", ngram_tables=TableHome.PINNED)
-    resident = loaded.model.embedding.resident
-    assert resident.weight.data_ptr() in runtime.registered
+    embedding = loaded.model.embedding
+    pinned_parts = embedding.resident.weight, embedding.word, loaded.mtp.word
+    assert {part.data_ptr() for part in pinned_parts} == runtime.registered.keys()
     assert torch.equal(_ids(loaded), _ids(load_model(tiny_folder, device="cpu")))
 
 

@@ -59,6 +59,21 @@ def test_bytes_are_what_a_packed_model_takes(lite_folder, sizes: PartSizes, prec
     assert head.nbytes > 131_072 * 3072
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_draft_block_is_counted(lite_folder, precision: str) -> None:
+    config = load_config(lite_folder)
+    model, draft = build_model(
+        config, with_mtp=True, dtype=torch.bfloat16, activation_dtype=torch.float32, device="meta"
+    )
+    pack_model(model, draft, Precisions.of(precision))
+    without, with_draft = part_sizes(config), part_sizes(config, with_draft=True)
+    norms = 4 * (5 * 3072 + 1536 + 512)
+    half_blocks = 24 * 0.5 * 4 if precision == "fp8" else 0
+    taken = with_draft.kept_bytes(precision) - without.kept_bytes(precision)
+    assert sum(p.nbytes for p in draft.parameters()) == taken + norms + half_blocks
+    assert with_draft.latent_values - without.latent_values == 576
+
+
 def test_the_limit_of_a_large_card(sizes: PartSizes) -> None:
     """8.01 GB per token in bf16 without context."""
     assert sizes.read_bytes("bf16", 0, 2) == pytest.approx(8.01e9, rel=0.01)
@@ -185,7 +200,8 @@ def test_pinned_tables_are_counted_on_the_host_and_for_a_gpu_alone(sizes: PartSi
     gpu = of("gpu")
     assert set(gpu) == {"resident", "pinned", "mapped"}
     assert gpu["pinned"].host_bytes - gpu["mapped"].host_bytes == 2 * sizes.tables
-    assert gpu["resident"].device_bytes - gpu["pinned"].device_bytes == 2 * sizes.tables
+    assert gpu["resident"].device_bytes - gpu["pinned"].device_bytes == 2 * (sizes.tables + sizes.words)
+    assert gpu["mapped"].device_bytes == gpu["pinned"].device_bytes
     assert gpu["pinned"].options["ngram_tables"] == "pinned"
     assert "tables in host memory that it reads" in gpu["pinned"].story
     assert "pinned" not in of("cpu")

@@ -123,7 +123,7 @@ def test_the_cache_is_as_large_as_there_is_room(lite_folder: Path, on: Put) -> N
     assert cached(128, 139) == 131_072
     assert cached(128, 80) == 32_768
     assert cached(256) == 32_768
-    assert cached(21) == 8192
+    assert cached(22) == 8192
     assert cached(128, 139, max_cached_tokens=50_000) == 50_000
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.tiles import Stored, row_of, tiles_of, times
+from kodkod_engine.layers.lookup import rows_of
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 
 MOST_BY_KERNEL = 2
@@ -98,7 +98,7 @@ class NgramInput:
         """`table`: all tables one after another, [rows, table_width], on the device or in pinned host memory."""
         spec = embedding.spec
         assert not spec.token_map, "token maps are hashed by the plain module"
-        device = embedding.word.device
+        device = embedding.projection.weight.device
         depth = spec.context_tokens
         factors = [(*row, *(0,) * (depth - len(row))) for row in spec.multipliers]
         self.spec, self.embedding, self.table = spec, embedding, table
@@ -112,7 +112,7 @@ class NgramInput:
         rows, combiner = self._rows(windows), self.spec.combiner
         scales = combiner.word_scale, combiner.ngram_scale
         if len(windows) > MOST_BY_KERNEL:
-            words = F.embedding(windows[:, 0], self.embedding.word).to(out.dtype)
+            words = rows_of(self.embedding.word, windows[:, :1]).to(out.dtype)
             weight, (beta, alpha) = self.embedding.projection.weight.t(), scales
             return torch.addmm(words, rows.to(out.dtype), weight, beta=beta, alpha=alpha, out=out)
         stored, hidden = Stored.of(self.embedding.projection.weight), out.shape[1]

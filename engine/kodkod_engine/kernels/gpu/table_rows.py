@@ -1,4 +1,4 @@
-"""Rows of N-gram tables that lie in pinned host memory, read by the device where they are."""
+"""Rows of tables (N-grams, words) that lie in pinned host memory, read by the device where they are."""
 
 from __future__ import annotations
 
