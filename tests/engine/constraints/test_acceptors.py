@@ -56,6 +56,18 @@ def test_spans_are_all_that_quote_one_place(kind, byte_tokenizer, merging_tokeni
     assert ids in wanted, "at least the whole line may be quoted"
 
 
+@pytest.mark.parametrize("line", ["x = [" + "0, " * 700 + "]", "# " + "-" * 2_000, "x = '" + "ab" * 1_000 + "'"])
+def test_a_long_line_of_data_can_be_quoted_and_takes_no_square_of_its_length(tokenizer, line, monkeypatch):
+    ids, encode, lengths = tokenizer.encode_text(line), tokenizer.encode_text, []
+    monkeypatch.setattr(tokenizer, "encode_text", lambda text: lengths.append(len(text)) or encode(text))
+    state = SpanOfLine(tokenizer, line).start()
+    for token_id in ids:
+        assert token_id in state.allowed
+        state = state.after(token_id)
+    assert state.may_end
+    assert sum(lengths) < 100 * len(line)
+
+
 @pytest.mark.parametrize("kind", ["byte", "merging"])
 @settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 2**32), max_tokens=st.integers(1, 9))
