@@ -17,6 +17,9 @@ from kodkod_engine.layers.draws import Draws
 _MAX_GATHERED = 256
 """Sets up to this size are looked at by themselves, without the rest of the vocabulary."""
 
+_HOTTEST = 1e300
+"""Beyond, all that is allowed is equally probable anyway; and infinity over infinity is no number."""
+
 _MOST_K = 2**31
 """Beyond every vocabulary: there a top-k keeps all."""
 
@@ -113,7 +116,7 @@ def filtered_probabilities(logits: Tensor, sampling: SamplingParams) -> Tensor:
     The most probable token always stays.
     """
     # From the maximum down: the smallest temperatures overflow to -inf, which is a probability of 0.
-    scaled = (logits.double() - logits.max()) / sampling.temperature
+    scaled = (logits.double() - logits.max()) / min(sampling.temperature, _HOTTEST)
     if 0 < sampling.top_k < len(scaled):
         threshold = scaled.topk(sampling.top_k).values[-1]
         scaled = scaled.masked_fill(scaled < threshold, float("-inf"))

@@ -239,3 +239,13 @@ def test_as_many_logprobs_as_asked(asked, given_back):
 def test_the_coldest_draws_are_greedy(temperature):
     logits = torch.tensor([1.0, 4.0, 3.0, -50.0])
     assert {draw(logits, SamplingParams(temperature), position) for position in range(50)} == {1}
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e308, float("inf")])
+def test_the_hottest_draws_are_even_and_keep_to_what_is_allowed(temperature):
+    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(1))
+    allowed = TokenMask.of(range(100, 400), 400)
+    choices = [Choice(SamplingParams(temperature), position, allowed) for position in range(300)]
+    drawn = {choose(logits, [choice])[0].token_id for choice in choices}
+    assert drawn <= allowed
+    assert len(drawn) > 150
