@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,8 @@ class ServedEngine:
         self._stats = replace(self._stats, running=len(self._jobs), **counts)
 
     def _cancel(self, stream_id: str) -> None:
-        with self._closing:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._cancel_task, stream_id)
+        with suppress(RuntimeError):  # the loop may be closed at any moment: then the stream has ended
+            self._loop.call_soon_threadsafe(self._cancel_task, stream_id)
 
     def _cancel_task(self, stream_id: str) -> None:
         job = self._jobs.get(stream_id)

@@ -268,6 +268,12 @@ async def test_closing_cancels_what_runs_and_takes_nothing_after(engine, server)
     await until(lambda: server.running == 0)
 
 
+async def test_cancelling_while_the_engine_closes_is_nothing(engine, monkeypatch):
+    engine.close()
+    monkeypatch.setattr(engine._loop, "is_closed", lambda: False)  # as it was a moment ago
+    engine._cancel("stream-1")
+
+
 async def test_a_constraint_may_close_the_engine(engine):
     rule = Rule(lambda said: engine.close() if len(said) == 3 else None)
     assert (await answer_to(engine, max_tokens=4_000, constraint=rule)).finish_reason is FinishReason.CANCELLED
