@@ -18,6 +18,7 @@ from kodkod_engine import load_engine
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core import loop as loop_module
+from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.speculation.costs import FIRST_SIZES
 
 PROMPT = tuple(range(30, 60))
@@ -198,6 +199,12 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
     os.utime(weights, (1, 1))
     assert await kept() == 0
     assert len(names) == 4
+    other = write_random_checkpoint(tmp_path / "other", TINY, seed=2)
+    for path in other.glob("*.safetensors"):
+        assert path.stat().st_size == (folder / path.name).stat().st_size
+        shutil.copy(path, folder)
+    os.utime(weights, (1, 1))
+    assert await kept() == 0, "as old and as large, but others"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
