@@ -90,7 +90,7 @@ class SegmentFolder:
         return True
 
     def read(self, key: bytes) -> NDArray[np.uint8] | None:
-        """A segment's bytes; None where it is gone or damaged, and then it is removed."""
+        """A segment's bytes; None where it is gone or damaged, and then it is removed where it can be."""
         path = self._path(key)
         self._seen_s.pop(key, None)
         try:
@@ -98,8 +98,9 @@ class SegmentFolder:
         except OSError:
             return None
         if data[:_CHECK_BYTES].tobytes() != _check(data[_CHECK_BYTES:]):
-            logger.warning("%s is damaged and was removed; its tokens are computed anew", path)
-            path.unlink(missing_ok=True)
+            logger.warning("%s is damaged and is removed; its tokens are computed anew", path)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         return data[_CHECK_BYTES:]
 

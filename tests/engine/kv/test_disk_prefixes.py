@@ -153,6 +153,19 @@ def test_a_damaged_segment_is_passed_over_and_removed(disk, damage):
     assert disk.store.num_stored(tokens) == SEGMENT_TOKENS
 
 
+def test_a_damaged_segment_that_cannot_be_removed_is_passed_over(disk, monkeypatch):
+    tokens = list(range(2 * SEGMENT_TOKENS))
+    disk.keep(tokens, list(range(8)))
+    second = disk.root / MODEL / list(keys_of(tokens))[1].hex()
+    second.write_bytes(b"cut")
+
+    def refuse(*_arguments, **_fields):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert disk.store.read(tokens, 0, list(range(20, 28))) == 4
+
+
 def test_the_oldest_go_when_there_are_too_many_and_the_beginnings_of_those_in_use_stay(tmp_path):
     tokens = {name: list(range(start, start + 2 * SEGMENT_TOKENS)) for name, start in (("a", 0), ("b", 1_000))}
     for number, name in enumerate(tokens):
