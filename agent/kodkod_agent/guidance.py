@@ -32,7 +32,9 @@ from kodkod_tools.files import parse_python, read_text
 from kodkod_tools.paths import resolve_writable
 
 PASSED = "The failing tests pass now."
+NONE_FAILS = "No test fails, so nothing was changed."
 FAILED = "The failing tests still fail."
+NOTHING_TO_GO_BY = "No test was run, or none says where it fails, so nothing was changed."
 _MAX_NEW_TOKENS = 40
 
 
@@ -83,7 +85,7 @@ class Guide:
         """The calls that make sense, at least one."""
         progress = read_progress(messages)
         if progress.tests is Tests.PASSED:
-            return [self._finish(PASSED)]
+            return [self._finish(PASSED if progress.edits else NONE_FAILS)]
         if progress.tests is Tests.UNKNOWN:
             return [self._test(progress)]
         if progress.standing is not None:
@@ -93,7 +95,7 @@ class Guide:
         ranked = self.ranked(progress)
         free = ranked is None
         found = [*self._views(progress), *self._edits(progress)] if free else self._among(progress, ranked or [])
-        return found or [self._finish(FAILED)]
+        return found or [self._finish(FAILED if progress.suspects else NOTHING_TO_GO_BY)]
 
     def named(self, progress: Progress) -> list[RankedEdit] | None:
         """The plausible edits among which it is to be chosen now; None where it is time for something else."""

@@ -33,6 +33,10 @@ RECORDING = "script:"
 SERVED = "vllm:"
 """Begins the name of a model that vLLM runs: a server's address follows, or a folder."""
 
+SMALL_MODEL_NOTE = (
+    "no model given (-m DIR): the small one that comes along runs the tests and mends what fails, whatever it is asked"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Model:

@@ -116,6 +116,8 @@ def _outcome(event: events.CallFinished) -> str:
             event.for_model.removeprefix("not run: ").removeprefix("the user refused: ").removesuffix(f"; {NOBODY}")
         )
         return f"refused: {_short(reason)}"
+    if event.facts.get("not_run"):
+        return told_tests(event.facts)
     if event.error is not None:
         return _short(event.for_model) if event.for_model.startswith("error:") else f"error: {event.error}"
     if isinstance(event.for_person, FileDiff):

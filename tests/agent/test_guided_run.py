@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import pytest
+
 from kodkod_agent import events
 from kodkod_agent.config import AgentConfig
+from kodkod_agent.guidance import NONE_FAILS, NOTHING_TO_GO_BY, PASSED, Guide
 from kodkod_agent.proposals import SearchLimits, next_turns
 from kodkod_agent.session import Session
 from kodkod_agent.state import Status
 from kodkod_engine import load_engine
 from kodkod_engine.chat.ledger_state import Origin
-from kodkod_engine.messages import AssistantMessage, ToolMessage
+from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
 
 from .conftest import all_events, call, git, says, turn_ids
 from .guided import FAILING, GUIDED, TRACED
@@ -117,3 +120,31 @@ async def test_nearly_all_of_the_context_is_left_for_what_the_next_calls_follow_
         budget = session._res.budget
     assert budget.turn + 2 * budget.summary < 0.05 * budget.context
     assert budget.turn > 2 * MOST_TOKENS_OF_A_CALL
+
+
+@pytest.mark.parametrize(("before", "told", "summary"), [
+    ((), "12 passed in 0.3 s [exit code 0]", NONE_FAILS),
+    ((), "Ran 0 tests in 0.0 s\n[pytest is not installed in the sandbox's Python]", NOTHING_TO_GO_BY),
+    ((), "no tests were found [exit code 5]; name a file with targets", NOTHING_TO_GO_BY),
+    ((EDIT,), "12 passed in 0.3 s [exit code 0]", PASSED),
+])  # fmt: skip
+def test_its_last_word_says_what_is_so(tokenizer, before, told, summary):
+    calls = [one.model_copy(update={"id": str(number)}) for number, one in enumerate((*before, TEST))]
+    answers = ["edited clip.py"] * len(before) + [told]
+    conversation = [UserMessage(text="What is here?"), AssistantMessage(calls=tuple(calls))]
+    conversation += [ToolMessage(call_id=one.id, text=text) for one, text in zip(calls, answers, strict=True)]
+    assert LastWord(tokenizer, NoFiles()).patterns(conversation) == [summary]
+
+
+class LastWord(Guide):
+    """Says the summary instead of a pattern for it."""
+
+    def _finish(self, summary):
+        return summary
+
+
+class NoFiles:
+    """See `Files`."""
+
+    def text(self, _path):
+        return None

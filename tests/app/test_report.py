@@ -102,6 +102,10 @@ def test_one_line_per_call(capsys):
         (finished(for_person=FileDiff("a", "", 3, 1)), "  shell ls -l  +3 -1  0.0 s\n"),
         (finished(refused=True, for_model="not run: the user refused: why"), "  shell ls -l  refused: why  0.0 s\n"),
         (finished(error=ErrorCode.NOT_FOUND, for_model="error: gone"), "  shell ls -l  error: gone  0.0 s\n"),
+        (
+            finished(error=ErrorCode.UNAVAILABLE, for_model="\nRan 0 tests", facts={"not_run": "no pytest"}),
+            "  shell ls -l  none were run: no pytest  0.0 s\n",
+        ),
         (finished(for_person="4 passed"), "  shell ls -l  4 passed  0.0 s\n"),
     ]
     for event, line in cases:

@@ -26,10 +26,6 @@ MODEL_HELP = (
     '{"text": ..., "calls": [{"name": ..., "arguments": {...}}]}, said one after another.'
 )
 
-SMALL_MODEL_NOTE = (
-    "no model given (-m DIR): the small one that comes along runs the tests and mends what fails, whatever it is asked"
-)
-
 _SESSION_OPTIONS = (
     click.option(
         "-C", "folder", metavar="DIR", type=click.Path(path_type=Path),
@@ -133,7 +129,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         raise click.UsageError(
             "nothing to do; say what is wrong with --issue TEXT, --issue-file FILE or --failing-test ID"
         )
-    from kodkod_app.bootstrap import require_model
+    from kodkod_app.bootstrap import SMALL_MODEL_NOTE, require_model
     from kodkod_app.headless import Extension, RunOptions, run_headless, what_was_asked
     from kodkod_app.settings import load_settings, merge_layers, said_layer
     from kodkod_app.telemetry import require_telemetry

@@ -235,7 +235,7 @@ def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
     """What came of a call, where no diff and no word for the person says more."""
     if not call.output:
         call.say(for_model)
-    if "passed" in facts or facts.get("timed_out"):
+    if "passed" in facts or facts.get("not_run") or facts.get("timed_out"):
         call.outcome = told_tests(facts)
     elif call.state is s.CallState.DONE or "exit_code" in facts:
         call.outcome = f"exit {facts['exit_code']}" if facts.get("exit_code") else _size(call)

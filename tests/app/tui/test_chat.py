@@ -7,7 +7,7 @@ import os
 import signal
 
 from kodkod_agent.runs import Runs
-from kodkod_app.bootstrap import COMPILING, demonstration_checkpoint
+from kodkod_app.bootstrap import COMPILING, SMALL_MODEL_NOTE, demonstration_checkpoint
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.tool_call import ToolCallView
@@ -172,3 +172,12 @@ async def test_compiling_at_the_first_use_is_told_on_the_screen(open_app):
         driver.app.workbench._desk.model.engine.runner.on_compile()
         await driver.until(lambda: [note.text for note in driver.entries(s.Note)] == [COMPILING], "the note")
         assert "kernels are compiled for this machine" in driver.screen_text()
+
+
+async def test_without_a_model_it_is_said_what_the_small_one_does(open_app, record):
+    async with open_app(None) as driver:
+        await driver.opened()
+        assert SMALL_MODEL_NOTE in [note.text for note in driver.entries(s.Note)]
+    async with open_app(record(turn("Yes."))) as driver:
+        await driver.opened()
+        assert driver.entries(s.Note) == []

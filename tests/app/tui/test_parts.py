@@ -233,8 +233,9 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
     store = told(
         *(
             events.CallWritten(ToolCall(id=str(number), name="shell", arguments={"command": "x"}))
-            for number in range(5)
+            for number in range(6)
         ),
+        events.CallFinished("5", "test", "\nRan 0 tests", error=ErrorCode.UNAVAILABLE, facts={"not_run": "no pytest"}),
         events.CallFinished("0", "shell", "exit code 1", facts={"exit_code": 1}),
         events.CallFinished("3", "test", "...", facts={"exit_code": 1, "failed": 1, "passed": 22}),
         events.CallFinished("1", "shell", "error: no such file\nmore", error=ErrorCode.NOT_FOUND),
@@ -248,6 +249,7 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
         (s.CallState.REFUSED, "not run: the user refused"),
         (s.CallState.FAILED, "1 failed, 22 passed"),
         (s.CallState.CUT, ""),
+        (s.CallState.FAILED, "none were run: no pytest"),
     ]
     assert isinstance(store.entries[-1], s.Ending)
 
