@@ -16,7 +16,7 @@ from kodkod_agent import events
 from kodkod_agent.report import CandidateReport, RunReport
 from kodkod_agent.state import Status
 from kodkod_app.headless import NOBODY, Scene
-from kodkod_app.render import for_terminal
+from kodkod_app.render import for_terminal, one_line
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import FileDiff
 
@@ -25,6 +25,7 @@ WAY_ON = "go on with    kodkod fix -r {}"
 _WAY_FURTHER = "go on with    kodkod fix -r {} --issue TEXT"
 """The same where all is done."""
 _MAX_SHOWN_CHARS = 72
+_MAX_CAUSE_CHARS = 120
 _TELLING = ("command", "path", "pattern", "query", "targets", "subcommand", "action", "job_id", "job")
 """Arguments that tell what a call is about, the most telling first."""
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
@@ -116,7 +117,7 @@ def _outcome(event: events.CallFinished) -> str:
             event.for_model.removeprefix("not run: ").removeprefix("the user refused: ").removesuffix(f"; {NOBODY}")
         )
         return f"refused: {_short(reason)}"
-    if event.facts.get("not_run"):
+    if event.facts.get("not_run") or event.facts.get("cause"):
         return told_tests(event.facts)
     if event.error is not None:
         return _short(event.for_model) if event.for_model.startswith("error:") else f"error: {event.error}"
@@ -169,16 +170,17 @@ def _told_candidate(report: CandidateReport) -> str:
 
 
 def told_tests(facts: Mapping[str, JsonValue]) -> str:
-    """A test run in a few words."""
+    """A test run in a few words, those of the tests themselves among them, with nothing that steers a terminal."""
+    cause = f": {one_line(str(facts['cause']), _MAX_CAUSE_CHARS)}" if facts.get("cause") else ""
     if facts.get("not_run"):
         return f"none were run: {facts['not_run']}"
     if facts.get("timed_out"):
         return "ran out of time"
     if "passed" not in facts:
-        return f"the command ended with exit code {facts.get('exit_code')}"
+        return f"the command ended with exit code {facts.get('exit_code')}{cause}"
     counts = [f"{facts[key]} {key}" for key in ("failed", "errors", "passed", "skipped") if facts.get(key)]
     instead = f" ({facts['instead']})" if facts.get("instead") else ""
-    return f"{', '.join(counts) or 'none were run'}{instead}"
+    return f"{', '.join(counts) or 'none were run'}{instead}{cause}"
 
 
 def is_bad(facts: Mapping[str, JsonValue]) -> bool:

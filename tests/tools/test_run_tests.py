@@ -105,6 +105,14 @@ async def test_a_module_that_cannot_be_collected(project: Path, call) -> None:
     assert "test_broken.py:1" in result.for_model
     assert "No module named 'nowhere_to_be_found'" in result.for_model
     assert result.facts["errors"] == 1
+    assert result.facts["cause"] == "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
+
+
+async def test_a_configuration_that_cannot_be_imported(project: Path, call) -> None:
+    (project / "conftest.py").write_text("import nowhere_to_be_found\n")
+    result = await call("test")
+    assert result.facts["exit_code"] == 4
+    assert result.facts["cause"] == "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
 
 
 async def test_no_tests_and_wrong_targets(tree: Path, call) -> None:
@@ -113,6 +121,7 @@ async def test_no_tests_and_wrong_targets(tree: Path, call) -> None:
     wrong = await call("test", targets=["nowhere.py"])
     assert wrong.facts["exit_code"] == 4
     assert "nowhere.py" in wrong.for_model
+    assert "file or directory not found: nowhere.py" in wrong.facts["cause"]
     option = await call("test", targets=["--pdb"])
     assert option.error is ErrorCode.BAD_ARGUMENTS
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from kodkod_sandbox.base import ExecResult
 from kodkod_tools import junit, unittest_words
@@ -24,7 +24,7 @@ from kodkod_tools.paths import Place, resolve
 from kodkod_tools.schema import declare
 from kodkod_tools.scratch import read_scratch, scratch
 from kodkod_tools.shell import ended
-from kodkod_tools.tests_told import MAX_OUTPUT_CHARS, facts, summary, told_result
+from kodkod_tools.tests_told import MAX_OUTPUT_CHARS, cause_in, facts, summary, told_result
 
 _REPORT = "report.xml"
 _USAGE_ERROR = 4
@@ -57,9 +57,10 @@ class Test:
     `timed_out`.
 
     Counts are missing where no report could be read; `failed_tests` too where unittest ran them, and `instead` says why
-    it did. `not_run` is there where nothing could be run, and says why, whatever the exit code. That tests fail is no
-    error of the call. With `locate` all tests of the targets' files are run, for the contrast between those that fail
-    and those that pass; `suspects` (see `locate.suspects.Suspect`) is missing where they could not be traced.
+    it did. `not_run` is there where nothing could be run, and says why, whatever the exit code; `cause` where an error
+    kept tests from being run: a line of its own words. That tests fail is no error of the call. With `locate` all tests
+    of the targets' files are run, for the contrast between those that fail and those that pass; `suspects` (see
+    `locate.suspects.Suspect`) is missing where they could not be traced.
     """
 
     __test__ = False
@@ -209,7 +210,7 @@ def _reported(
         cases, located, result.exit_code, result.duration_s, context.config,
         targets=arguments.targets, output=kept.for_model,
     )  # fmt: skip
-    found = facts(cases, result.exit_code)
+    found = {**facts(cases, result.exit_code), **_why_none(result, run.command, kept, "")}
     if located is not None:
         found["suspects"] = [suspect.as_value() for suspect in located]
     person = summary(cases, result.exit_code, result.duration_s)
@@ -240,8 +241,21 @@ def _without_report(run: _Run, context: ToolContext, note: str = "") -> ToolResu
         f"{told.for_model}\n[{hint}]" if hint else told.for_model,
         for_log=kept.for_log,
         error=told.error or (ErrorCode.UNAVAILABLE if is_missing else None),
-        facts={**told.facts, "not_run": hint} if is_missing else told.facts,
+        facts={**told.facts, **_why_none(result, run.command, kept, hint)},
     )
+
+
+def _why_none(result: ExecResult, command: Sequence[str], kept: Kept, hint: str) -> dict[str, JsonValue]:
+    """Facts on a run that ran nothing."""
+    if result.exit_code == _NOT_FOUND:
+        return {"not_run": hint}
+    if _has_not_started(result, command) and (cause := cause_in(kept.for_model)):
+        return {"cause": cause}
+    return {}
+
+
+def _has_not_started(result: ExecResult, command: Sequence[str]) -> bool:
+    return result.exit_code == _USAGE_ERROR and "pytest" in " ".join(command)
 
 
 def _hint(result: ExecResult, command: Sequence[str]) -> str:
@@ -249,7 +263,7 @@ def _hint(result: ExecResult, command: Sequence[str]) -> str:
         return "the last test named above was running when the time was over; run fewer with targets"
     if result.exit_code == _NOT_FOUND:
         return f"{command[0]} is not installed in the sandbox"
-    if result.exit_code == _USAGE_ERROR and "pytest" in " ".join(command):
+    if _has_not_started(result, command):
         return "pytest could not start: see its message above; check that the targets exist"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydantic import JsonValue
@@ -52,6 +53,7 @@ def told_result(
 
 MAX_FAILED_TESTS = 200
 """Named in the facts of a run, which are kept with every call."""
+MAX_CAUSE_CHARS = 200
 
 
 def _failing(cases: Sequence[junit.Case]) -> list[junit.Case]:
@@ -65,7 +67,7 @@ def _counts(cases: Sequence[junit.Case]) -> dict[junit.Outcome, int]:
 def facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
     """What an agent decides by; see `run_tests.Test`."""
     counts = _counts(cases)
-    return {
+    found: dict[str, JsonValue] = {
         "passed": counts[junit.Outcome.PASSED],
         "failed": counts[junit.Outcome.FAILED],
         "errors": counts[junit.Outcome.ERROR],
@@ -74,6 +76,19 @@ def facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
         "exit_code": exit_code,
         "timed_out": False,
     }
+    errors = (case for case in cases if case.outcome is junit.Outcome.ERROR)
+    if lines := [line for case in errors for line in junit.error_lines(case, 2)[:1]]:
+        found["cause"] = cut_line(lines[0], MAX_CAUSE_CHARS)
+    return found
+
+
+_CAUSE = re.compile(r"(?:^E {3}|\bERROR: )(\S.*)$", re.MULTILINE)
+
+
+def cause_in(output: str) -> str:
+    """What pytest says of a start that came to nothing: the innermost error; empty where it names none."""
+    named = _CAUSE.findall(output)
+    return cut_line(named[-1], MAX_CAUSE_CHARS) if named else ""
 
 
 def summary(cases: Sequence[junit.Case], exit_code: int, duration_s: float) -> str:
