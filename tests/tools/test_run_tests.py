@@ -118,6 +118,7 @@ async def test_a_configuration_that_cannot_be_imported(project: Path, call) -> N
 async def test_no_tests_and_wrong_targets(tree: Path, call) -> None:
     none = await call("test")
     assert none.for_model.startswith("no tests were found [exit code 5]")
+    assert "tools.test_command" in none.facts["cause"]
     wrong = await call("test", targets=["nowhere.py"])
     assert wrong.facts["exit_code"] == 4
     assert "nowhere.py" in wrong.for_model

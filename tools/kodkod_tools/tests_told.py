@@ -16,6 +16,7 @@ MAX_OUTPUT_CHARS = 6_000
 """Of a run whose report names no cause: how much of the output is shown."""
 _NO_TESTS = 5
 """Exit code of pytest."""
+_NO_TESTS_CAUSE = "pytest finds none; another runner is named by tools.test_command in .kodkod/config.toml"
 _MAX_ERROR_LINES = 12
 _MAX_NAMES = 50
 
@@ -79,6 +80,8 @@ def facts(cases: Sequence[junit.Case], exit_code: int) -> dict[str, JsonValue]:
     errors = (case for case in cases if case.outcome is junit.Outcome.ERROR)
     if lines := [line for case in errors for line in junit.error_lines(case, 2)[:1]]:
         found["cause"] = cut_line(lines[0], MAX_CAUSE_CHARS)
+    elif not cases and exit_code == _NO_TESTS:
+        found["cause"] = _NO_TESTS_CAUSE
     return found
 
 
