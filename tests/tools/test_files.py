@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from kodkod_tools import files
 from kodkod_tools.base import ErrorCode, FileDiff, ToolContext, ToolError
 from kodkod_tools.config import ToolsConfig
-from kodkod_tools.files import read_text, write_text
+from kodkod_tools.files import file_diff, read_text, write_text
 from kodkod_tools.paths import open_file, opened_folder, resolve, resolve_writable
 
 
@@ -109,6 +111,27 @@ async def test_an_edit_shows_the_changed_lines_and_a_diff(tree: Path, call) -> N
     assert isinstance(result.for_person, FileDiff)
     assert (result.for_person.added, result.for_person.removed) == (2, 1)
     assert "-x10 = 10\n+x10 = 0\n+y = 1\n" in result.for_person.unified
+
+
+@pytest.mark.parametrize(("places", "new"), [
+    ((0,), "first\n"), ((59,), "last\n"), ((59,), "no end"), ((30,), ""), ((30, 31), "a\nb\nc\n"), ((5, 12), "x\n"),
+    ((5, 54), "too far apart\n"),
+])  # fmt: skip
+def test_a_change_in_a_long_file_is_shown_and_not_the_file(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...], new: str
+) -> None:
+    """Whoever is asked for a change of a file of 10,000 lines was shown that it is large."""
+    before = [f"line {number % 7}\n" for number in range(60)]
+    after = [new if number in places else line for number, line in enumerate(before)]
+    monkeypatch.setattr(files, "_MAX_DIFF_LINES", 40)
+    found = file_diff("a.txt", "".join(before), "".join(after))
+    if max(places) - min(places) > 20:
+        assert found.unified == "(too large to compare: 60 lines before, 60 after)\n"
+        return
+    assert found.removed < 10
+    (tree / "a.txt").write_text("".join(before))
+    subprocess.run(["git", "apply", "-"], cwd=tree, input=found.unified, text=True, check=True)
+    assert (tree / "a.txt").read_text() == "".join(after)
 
 
 async def test_a_syntax_fault_is_reported_and_not_prevented(tree: Path, call) -> None:

@@ -6,10 +6,13 @@ import ast
 import contextlib
 import difflib
 import os
+import re
 import secrets
 import threading
 import warnings
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 
 from kodkod_tools.base import ErrorCode, FileDiff, ToolError
 from kodkod_tools.paths import Place, open_file, opened_folder, system_error
@@ -17,6 +20,9 @@ from kodkod_tools.text.encoding import UTF8, Encoding, NotText, decode, encode
 from kodkod_tools.text.lines import with_ends
 
 _MAX_DIFF_LINES = 20_000
+"""Of both sides together, from where they begin to differ to where they end."""
+_CONTEXT_LINES = 3
+_HUNK = re.compile(r"^@@ -(?P<old>\d+)(?P<of_old>(?:,\d+)?) \+(?P<new>\d+)(?P<of_new>(?:,\d+)?) @@")
 syntax_lock = threading.Lock()  # `warnings.catch_warnings` is not safe from several threads at once
 
 
@@ -126,18 +132,40 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int]:
 def file_diff(path: str, before: str | None, after: str) -> FileDiff:
     """The change as a unified diff with its counts; `before` is None for a new file."""
     old, new = with_ends(before or ""), with_ends(after)
+    summary = f"(too large to compare: {len(old):,} lines before, {len(new):,} after)\n"
+    first = 0
     if len(old) + len(new) > _MAX_DIFF_LINES:
-        summary = f"(too large to compare: {len(old):,} lines before, {len(new):,} after)\n"
+        first, old, new = _where_they_differ(old, new)
+    if len(old) + len(new) > _MAX_DIFF_LINES:
         return FileDiff(path, summary, len(new), len(old), before is None)
     lines = list(difflib.unified_diff(old, new, f"a/{path}" if before is not None else "/dev/null", f"b/{path}"))
-    body = lines[2:]
+    head, body = lines[:2], [_HUNK.sub(partial(_moved, first), line) for line in lines[2:]]
     return FileDiff(
         path,
-        "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines),
+        "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in (*head, *body)),
         sum(line.startswith("+") for line in body),
         sum(line.startswith("-") for line in body),
         before is None,
     )
+
+
+def _where_they_differ(old: list[str], new: list[str]) -> tuple[int, list[str], list[str]]:
+    """Both without what they begin and end with alike, but for some lines around; and how many lines went before."""
+    alike = sum(1 for _ in takewhile(_are_alike, zip(old, new, strict=False)))
+    first = max(0, alike - _CONTEXT_LINES)
+    ends = zip(reversed(old[alike:]), reversed(new[alike:]), strict=False)
+    last = max(0, sum(1 for _ in takewhile(_are_alike, ends)) - _CONTEXT_LINES)
+    return first, old[first : len(old) - last], new[first : len(new) - last]
+
+
+def _are_alike(pair: tuple[str, str]) -> bool:
+    return pair[0] == pair[1]
+
+
+def _moved(num_lines: int, hunk: re.Match[str]) -> str:
+    """A hunk's place in a file that begins so many lines earlier."""
+    old, new = (int(hunk[name]) + num_lines for name in ("old", "new"))
+    return f"@@ -{old}{hunk['of_old']} +{new}{hunk['of_new']} @@"
 
 
 def syntax_note(path: str, before: str | None, after: str, max_bytes: int) -> str:
