@@ -102,6 +102,17 @@ async def test_an_edit_keeps_the_mode_and_leaves_nothing_behind(tree: Path, call
     assert [entry.name for entry in tree.iterdir()] == ["run.sh"]
 
 
+@pytest.mark.parametrize(("name", "arguments"), [("edit", {"old": "1", "new": "2"}), ("write", {"content": "2\n"})])
+async def test_what_somebody_protected_is_left_as_it_is(tree: Path, call, name, arguments) -> None:
+    (tree / "a.txt").write_text("1\n")
+    (tree / "a.txt").chmod(0o444)
+    result = await call(name, path="a.txt", **arguments)
+    assert (result.error, result.for_model) == (
+        ErrorCode.PERMISSION, "error: a.txt is write-protected (mode 444); leave it",
+    )  # fmt: skip
+    assert (tree / "a.txt").read_text() == "1\n"
+
+
 async def test_an_edit_shows_the_changed_lines_and_a_diff(tree: Path, call) -> None:
     (tree / "a.py").write_text("".join(f"x{n} = {n}\n" for n in range(1, 21)))
     result = await call("edit", path="a.py", old="x10 = 10", new="x10 = 0\ny = 1")

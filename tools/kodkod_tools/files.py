@@ -22,6 +22,7 @@ from kodkod_tools.text.lines import with_ends
 _MAX_DIFF_LINES = 20_000
 """Of both sides together, from where they begin to differ to where they end."""
 _CONTEXT_LINES = 3
+_WRITABLE = 0o222
 _HUNK = re.compile(r"^@@ -(?P<old>\d+)(?P<of_old>(?:,\d+)?) \+(?P<new>\d+)(?P<of_new>(?:,\d+)?) @@")
 syntax_lock = threading.Lock()  # `warnings.catch_warnings` is not safe from several threads at once
 
@@ -77,6 +78,9 @@ def write_text(place: Place, text: str, before: TextFile | None) -> None:
         ToolError: `ENCODING`, `PERMISSION`, `SYSTEM`; `CONFLICT` when changed since `before`, or no longer absent.
     """
     data = _encoded(place, text, before.encoding if before else UTF8)
+    if before is not None and not before.mode & _WRITABLE:
+        # A file is replaced, which its folder's rights allow; that somebody protected it would go unnoticed.
+        raise ToolError(ErrorCode.PERMISSION, f"{place.relative} is write-protected (mode {before.mode:o}); leave it")
     try:
         with opened_folder(place, place.parts[:-1], create=before is None) as folder:
             _replace(folder, place, data, before)
