@@ -108,6 +108,15 @@ async def test_a_module_that_cannot_be_collected(project: Path, call) -> None:
     assert result.facts["cause"] == "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
 
 
+async def test_two_modules_of_one_name(project: Path, call) -> None:
+    for folder in ("first", "second"):
+        (project / folder).mkdir()
+        (project / folder / "test_same.py").write_text("def test_it():\n    pass\n")
+    result = await call("test")
+    assert result.facts["cause"] == "import file mismatch:"
+    assert "use a unique basename for your test file modules" in result.for_model
+
+
 async def test_a_configuration_that_cannot_be_imported(project: Path, call) -> None:
     (project / "conftest.py").write_text("import nowhere_to_be_found\n")
     result = await call("test")

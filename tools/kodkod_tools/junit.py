@@ -14,6 +14,8 @@ from xml.parsers import expat
 _FRAME = re.compile(
     r"^(?P<path>[^\s:][^:\n]*):(?P<line>\d+): (?:in (?P<function>.+)|(?P<error>\w[\w.]*))$", re.MULTILINE
 )
+COLLECTION_FAILURE = "collection failure"
+"""pytest's message for a module that could not be collected, whatever the cause."""
 _MAX_TEXT_CHARS = 200_000
 """Kept of one failure's text."""
 
@@ -150,7 +152,8 @@ def _in_project(path: str) -> bool:
 def error_lines(case: Case, most: int) -> list[str]:
     """The lines that say what went wrong (pytest marks them with `E`); the message where there are none."""
     marked = [line[1:].removeprefix("   ").rstrip() for line in case.text.splitlines() if re.match(r"E(?:\s|$)", line)]
-    lines = marked or [line for line in (case.message or case.text).splitlines() if line.strip()]
+    told = case.text if case.message == COLLECTION_FAILURE else case.message or case.text
+    lines = marked or [line for line in told.splitlines() if line.strip()]
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], f"[… {len(lines) - most + 1} more lines]"]

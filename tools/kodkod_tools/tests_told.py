@@ -105,7 +105,7 @@ def summary(cases: Sequence[junit.Case], exit_code: int, duration_s: float) -> s
 def _told(case: junit.Case, max_line_chars: int) -> str:
     """One failure: its id, where in the project, what went wrong."""
     kind = "FAILED" if case.outcome is junit.Outcome.FAILED else "ERROR"
-    if case.message == "collection failure":
+    if case.message == junit.COLLECTION_FAILURE:
         kind = "ERROR collecting"
     lines = [f"{kind} {case.node_id}"]
     if frame := junit.innermost_frame(case.text):
