@@ -20,4 +20,4 @@ def rows_of(table: Tensor, ids: Tensor) -> Tensor:
         return F.embedding(ids, table).flatten(1)
     from kodkod_engine.kernels.gpu.table_rows import table_rows
 
-    return table_rows(table, ids)
+    return table_rows(table, ids.contiguous())
