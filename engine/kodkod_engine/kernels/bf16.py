@@ -23,6 +23,9 @@ KERNEL_OPTIONS: dict[str, Any] = {
     "cache": True,
     "boundscheck": False,
 }
+SERIAL_OPTIONS: Any = {name: value for name, value in KERNEL_OPTIONS.items() if name != "parallel"}
+"""Of what kernels call. One of both is stated for every function: what it left open numba would take from whoever calls
+it first, and keep on disk for all others."""
 
 _TO_L2 = (0, 1, 1)
 """Arguments of LLVM's prefetch: for reading, wanted in the second level cache, data."""

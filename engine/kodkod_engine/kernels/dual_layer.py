@@ -16,12 +16,11 @@ from numba.extending import overload
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix, latent_attention, packed_experts, packed_linear, rms_norm, thin_linear
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, lock
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
 
 Array = Any
 """A numpy array as numba sees it: bf16 matrices are uint16, packed ones a pair of arrays."""
 
-_SERIAL: Any = {"fastmath": FAST_MATH, "cache": True, "nogil": True, "boundscheck": False}
 
 _norm, _attend = rms_norm._kernel, latent_attention._kernel
 
@@ -31,7 +30,7 @@ def _linear(weight: Array, x: Array, out: Array) -> None:
     raise NotImplementedError("for compiled code alone")
 
 
-@overload(_linear, inline="never", jit_options=_SERIAL)
+@overload(_linear, inline="never", jit_options=SERIAL_OPTIONS)
 def _linear_of(weight, x, out):  # type: ignore[no-untyped-def]  # numba compares signatures
     kernel = thin_linear._kernel if isinstance(weight, types.Array) else packed_linear.multiply
 
@@ -58,7 +57,7 @@ def _mix(x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array, o
     raise NotImplementedError("for compiled code alone")
 
 
-@overload(_mix, inline="never", jit_options=_SERIAL)
+@overload(_mix, inline="never", jit_options=SERIAL_OPTIONS)
 def _mix_of(x, gate_up, down, chosen, weights, out):  # type: ignore[no-untyped-def]  # numba compares signatures
     kernel = expert_mix._kernel if isinstance(down, types.Array) else packed_experts.mix
 
@@ -129,7 +128,7 @@ class StepArrays(NamedTuple):
     """int64 [tokens]."""
 
 
-@njit(inline="always", **_SERIAL)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _rotate(vector: Array, turns: Array) -> None:
     """Turn the pairs of [rope] in place."""
     for pair in range(turns.shape[0]):
@@ -138,7 +137,7 @@ def _rotate(vector: Array, turns: Array) -> None:
         vector[2 * pair + 1] = even * turns[pair, 1] + odd * turns[pair, 0]
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _write_latents(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array) -> None:
     """Latents normalised and scaled, rope keys rotated, into the cache."""
     first, rank = len(half.q_norm), len(half.kv_norm)
@@ -153,7 +152,7 @@ def _write_latents(down: Array, half: HalfWeights, scalars: LayerScalars, step: 
         _rotate(row[rank:], step.turns[token])
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays) -> Array:
     """Scaled and rotated: [tokens, heads, nope + rope]."""
     rank, heads = len(half.q_norm), half.kv_b.shape[0]
@@ -170,7 +169,7 @@ def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArra
     return query
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _attention(x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array) -> Array:
     """x plus its attention block."""
     normed = np.empty_like(x)
@@ -187,7 +186,7 @@ def _attention(x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArr
     return x + out
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _dense(normed: Array, half: HalfWeights) -> Array:
     wide = np.empty((len(normed), _outputs(half.gate_up)), np.float32)
     _linear(half.gate_up, normed, wide)
@@ -212,7 +211,7 @@ def _router_logits(x: Array, weight: Array, out: Array) -> None:
             out[token, choice] = total
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Array, weights: Array) -> None:
     """Softmax over all choices; the bias steers which are taken and nothing else."""
     logits = np.empty((len(x), len(experts.router)), np.float32)
@@ -228,7 +227,7 @@ def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Arra
             merit[best] = -np.inf
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars) -> Array:
     chosen = np.empty((len(x), scalars.experts_per_token), np.int64)
     weights = np.empty((len(x), scalars.experts_per_token), np.float32)
@@ -245,7 +244,7 @@ def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars) -> Array:
     return out
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _kernel(x: Array, layer: LayerWeights, step: StepArrays, first_latents: Array, second_latents: Array) -> Array:
     first, second, scalars = layer.first, layer.second, layer.scalars
     x = _attention(x, first, scalars, step, first_latents)

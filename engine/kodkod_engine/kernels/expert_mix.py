@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.thin_linear import one_by_one
 
 
@@ -45,7 +45,7 @@ def _expert(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return down.float() @ (F.silu(gate) * up)
 
 
-@njit(cache=True)
+@njit(**SERIAL_OPTIONS)
 def _group(chosen: Any, num_experts: int) -> tuple[Any, Any, Any]:
     """Pairs (token, place) of real experts, sorted by expert.
 
@@ -74,7 +74,7 @@ def _group(chosen: Any, num_experts: int) -> tuple[Any, Any, Any]:
     return hit, starts, pairs
 
 
-@njit(inline="always", cache=True)
+@njit(fastmath=FAST_MATH, inline="always", cache=True)
 def _silu(value: Any) -> Any:
     return value / (np.float32(1) + math.exp(-value))
 
@@ -156,7 +156,7 @@ def _add_down(inner: Any, down: Any, groups: Any, weights: Any, out: Any) -> Non
                         out[token, column + row] += weight * one_by_one(rows[row], inner[pair])
 
 
-@njit(cache=True, nogil=True)
+@njit(**SERIAL_OPTIONS)
 def _kernel(x: Any, gate_up: Any, down: Any, chosen: Any, weights: Any, out: Any) -> None:
     groups = _group(chosen, down.shape[0])
     inner = np.empty((len(groups[2]), down.shape[2]), np.float32)

@@ -17,7 +17,7 @@ from numba import get_num_threads, njit, prange
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import (
     MANY_ROWS,
     MAX_TILES,
@@ -76,7 +76,7 @@ def _pair_of(low: Any, high: Any) -> Any:
     return (first & _I(0xFFFF)) | (second & _I(-65536))
 
 
-@njit(cache=True)
+@njit(**SERIAL_OPTIONS)
 def _tiles(chosen: Any, weights: Any, num_experts: int) -> tuple[Any, Any, Any, Any]:
     """Pairs (token, place) of real experts, sorted by expert, each expert's filled up to whole tiles.
 

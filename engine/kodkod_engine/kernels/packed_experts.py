@@ -10,14 +10,13 @@ from numba import njit, prange
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, lock
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
 from kodkod_engine.kernels.packed_linear import OUTPUTS_PER_JOB, dot_four, dot_one, narrow, packed_arrays
 from kodkod_engine.kernels.packing import unpack
 from kodkod_engine.kernels.vector_code import MAX_TOKENS
 
 _group = expert_mix._group
 
-_SERIAL: dict[str, Any] = {"cache": True, "nogil": True, "boundscheck": False}
 
 PackedTensors = tuple[Tensor, Tensor]
 """Codes and scales, as `packing.pack` returns them."""
@@ -30,7 +29,7 @@ def reference(
     return expert_mix.reference(x, unpack(*gate_up, bits), unpack(*down, bits), chosen, weights)
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _silu(value: Any) -> Any:
     return value / (np.float32(1) + math.exp(-value))
 
@@ -79,7 +78,7 @@ def _down(weight: Any, inner: Any, factors: Any, hit: Any, starts: Any, tokens: 
                     pair += 1
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def mix(x: Any, gate_up: Any, down: Any, chosen: Any, weights: Any, out: Any) -> None:
     """Inside a kernel: add the real experts' sum to out; x fp32 [tokens, hidden]."""
     k, hidden = chosen.shape[1], x.shape[1]

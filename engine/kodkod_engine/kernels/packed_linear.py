@@ -10,7 +10,7 @@ from numba import njit, prange
 from numba.extending import overload
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.fp8_dot import converts_halves, fp8_dots, plain_fp8_dot
 from kodkod_engine.kernels.packed_dot import row_dots
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
@@ -18,8 +18,8 @@ from kodkod_engine.kernels.vector_code import MAX_TOKENS, VECTOR_GROUP
 
 OUTPUTS_PER_JOB = 16
 HIGHEST = 32767
-
-_SERIAL: Any = {"cache": True, "nogil": True, "boundscheck": False}
+MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+"""Bits of a fp32 number without its sign, and those of an infinity: what is larger is no number."""
 
 
 class Nibbles128(NamedTuple):
@@ -104,21 +104,24 @@ def reference(x: Tensor, codes: Tensor, scales: Tensor, bits: int, row_block: in
     return (x.float() @ weight.t()).to(x.dtype)
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def narrow(x: Any, out: Any, factors: Any) -> None:
     """Rows fp32 [rows, in] as int16 and one factor each; a row that is not finite gets the factor NaN."""
+    patterns = x.view(np.uint32)
     for row in range(x.shape[0]):
-        highest = faults = np.float32(0)
+        highest, largest = np.float32(0), np.uint32(0)
         for i in range(x.shape[1]):
             highest = max(highest, abs(x[row, i]))
-            faults += x[row, i] - x[row, i]
-        factors[row] = highest / np.float32(HIGHEST) + faults
+            # Told by the bits: what a comparison or x - x makes of NaN is lost when sums may be reordered.
+            largest = max(largest, patterns[row, i] & MAGNITUDE)
+        is_finite = largest < INFINITY
+        factors[row] = highest / np.float32(HIGHEST) if is_finite else np.float32(np.nan)
         inverse = np.float32(HIGHEST) / highest if highest > 0 else np.float32(0)
         for i in range(x.shape[1]):
-            out[row, i] = np.int16(np.rint(x[row, i] * inverse)) if faults == 0 else np.int16(0)
+            out[row, i] = np.int16(np.rint(x[row, i] * inverse)) if is_finite else np.int16(0)
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _nibble(code: Any, is_high: bool) -> Any:
     value = np.int32(code >> 4) if is_high else np.int32(code & 15)
     return value - 16 if value > 7 else value
@@ -127,7 +130,7 @@ def _nibble(code: Any, is_high: bool) -> Any:
 def _plain_dot(bits: int) -> Any:
     """Any group size, one row; for small models."""
 
-    @njit(**_SERIAL)
+    @njit(**SERIAL_OPTIONS)
     def dot(codes: Any, scales: Any, o: Any, x: Any, token: Any) -> Any:
         group = x.shape[1] // scales.shape[1]
         total = np.float32(0)
@@ -170,7 +173,7 @@ def _fp8_kind_of(weight: Any) -> Any:
     return kind if kind in (Fp8Blocks128, Fp8BlocksAny) else None
 
 
-@overload(dot_one, inline="never", jit_options=_SERIAL)
+@overload(dot_one, inline="never", jit_options=SERIAL_OPTIONS)
 def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
     key = _key_of(weight)
     if key is None:
@@ -183,7 +186,7 @@ def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba comp
     return one
 
 
-@overload(dot_one, inline="never", jit_options=_SERIAL)
+@overload(dot_one, inline="never", jit_options=SERIAL_OPTIONS)
 def _dot_one_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
     kind = _fp8_kind_of(weight)
     if kind is None:
@@ -196,7 +199,7 @@ def _dot_one_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba 
     return one
 
 
-@overload(dot_four, inline="never", jit_options=_SERIAL)
+@overload(dot_four, inline="never", jit_options=SERIAL_OPTIONS)
 def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
     if _key_of(weight) is None and _fp8_kind_of(weight) is None:
         return None
@@ -245,7 +248,7 @@ def _kernel(weight: Any, x: Any, factors: Any, out: Any) -> None:
                 row += 1
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def multiply(weight: Any, x: Any, out: Any) -> None:
     """Inside a kernel: as `packed_linear` on arrays."""
     codes = np.empty(x.shape, np.int16)

@@ -9,7 +9,16 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, VALUES_PER_LINE, bits_of, fetch, lock, widen
+from kodkod_engine.kernels.bf16 import (
+    FAST_MATH,
+    KERNEL_OPTIONS,
+    SERIAL_OPTIONS,
+    VALUES_PER_LINE,
+    bits_of,
+    fetch,
+    lock,
+    widen,
+)
 
 AHEAD = 8
 """Weight rows by which memory is asked beforehand."""
@@ -93,7 +102,7 @@ def _by_ones(weight: Any, x: Any, out: Any) -> None:
             out[row, o] = one_by_one(weight[o], x[row])
 
 
-@njit(cache=True, nogil=True)
+@njit(**SERIAL_OPTIONS)
 def _kernel(weight: Any, x: Any, out: Any) -> None:
     # While a weight row meets its second and third row, memory brings the next one unasked.
     if x.shape[0] == 2 or x.shape[0] == 3:

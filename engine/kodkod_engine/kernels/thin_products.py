@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS
 from kodkod_engine.kernels.group_numbers import e4m3, has_byte_lookup, integers, nibbles
 from kodkod_engine.kernels.packed_linear import Bytes128, Fp8Blocks128, Nibbles128
 from kodkod_engine.kernels.vector_code import (
@@ -41,7 +42,6 @@ _VECTORS = VECTOR_GROUP // LANES
 _VECTOR_BYTES = 2 * LANES
 _F32_BYTES = 4
 _CONTRACT = ("contract",)
-_SERIAL: Any = {"cache": True, "nogil": True, "boundscheck": False}
 
 _UNPACK: dict[Any, Callable[[Any, Any], list[Any]]] = {Nibbles128: nibbles, Bytes128: integers, Fp8Blocks128: e4m3}
 
@@ -169,7 +169,7 @@ _COUNTS = range(1, MAX_THIN_TOKENS + 1)
 def _of_rows(kind: Any, num_tokens: int) -> Any:
     two_rows = _make(kind, num_tokens)
 
-    @njit(**_SERIAL)
+    @njit(**SERIAL_OPTIONS)
     def of_rows(weight: Any, row_block: Any, rows: Any, x: Any, tokens: Any, begin: Any, out: Any) -> None:
         row, other, step = rows
         for column in range(out.shape[1]):
@@ -196,7 +196,7 @@ def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any
     raise NotImplementedError("for compiled code alone")
 
 
-@overload(products, inline="never", jit_options=_SERIAL)
+@overload(products, inline="never", jit_options=SERIAL_OPTIONS)
 def _products(weight, rows, x, tokens, begin, count, out):  # type: ignore[no-untyped-def]  # numba compares signatures
     kind = getattr(weight, "instance_class", None)
     if kind not in _PRODUCTS:

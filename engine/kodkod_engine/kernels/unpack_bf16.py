@@ -10,12 +10,10 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.nibble_table import has_lookup, look_up_row
 from kodkod_engine.kernels.packed_linear import Fp8Blocks128, Fp8BlocksAny, Nibbles128, NibblesAny, packed_arrays
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
-
-_SERIAL: Any = {key: value for key, value in KERNEL_OPTIONS.items() if key != "parallel"}
 
 
 def _narrow(_context: Any, value: Any) -> Any:
@@ -60,7 +58,7 @@ def reference(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> T
     return (unpack_fp8(codes, scales, row_block) if is_fp8 else unpack(codes, scales, bits)).bfloat16()
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _nibbles(codes: Any, scales: Any, out: Any) -> None:
     half = len(out) // len(scales) // 2
     for group in range(len(scales)):
@@ -73,7 +71,7 @@ def _nibbles(codes: Any, scales: Any, out: Any) -> None:
             high[i] = narrow(types.float32(types.int8(source[i]) >> 4) * scale)
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _bytes(codes: Any, scales: Any, out: Any) -> None:
     size = len(out) // len(scales)
     for group in range(len(scales)):
@@ -83,7 +81,7 @@ def _bytes(codes: Any, scales: Any, out: Any) -> None:
             target[i] = narrow(types.float32(types.int8(source[i])) * scale)
 
 
-@njit(**_SERIAL)
+@njit(**SERIAL_OPTIONS)
 def _fp8(codes: Any, scales: Any, out: Any) -> None:
     size = len(out) // len(scales)
     for group in range(len(scales)):
@@ -98,7 +96,7 @@ def unpack_row(weight: Any, row: Any, out: Any, target: Any) -> None:
     raise NotImplementedError("for compiled code alone")
 
 
-@overload(unpack_row, inline="never", jit_options=_SERIAL)
+@overload(unpack_row, inline="never", jit_options=SERIAL_OPTIONS)
 def _unpack_row(weight, row, out, target):  # type: ignore[no-untyped-def]  # numba compares signatures
     kind = getattr(weight, "instance_class", None)
     if kind is Nibbles128 and has_lookup():

@@ -75,11 +75,12 @@ def test_an_outlier_does_not_overflow() -> None:
     torch.testing.assert_close(packed_linear(x, codes, scales, 8), torch.full((1, 2), -3072e30), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_not_finite_shows(value: float) -> None:
-    codes, scales = pack(torch.ones(3, 128), 4, 128)
-    x = torch.ones(2, 128)
-    x[1, 7] = value
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -float("nan")])
+@pytest.mark.parametrize(("size", "place"), [(128, 7), (128, 127), (1536, 0), (1536, 1300)])
+def test_what_is_not_finite_shows(value: float, size: int, place: int) -> None:
+    codes, scales = pack(torch.ones(3, size), 4, 128)
+    x = torch.ones(2, size)
+    x[1, place] = value
     out = packed_linear(x, codes, scales, 4)
     assert bool(out[0].isfinite().all())
     assert bool(out[1].isnan().all())
