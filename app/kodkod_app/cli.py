@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
+
+from kodkod_app.kernel_cache import name_kernel_cache
 
 COMMANDS = {
     "fix": ("kodkod_app.commands.fix", "Mend what an issue or failing tests tell of, with nobody watching."),
@@ -126,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    name_kernel_cache(os.environ)
     try:
         result: Any = kodkod.main(arguments, prog_name="kodkod", standalone_mode=False)
     except click.ClickException as fault:

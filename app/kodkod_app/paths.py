@@ -28,6 +28,11 @@ def kv_folder() -> Path:
     return (_home("cache") or platformdirs.user_cache_path("kodkod")) / "kv"
 
 
+def kernel_folder() -> Path:
+    """For compiled kernels that cannot lie beside their source; need not be there."""
+    return (_home("cache") or platformdirs.user_cache_path("kodkod")) / "kernels"
+
+
 def sessions_folder() -> Path:
     """For the sessions, one folder each."""
     return _made(_home("sessions") or platformdirs.user_data_path("kodkod") / "sessions")
