@@ -218,7 +218,7 @@ def _require_numbers(logits: Tensor) -> None:
     Raises:
         CheckpointCorrupt: there are others.
     """
-    if bool(logits.max().isnan()):
+    if not bool(logits.max().isfinite()):
         raise CheckpointCorrupt(
             "the model computes no numbers any more (NaN), for its weights are damaged; check the checkpoint, or fetch "
             "and convert it again"

@@ -207,10 +207,19 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
     assert await kept() == 0, "as old and as large, but others"
 
 
+def all_unknown(model) -> None:
+    model.norm.weight.fill_(float("nan"))
+
+
+def one_without_bounds(model) -> None:
+    model.head_weight[7:9, 0] = torch.tensor([float("inf"), -float("inf")])  # the logit of one of the two is +inf
+
+
+@pytest.mark.parametrize("damage", [all_unknown, one_without_bounds])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(load, temperature, caplog):
+async def test_a_model_whose_weights_are_no_numbers_says_so_and_nothing_else(load, temperature, damage, caplog):
     engine = load()
-    engine.runner.loaded.model.norm.weight.fill_(float("nan"))
+    damage(engine.runner.loaded.model)
     done = await answer_to(engine, PROMPT, 5, temperature=temperature)
     assert (done.finish_reason, done.token_ids) == (FinishReason.ERROR, ())
     assert done.error.startswith("the model computes no numbers any more (NaN)")
