@@ -17,7 +17,7 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sequence import Sequence as EngineSequence
-from kodkod_engine.core.step import Choice, ChosenToken, Restriction, TokenRun
+from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, Restriction, TokenRun
 from kodkod_engine.errors import RequestError
 from kodkod_engine.speculation.speculator import Speculator
 
@@ -50,7 +50,7 @@ class ScriptedRunner:
     def __init__(self, eos_id: int, seconds_per_step: float) -> None:
         self._eos_id = eos_id
         self._seconds_per_step = seconds_per_step
-        self._answers: dict[str, tuple[int, Sequence[int]]] = {}
+        self._answers: dict[str, tuple[int, Sequence[int]]] = {NOBODY: (0, ())}
 
     def learn(self, request_id: str, prompt_tokens: int, answer: Sequence[int]) -> None:
         """What to say to a request."""

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from engine.backends.bench import Dictation, answer_to, ask
-from kodkod_engine.api import FinishReason
+from kodkod_engine.api import FinishReason, Speculation
 from kodkod_engine.backends.scripted import ScriptedEngine, replay
 from kodkod_engine.errors import RequestError
+from kodkod_engine.speculation.costs import CostTable
+from kodkod_engine.speculation.speculator import Speculator
+from kodkod_engine.speculation.suffix import SuffixDrafter
 
 HOME = Path(__file__).parents[3] / "engine"
 
@@ -61,6 +64,13 @@ async def test_an_answer_has_the_pace_asked_for(scripted):
     begin = time.monotonic()
     await answer_to(engine, [1], 10)
     assert time.monotonic() - begin >= 0.05
+
+
+async def test_it_can_be_drafted_for_by_what_its_steps_take(scripted):
+    speculator = Speculator([SuffixDrafter()], CostTable(), default=Speculation.AUTO, vocab_size=100)
+    engine = scripted(replay([[5, 6, 7]]), speculator=speculator)
+    assert (await answer_to(engine, [1], 3)).token_ids == (5, 6, 7)
+    assert speculator.costs.is_measured
 
 
 def test_it_loads_no_torch():
