@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, SamplingParams, Speculation
+from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, Speculation
 from kodkod_engine.constraints.asking import ask_constraint
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.engine_thread import EngineThread, one_line
+from kodkod_engine.core.first_costs import measure_costs
 from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.prefix_store import PrefixStore, WatchedStore
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler
 from kodkod_engine.core.sequence import Sequence, SequenceStatus
-from kodkod_engine.core.step import EXPECTED_TOKENS, NOBODY, Choice, ChosenToken, StepRunner, TokenRun
+from kodkod_engine.core.step import EXPECTED_TOKENS, Choice, ChosenToken, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.core.visits import Visits
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
 from kodkod_engine.speculation.speculator import Speculator
 from kodkod_engine.speculation.step_times import StepTimes
-
-MEASURED_TOKENS = 128
-MEASURING_S = 0.25
-"""The longest step whose time is measured before the first answer, and how long that may take in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,8 @@ class EngineLoop(EngineThread):
 
     def _step(self) -> None:
         if self._speculator.wants_costs:
-            self._measure_costs()
+            known_ids = next(iter(self._sequences.values())).token_ids
+            measure_costs(self._speculator.costs, self._runner, self._pool, known_ids, self._max_step_tokens)
         started = time.monotonic()
         self._restore()
         stopwatch = Stopwatch()
@@ -173,32 +170,6 @@ class EngineLoop(EngineThread):
             else:
                 self._scheduler.commit(job.entry)
         return emitted
-
-    def _measure_costs(self) -> None:
-        """Steps on blocks that nobody needs, before the first answer: a fraction of a second, once."""
-        known_ids = next(iter(self._sequences.values())).token_ids
-        ids = list(itertools.islice(itertools.cycle(known_ids[:MEASURED_TOKENS]), 2 * MEASURED_TOKENS))
-        num_blocks = self._pool.blocks_for(len(ids))
-        block_ids = [
-            block for _ in range(min(num_blocks, self._pool.num_free)) if (block := self._pool.allocate()) is not None
-        ]
-
-        def time_step(size: int) -> float | None:
-            # The first half is context, once it has been computed: by the first, longest step.
-            start = MEASURED_TOKENS if size < MEASURED_TOKENS else 0
-            if len(block_ids) < self._pool.blocks_for(start + size) or size > self._max_step_tokens:
-                return None
-            run_ids, context = ids[start : start + size], ids[max(0, start - self._runner.context_tokens) : start]
-            choices = [Choice(SamplingParams(), start + 1 + place, None) for place in range(size)]
-            stopwatch = Stopwatch()
-            self._runner.run((), [TokenRun(NOBODY, run_ids, context, start, block_ids, choices)])
-            return stopwatch.seconds()
-
-        try:
-            self._speculator.costs.measure(time_step, MEASURED_TOKENS, MEASURING_S)
-        finally:
-            for block_id in block_ids:
-                self._pool.release(block_id)
 
     def _propose(self, entries: tuple[StepEntry, ...]) -> Mapping[str, Proposal]:
         room = self._max_step_tokens - sum(entry.num_tokens for entry in entries)

@@ -17,7 +17,7 @@ from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.config import EngineConfig
-from kodkod_engine.core import loop as loop_module
+from kodkod_engine.core import first_costs
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.speculation.costs import FIRST_SIZES
 
@@ -46,7 +46,7 @@ async def test_the_tokenizer_beside_the_checkpoint_is_taken(load):
 
 @pytest.mark.parametrize("block_size", [3, 16])
 async def test_steps_are_timed_whatever_the_first_prompt_is(load, monkeypatch, block_size):
-    monkeypatch.setattr(loop_module, "MEASURING_S", 60.0)
+    monkeypatch.setattr(first_costs, "MEASURING_S", 60.0)
     engine = load(block_size=block_size)
     run, timed = engine.runner.run, set()
     monkeypatch.setattr(
