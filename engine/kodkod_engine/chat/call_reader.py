@@ -27,7 +27,10 @@ _CUT_OFF = "the call was cut off: no closing tag; write it again, shorter if nee
 
 
 class CallReader:
-    """Reads the pieces after an opening call tag until `done`."""
+    """Reads the pieces after an opening call tag until `done`.
+
+    Tags are told by identity: text that spells one is equal to it, and is text all the same.
+    """
 
     def __init__(self, call_id: str, tools: Mapping[str, ToolSpec]) -> None:
         self.done = False
@@ -102,7 +105,7 @@ class CallReader:
             self._key += piece
 
     def _read_after_key(self, piece: Piece) -> Iterator[ParserEvent]:
-        if piece in (Tag.TOOL_CALL_END, Tag.ARG_VALUE):
+        if piece is Tag.TOOL_CALL_END or piece is Tag.ARG_VALUE:
             yield from self._read_key(piece)
         else:
             self._loose += piece
@@ -116,7 +119,7 @@ class CallReader:
             yield ArgumentDelta(self._call_id, self._key.strip(), str(piece))
 
     def _read_after_value(self, piece: Piece) -> Iterator[ParserEvent]:
-        if piece in (Tag.ARG_KEY, Tag.TOOL_CALL_END):
+        if piece is Tag.ARG_KEY or piece is Tag.TOOL_CALL_END:
             self._end_value()
             self._read = self._read_between
             yield from self._read(piece)

@@ -202,6 +202,24 @@ def test_look_alike_text_is_never_a_tag(byte_tokenizer, tools):
     assert message == AssistantMessage(text=text)
 
 
+@pytest.mark.parametrize(
+    ("before", "spelled_tag", "after"),
+    [
+        ((Tag.ARG_VALUE, "x", Tag.ARG_VALUE_END), "<longcat_arg_key>", (Tag.ARG_VALUE_END,)),
+        ((Tag.ARG_VALUE, "x", Tag.ARG_VALUE_END), "</longcat_tool_call>", (Tag.ARG_VALUE_END,)),
+        ((), "<longcat_arg_value>", (Tag.ARG_VALUE, "x", Tag.ARG_VALUE_END)),
+    ],
+)
+def test_look_alike_text_is_never_a_tag_inside_a_call(byte_tokenizer, tools, before, spelled_tag, after):
+    """Alone in a chunk neither."""
+    opening = (Tag.TOOL_CALL, "edit\n", Tag.ARG_KEY, "old", Tag.ARG_KEY_END)
+    pieces = [*opening, *before, str(spelled_tag), *after, Tag.TOOL_CALL_END]
+    ids = [token_id for piece in pieces for token_id in written(byte_tokenizer, piece)]
+    _, events, message = parsed(byte_tokenizer, tools, ids, range(len(ids)))
+    assert parsed(byte_tokenizer, tools, ids)[1:] == (events, message)
+    assert [call.name for call in message.calls] == ["edit"]
+
+
 def test_a_value_ends_where_a_key_or_the_call_s_end_follows(tokenizer, tools):
     inner = "print('</longcat_arg_value>') # <longcat_arg_value></longcat_arg_value>x"
     call = only_call(
