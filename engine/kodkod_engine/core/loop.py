@@ -100,6 +100,8 @@ class EngineLoop(EngineThread):
         self._restore()
         stopwatch = Stopwatch()
         plan = self._scheduler.schedule()
+        if not (plan.entries or plan.failed):
+            raise RuntimeError("nothing was planned")  # again and again, for readers who wait in vain
         for sequence, cause in plan.failed:
             self._end(sequence.id, FinishReason.ERROR, cause)
         proposals = self._propose(plan.entries)

@@ -15,6 +15,7 @@ from engine.core.workshop import WAIT_S, Workshop
 from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.core import loop as loop_module
 from kodkod_engine.core import visits as visits_module
+from kodkod_engine.core.plan import StepPlan
 from kodkod_engine.core.stream import ThreadedStream
 from kodkod_engine.errors import EngineClosed, EngineError
 
@@ -239,6 +240,15 @@ def test_a_plan_that_fails_for_those_who_wait_is_not_tried_for_ever(shop, monkey
         assert shop.ask("a", [1]).finish_reason is FinishReason.ERROR
         time.sleep(0.02)
         assert len(calls) == 1
+    assert shop.ask("b", [1]).finish_reason is FinishReason.LENGTH
+
+
+def test_a_plan_of_nothing_is_a_fault(shop, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.loop._scheduler, "schedule", StepPlan)
+        done = shop.ask("a", [1])
+        assert done.finish_reason is FinishReason.ERROR
+        assert "nothing was planned" in done.error
     assert shop.ask("b", [1]).finish_reason is FinishReason.LENGTH
 
 
