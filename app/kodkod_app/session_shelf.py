@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kodkod_agent.errors import SessionDamaged
+from kodkod_agent.errors import SessionBusy, SessionDamaged
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
@@ -76,6 +76,13 @@ def delete_session(folder: SessionFolder) -> bool:
         _remove_kept(folder)
         shutil.rmtree(folder.path)
     return is_there
+
+
+def remove_unsaid(folder: SessionFolder) -> None:
+    """Remove a session in which nothing was said: the app begins one at every start, and few are wanted again."""
+    with suppress(SessionBusy, SessionDamaged, OSError):
+        if not folder.info.title:
+            delete_session(folder)
 
 
 def _remove_kept(folder: SessionFolder) -> None:

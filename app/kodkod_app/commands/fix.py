@@ -190,7 +190,8 @@ def find_place(flags: dict[str, Any]) -> Place:
         return Place(work_tree, None)
     from kodkod_agent.session_folder import list_sessions
 
-    sessions = list_sessions(paths.sessions_folder(), work_tree)
+    # One that was opened and closed without a word is nobody's latest.
+    sessions = [info for info in list_sessions(paths.sessions_folder(), work_tree) if info.title]
     if not sessions:
         raise click.UsageError(f"no session has worked on {work_tree}; begin one without -c")
     return Place(work_tree, sessions[0].id)

@@ -42,15 +42,17 @@ class Desk:
 
         from kodkod_agent.session import Session
         from kodkod_app import paths
+        from kodkod_app.session_shelf import remove_unsaid
 
-        setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session.id
+        setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session.folder
         await self.session.close()
         root = paths.sessions_folder()
         try:
             self.session = await _open_session(root, setup, session_id, step)
         except Exception:
-            self.session = await Session.resume(root, before, setup)
+            self.session = await Session.resume(root, before.path.name, setup)
             raise
+        await asyncio.to_thread(remove_unsaid, before)
 
     async def opened(self) -> u.Opened:
         """What the screen is told of it."""
@@ -86,8 +88,11 @@ class Desk:
         return [*servers.notes(), *([f"MCP server {name} was started again; what it held is gone"] if is_ready else [])]
 
     async def close(self) -> None:
-        """Close the session; box and model are closed by who opened them."""
+        """Close the session; nothing stays of one without a word. Box and model are closed by who opened them."""
+        from kodkod_app.session_shelf import remove_unsaid
+
         await self.session.close()
+        await asyncio.to_thread(remove_unsaid, self.session.folder)
 
 
 async def _open_session(root: Path, setup: SessionSetup, session_id: str | None, step: int | None) -> Session:

@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from kodkod_agent.session_folder import SessionFolder, list_sessions
+from kodkod_app import paths
 from kodkod_app.cli import main
+from kodkod_app.commands.fix import find_place
 from kodkod_app.tui import store as s
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, turn
@@ -36,6 +39,32 @@ async def test_a_session_is_resumed_with_what_was_said_and_goes_on(open_app, rec
         await driver.say("and?")
         await driver.idle()
         assert driver.entries(s.Answer)[-1].text == "It adds now."
+
+
+async def test_a_session_without_a_word_leaves_nothing(open_app, record, project):
+    root = paths.sessions_folder()
+    async with open_app(record(turn("Yes."))) as driver:
+        await driver.opened()
+        await driver.say("/new")
+        await driver.idle()
+        assert len(list_sessions(root)) == 1, "the first has gone"
+        await driver.say("Is it?")
+        await driver.idle()
+        kept = driver.app.session_id
+        await driver.say("/new")
+        await driver.until(lambda: driver.app.session_id != kept, "another")
+        await driver.idle()
+    assert [info.id for info in list_sessions(root)] == [kept]
+    assert [path.name for path in root.iterdir() if path.is_dir()] == [kept]
+
+
+def test_the_latest_session_is_one_in_which_something_was_said(project):
+    root = paths.sessions_folder()
+    for name, title in (("20260101-000000-aaaaaa", "mend it"), ("20260102-000000-bbbbbb", "")):
+        (root / name).mkdir()
+        SessionFolder(root / name).describe(project, title)
+    flags = {"resume": None, "goes_on": True, "fork": False, "folder": project}
+    assert find_place(flags).session_id == "20260101-000000-aaaaaa"
 
 
 async def test_rewind_takes_files_and_conversation_back_and_a_fork_leaves_the_session(open_app, record, project):
