@@ -145,6 +145,16 @@ def unanswered(folder: SessionFolder, conversation: Callable[[], Sequence[Messag
     return [text for text in said if text in heard]
 
 
+def said_before_last_turn(folder: SessionFolder) -> list[str]:
+    """What the session's last turn answers, be it that its calls are not done.
+
+    Raises:
+        SessionDamaged: the trajectory cannot be read.
+    """
+    steps = _steps(t.read(folder.trajectory))
+    return steps[-1].said if steps else []
+
+
 def _steps(entries: Iterable[t.Entry]) -> list[StoryStep]:
     """A turn with a number that was there before takes the place of that one and of all after it."""
     steps: list[StoryStep] = []

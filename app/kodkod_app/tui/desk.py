@@ -63,7 +63,8 @@ class Desk:
         entries = await asyncio.to_thread(past_entries, session.folder)
         entries += await asyncio.to_thread(unanswered_entries, session.folder, session.ledger.view)
         if is_unfinished:
-            entries += pending_entries(session.ledger.view(), session.ledger.pending_calls)
+            conversation, pending = session.ledger.view(), session.ledger.pending_calls
+            entries += await asyncio.to_thread(pending_entries, session.folder, conversation, pending)
         return u.Opened(
             session_id=session.id,
             title=session.info.title,

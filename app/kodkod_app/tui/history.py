@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_agent.trajectory import AssistantTurn, CallFinished
-from kodkod_app.session_story import StoryStep, unanswered, whole_steps
+from kodkod_app.session_story import StoryStep, said_before_last_turn, unanswered, whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
@@ -27,19 +27,21 @@ def unanswered_entries(folder: SessionFolder, conversation: Callable[[], Sequenc
     return [s.Said(inert(text)) for text in unanswered(folder, conversation)]
 
 
-def pending_entries(messages: Sequence[Message], pending: Sequence[ToolCall]) -> list[s.Entry]:
-    """The turn a run was cut short in: it counts as a step only when its calls are done.
+def pending_entries(folder: SessionFolder, messages: Sequence[Message], pending: Sequence[ToolCall]) -> list[s.Entry]:
+    """The turn a run was cut short in, and what it answers: it counts as a step only when its calls are done.
 
     Args:
+        folder: the session's.
         messages: the conversation.
         pending: calls of its last turn that have no result.
     """
     if not pending:
         return []
+    asked: list[s.Entry] = [s.Said(inert(words)) for words in said_before_last_turn(folder)]
     turn = next((message for message in reversed(messages) if isinstance(message, AssistantMessage)), None)
     text = inert(turn.text).strip("\n") if turn is not None else ""
     said: list[s.Entry] = [s.Answer(text)] if text else []
-    return said + [_call(call, None) for call in pending]
+    return asked + said + [_call(call, None) for call in pending]
 
 
 def _told(step: StoryStep) -> Iterator[s.Entry]:

@@ -14,6 +14,7 @@ from kodkod_app import paths
 from kodkod_app.cli import main
 from kodkod_app.commands.fix import find_place
 from kodkod_app.tui import store as s
+from kodkod_app.tui.history import pending_entries
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, turn
 from .conftest import TIMEOUT_S
@@ -246,3 +247,14 @@ async def test_what_was_said_last_is_there_again_though_no_turn_followed_it(open
     async with open_app(model, wish={"session_id": session_id}) as driver:
         await driver.opened()
         assert not driver.entries(s.Said)
+
+
+async def test_what_was_said_is_there_again_where_a_run_was_cut_short_in_its_first_calls(open_app, record, home):
+    async with open_app(record(turn("I look.", ("shell", {"command": "sleep 30"}))), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.running()
+        session = driver.app.workbench.session
+        entries = pending_entries(session.folder, session.ledger.view(), session.ledger.pending_calls)
+        assert [type(entry) for entry in entries] == [s.Said, s.Answer, s.Call]
+        assert [entry.text for entry in entries[:2]] == ["mend it", "I look."]
