@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from kodkod_app.conditions import told_condition
 from kodkod_app.kernel_cache import name_kernel_cache
 
 COMMANDS = {
@@ -41,8 +41,6 @@ CHAT = "-"
 """The command of `kodkod` alone, the terminal app; not in the table either."""
 _HELP_WORDS = (["-h"], ["--help"], ["--version"])
 INTERRUPTED = 130
-_CONDITIONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What a machine may say of a file for reasons that are not kodkod's."""
 _UNLISTED = {PRINT: "kodkod_app.commands.print_answer", CHAT: "kodkod_app.commands.chat"}
 
 
@@ -138,12 +136,10 @@ def _run(arguments: list[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("kodkod: interrupted", err=True)
         return INTERRUPTED
-    except OSError as fault:
-        if fault.errno not in _CONDITIONS or fault.filename is None:
-            raise
-        _tell(f"{fault.filename}: {fault.strerror}; make room or allow it, then try again")
-        return 1
     except Exception as fault:
+        if (told := told_condition(fault)) is not None:
+            _tell(told)
+            return 1
         exit_code = getattr(fault, "exit_code", None)
         if exit_code is None:
             raise

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kodkod_app.conditions import told_condition
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.desk import Desk, branch_of, open_desk
 from kodkod_app.tui.feed import Feed
@@ -286,17 +287,24 @@ class Workbench:
 
 def told_fault(fault: BaseException, *, is_fatal: bool = False) -> u.Fault:
     """A fault in one line. One that nobody foresaw is written down whole, where the line says."""
+    if (told := told_condition(fault)) is not None:
+        return u.Fault(told, 1, is_fatal)
     exit_code = getattr(fault, "exit_code", None)
     text = " ".join(str(fault).split()) or type(fault).__name__
     if exit_code is None:
-        text = f"{type(fault).__name__}: {text}; the whole of it is in {_write_down(fault)}"
+        kept = _write_down(fault)
+        text = f"{type(fault).__name__}: {text}" + (f"; the whole of it is in {kept}" if kept is not None else "")
     return u.Fault(text, int(exit_code or 1), is_fatal)
 
 
-def _write_down(fault: BaseException) -> Path:
+def _write_down(fault: BaseException) -> Path | None:
+    """Where; None where there is no room for it, which may be the fault."""
     from kodkod_app import paths
 
-    path = paths.cache_folder() / "fault.log"
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(fault)))
+    try:
+        path = paths.cache_folder() / "fault.log"
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(fault)))
+    except (OSError, paths.PlaceFault):
+        return None
     return path
