@@ -154,8 +154,9 @@ def placement_facts(folder: Path | None) -> Iterator[Fact]:
     from kodkod_engine.config import EngineConfig
     from kodkod_engine.errors import CheckpointError, NotEnoughMemory
     from kodkod_engine.placement.admission import sizes_of, stored_as
+    from kodkod_engine.placement.choosing import choose, fits
     from kodkod_engine.placement.machine import this_machine
-    from kodkod_engine.placement.plan import choose, fits, placements
+    from kodkod_engine.placement.plan import placements
     from kodkod_engine.placement.settling import planned
 
     if folder is None:

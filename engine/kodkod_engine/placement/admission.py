@@ -11,8 +11,9 @@ from kodkod_engine.errors import CheckpointError, EngineError
 from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import read_manifest
 from kodkod_engine.models.loading import open_stored
+from kodkod_engine.placement.choosing import require_memory
 from kodkod_engine.placement.machine import MIN_COMPUTE_CAPABILITY, Machine, available_bytes, find_gpu
-from kodkod_engine.placement.plan import Placement, placement_of, require_memory
+from kodkod_engine.placement.plan import Placement, placement_of
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 

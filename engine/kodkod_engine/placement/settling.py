@@ -9,8 +9,9 @@ from typing import Any
 from kodkod_engine.config import USUAL_CACHED_TOKENS, EngineConfig
 from kodkod_engine.models.config import load_config
 from kodkod_engine.placement.admission import StoredAs, require_device, require_room, sizes_of, stored_as
+from kodkod_engine.placement.choosing import best_of, fits
 from kodkod_engine.placement.machine import GIB, Machine, this_machine
-from kodkod_engine.placement.plan import PLANNED_CONTEXT_TOKENS, Placement, best_of, fits, placement_of, placements
+from kodkod_engine.placement.plan import PLANNED_CONTEXT_TOKENS, Placement, placement_of, placements
 from kodkod_engine.placement.sizes import PartSizes
 
 LARGE_CACHED_TOKENS = 131_072
@@ -48,7 +49,7 @@ def settled(folder: Path, options: EngineConfig) -> tuple[EngineConfig, Placemen
 
 def planned(sizes: PartSizes, stored: StoredAs, machine: Machine, options: EngineConfig) -> Placement | None:
     """Where a model goes when no more is said: whole on the GPU or, where there is none that it fits or it is small, on
-    the processor, as precise as it is stored; where that does not fit, what `plan.best_of` says.
+    the processor, as precise as it is stored; where that does not fit, what `choosing.best_of` says.
 
     The cache is of the usual size; larger where a GPU has room, smaller where nothing fits beside it.
 

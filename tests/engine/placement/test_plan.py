@@ -19,8 +19,9 @@ from kodkod_engine.models.loading import build_model, open_stored
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.placement import admission
+from kodkod_engine.placement.choosing import choose, fits, missing_bytes, require_memory
 from kodkod_engine.placement.machine import CAUTIOUS_LINK_RATE, GIB, Gpu, Machine, link_rate
-from kodkod_engine.placement.plan import PRECISIONS, Placement, choose, fits, missing_bytes, placements, require_memory
+from kodkod_engine.placement.plan import PRECISIONS, Placement, placements
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 IN_MEMORY = EngineConfig(device="cpu", weights="resident", ngram_tables="resident", pinned_expert_layers=0)
