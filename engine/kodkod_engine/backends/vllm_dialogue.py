@@ -137,7 +137,7 @@ class Dialogue:
             raise ConstraintFault(f"{type(fault).__name__}: {fault}") from fault
 
     async def _choose(self, allowed: Collection[int] | None) -> ChosenToken | None:
-        if allowed is None or len(allowed) >= self._vocab_size:
+        if allowed is None:
             guess = await self._guess()
             return None if guess is None else ChosenToken(guess.token_id)
         if len(allowed) == 1 and self._run is None:

@@ -9,7 +9,7 @@ from kodkod_engine.constraints.token_mask import TokenMask
 
 
 def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_size: int) -> Collection[int] | None:
-    """Ids that may follow, each once; None when anything may.
+    """Ids that may follow, each once; None when anything may, whether it was said so or by naming all.
 
     Raises:
         ValueError: it allows nothing, or an id outside the vocabulary.
@@ -23,4 +23,5 @@ def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_s
     lowest, highest = (0, allowed.max_id) if isinstance(allowed, TokenMask) else (min(allowed), max(allowed))
     if lowest < 0 or highest >= vocab_size:
         raise ValueError(f"it allows an id outside the vocabulary of {vocab_size}")
-    return allowed if isinstance(allowed, Set) else frozenset(allowed)
+    ids = allowed if isinstance(allowed, Set) else frozenset(allowed)
+    return ids if len(ids) < vocab_size else None
