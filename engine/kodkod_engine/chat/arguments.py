@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from kodkod_engine.chat.surrogates import without_lone_surrogates
 
 _UNREADABLE = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError)
-_STRING_OR_BARE_KEY = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[A-Za-z_]\w*(?=\s*:)', re.DOTALL)
+_STRING_OR_BARE_KEY = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|(?<!\w)[A-Za-z_]\w*(?=\s*:)', re.DOTALL)
 
 
 def write_value(value: Any) -> str:

@@ -110,5 +110,11 @@ def test_objects(text, value):
     assert read_object(text) == value
 
 
+def test_a_long_word_that_is_no_key_is_passed_over_once():
+    """Such as an encoded file in a call that was cut off; the square of its length would be minutes."""
+    assert read_object('{"name": "write", "arguments": {"content": "' + "QUJD" * 50_000) is None
+    assert read_object("{" + "k" * 200_000 + ": 1}") == {"k" * 200_000: 1}
+
+
 def test_floats_are_exact():
     assert read_argument(write_value(math.pi), "x", {}) == math.pi
