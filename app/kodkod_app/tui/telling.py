@@ -156,7 +156,9 @@ class Teller:
             call.diff = told_diff(event.for_person)
             call.outcome = f"+{call.diff.added} -{call.diff.removed}"
         elif event.for_person and call.state is s.CallState.DONE:
-            call.outcome = inert_line(event.for_person, _MAX_OUTCOME_CHARS)
+            # What it is about is told already: a summary is both.
+            is_told = inert(event.for_person) == call.subject
+            call.outcome = "" if is_told else inert_line(event.for_person, _MAX_OUTCOME_CHARS)
         self._store.touch(call)
 
     def _counted(self, event: events.TurnStarted | events.UsageReported, counters: EngineStats) -> None:

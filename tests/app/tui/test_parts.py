@@ -254,6 +254,15 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
     assert isinstance(store.entries[-1], s.Ending)
 
 
+def test_a_summary_is_told_once() -> None:
+    call = ToolCall(id="1", name="finish", arguments={"summary": "It adds.\nAll pass."})
+    for said, outcome in (("It adds.\nAll pass.", ""), ("noted", "noted")):
+        store = told(events.CallWritten(call), events.CallFinished("1", "finish", "done", for_person=said))
+        (entry,) = store.entries
+        assert isinstance(entry, s.Call)
+        assert (entry.subject, entry.outcome) == ("It adds.\nAll pass.", outcome)
+
+
 def test_an_interrupted_run_is_over_before_it_is_reported() -> None:
     call = ToolCall(id="1", name="shell", arguments={"command": "x"})
     happened = (
