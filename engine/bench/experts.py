@@ -1,4 +1,4 @@
-"""The packed experts of one layer at full width, evenly chosen, on each of their roads.
+"""The experts of one layer at full width, evenly chosen, on each of their roads.
 
     python engine/bench/experts.py [--precision int4] [--tokens 9 16 32 64 128 256]
 
@@ -20,23 +20,28 @@ from full_size import CONFIG
 from measure import keep, read_bandwidth, seconds
 from torch import Tensor
 
-from kodkod_engine.kernels.expert_rows import expert_rows
+from kodkod_engine.kernels.expert_rows import Weight, as_rows, expert_rows
 from kodkod_engine.kernels.packed_linear import packed_arrays
 from kodkod_engine.kernels.thin_experts import takes_thin_experts, thin_experts
 from kodkod_engine.layers.moe import MixtureOfExperts, PackedExperts
-from kodkod_engine.layers.packed import PackedMatrix, Precision
+from kodkod_engine.layers.packed import PackedMatrix, Precision, Slot
 from kodkod_engine.models.config import load_config
 
 TURNS = 5
 TOKENS = [9, 16, 32, 64, 128, 256]
 
 
-def random_experts(precision: Precision) -> PackedExperts:
+def random_experts(precision: Precision) -> MixtureOfExperts:
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
         config = load_config(folder)
     with torch.device("meta"):
         plain = MixtureOfExperts(config)
+    if precision is Precision.BF16:
+        plain.to_empty(device="cpu").bfloat16()
+        for weight in (plain.gate_up, plain.down):
+            weight.normal_(std=0.02)
+        return plain
     experts = PackedExperts(plain, precision)
     for home in experts.homes:
         fill(home)
@@ -58,14 +63,14 @@ def routed(tokens: int) -> tuple[Tensor, Tensor]:
     return torch.rand(tokens, choices).argsort(dim=1)[:, :k].contiguous(), torch.full((tokens, k), 1 / k)
 
 
-def milliseconds(experts: PackedExperts, tokens: int) -> dict[str, float]:
+def milliseconds(experts: MixtureOfExperts, tokens: int) -> dict[str, float]:
     x, (chosen, weights) = torch.randn(tokens, CONFIG["hidden_size"]), routed(tokens)
-    arrays = [packed_arrays(home.codes, home.scales, home.bits, home.row_block) for home in experts.homes]
+    arrays = [kernels_own(home) for home in experts.homes]
     roads = {
         "a matrix at a time": lambda: experts._by_expert(x, chosen, weights),
         "in tiles": lambda: expert_rows(x, *arrays, chosen, weights),
     }
-    if takes_thin_experts(*arrays):
+    if takes_thin_experts(*map(as_rows, arrays)):
         roads["in registers"] = lambda: thin_experts(x, *arrays, chosen, weights)
     for road in roads.values():
         road()
@@ -75,7 +80,11 @@ def milliseconds(experts: PackedExperts, tokens: int) -> dict[str, float]:
     }
 
 
-def hit_bytes(experts: PackedExperts, chosen: Tensor) -> float:
+def kernels_own(home: Slot) -> Weight:
+    return home if isinstance(home, Tensor) else packed_arrays(home.codes, home.scales, home.bits, home.row_block)
+
+
+def hit_bytes(experts: MixtureOfExperts, chosen: Tensor) -> float:
     hit = int((chosen.unique() < experts.num_experts).sum())
     return hit * sum(home.nbytes for home in experts.homes) / experts.num_experts
 
@@ -83,7 +92,7 @@ def hit_bytes(experts: PackedExperts, chosen: Tensor) -> float:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", choices=["int4", "int8", "fp8"], default="int4")
+    parser.add_argument("--precision", choices=["int4", "int8", "fp8", "bf16"], default="int4")
     parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS)
     options = parser.parse_args()
     torch.manual_seed(0)

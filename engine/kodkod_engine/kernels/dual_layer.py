@@ -11,12 +11,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange, types
+from numba import get_num_threads, njit, prange, types
 from numba.extending import overload
 from torch import Tensor
 
-from kodkod_engine.kernels import expert_mix, latent_attention, packed_experts, packed_linear, rms_norm, thin_linear
+from kodkod_engine.kernels import (
+    expert_mix,
+    few_rows,
+    latent_attention,
+    packed_experts,
+    packed_linear,
+    rms_norm,
+    thin_experts,
+    thin_linear,
+)
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
+from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.thin_products import has_code_for, kind_of
+from kodkod_engine.kernels.vector_code import VECTOR_GROUP
+from kodkod_engine.kernels.weight_rows import num_rows
 
 Array = Any
 """A numpy array as numba sees it: bf16 matrices are uint16, packed ones a pair of arrays."""
@@ -25,46 +38,67 @@ Array = Any
 _norm, _attend = rms_norm._kernel, latent_attention._kernel
 
 
-def _linear(weight: Array, x: Array, out: Array) -> None:
+def _linear(weight: Array, x: Array, out: Array, parts: int) -> None:
     """Whatever the weight is kept as."""
     raise NotImplementedError("for compiled code alone")
 
 
 @overload(_linear, inline="never", jit_options=SERIAL_OPTIONS)
-def _linear_of(weight, x, out):  # type: ignore[no-untyped-def]  # numba compares signatures
-    kernel = thin_linear._kernel if isinstance(weight, types.Array) else packed_linear.multiply
+def _linear_of(weight, x, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
+    is_packed = not isinstance(weight, types.Array)
+    kernel = packed_linear.multiply if is_packed else thin_linear._kernel
 
-    def run(weight, x, out):  # type: ignore[no-untyped-def]
+    def as_it_lies(weight, x, out, parts):  # type: ignore[no-untyped-def]
         kernel(weight, x, out)
 
-    return run
+    def in_registers(weight, x, out, parts):  # type: ignore[no-untyped-def]
+        few_rows.multiply(weight, x, out, parts)
+
+    def by_size(weight, x, out, parts):  # type: ignore[no-untyped-def]
+        if weight.shape[1] % VECTOR_GROUP == 0 and weight.size >= few_rows.MIN_PLAIN_VALUES:
+            few_rows.multiply(weight, x, out, parts)
+        else:
+            kernel(weight, x, out)
+
+    if not _has_code_for(weight):
+        return as_it_lies
+    return in_registers if is_packed else by_size
 
 
-def _outputs(weight: Array) -> int:
-    """Rows of a weight."""
-    raise NotImplementedError("for compiled code alone")
+def _has_code_for(weight: Any) -> bool:
+    """Whether weights of a numba type are made bf16 in registers here."""
+    return has_tile_products() and has_code_for(kind_of(weight))
 
 
-@overload(_outputs, inline="always")
-def _outputs_of(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
-    if isinstance(weight, types.Array):
-        return lambda weight: weight.shape[0]
-    return lambda weight: weight.codes.shape[0]
-
-
-def _mix(x: Array, gate_up: Array, down: Array, chosen: Array, weights: Array, out: Array) -> None:
+def _mix(x: Array, experts: ExpertWeights, chosen: Array, weights: Array, out: Array, parts: int) -> None:
     """Whatever the experts are kept as."""
     raise NotImplementedError("for compiled code alone")
 
 
 @overload(_mix, inline="never", jit_options=SERIAL_OPTIONS)
-def _mix_of(x, gate_up, down, chosen, weights, out):  # type: ignore[no-untyped-def]  # numba compares signatures
-    kernel = expert_mix._kernel if isinstance(down, types.Array) else packed_experts.mix
+def _mix_of(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
+    gate_up, down = experts.types[-2:]
+    is_packed = not isinstance(down, types.Array)
+    kernel = packed_experts.mix if is_packed else expert_mix._kernel
 
-    def run(x, gate_up, down, chosen, weights, out):  # type: ignore[no-untyped-def]
-        kernel(x, gate_up, down, chosen, weights, out)
+    def as_they_lie(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]
+        kernel(x, experts.gate_up, experts.down, chosen, weights, out)
 
-    return run
+    def in_registers(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]
+        thin_experts.mix(few_rows.narrowed(x), experts.gate_up, experts.down, chosen, weights, out, parts)
+
+    def by_size(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]
+        gate_up, down = experts.gate_up, experts.down
+        is_large = gate_up.shape[1] * gate_up.shape[2] >= few_rows.MIN_PLAIN_VALUES
+        if is_large and gate_up.shape[2] % VECTOR_GROUP == 0 and down.shape[2] % VECTOR_GROUP == 0:
+            up_rows, down_rows = gate_up.reshape(-1, x.shape[1]), down.reshape(-1, down.shape[2])
+            thin_experts.mix(few_rows.narrowed(x), up_rows, down_rows, chosen, weights, out, parts)
+        else:
+            kernel(x, gate_up, down, chosen, weights, out)
+
+    if not (_has_code_for(gate_up) and _has_code_for(down)):
+        return as_they_lie
+    return in_registers if is_packed else by_size
 
 
 class HalfWeights(NamedTuple):
@@ -153,13 +187,13 @@ def _write_latents(down: Array, half: HalfWeights, scalars: LayerScalars, step: 
 
 
 @njit(**SERIAL_OPTIONS)
-def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays) -> Array:
+def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, parts: int) -> Array:
     """Scaled and rotated: [tokens, heads, nope + rope]."""
     rank, heads = len(half.q_norm), half.kv_b.shape[0]
     normed = np.empty((len(down), rank), np.float32)
     _norm(np.ascontiguousarray(down[:, :rank]), half.q_norm, scalars.latent_eps, normed)
-    flat = np.empty((len(down), _outputs(half.q_b)), np.float32)
-    _linear(half.q_b, normed, flat)
+    flat = np.empty((len(down), num_rows(half.q_b)), np.float32)
+    _linear(half.q_b, normed, flat, parts)
     query = flat.reshape(len(down), heads, flat.shape[1] // heads)
     for token in range(len(down)):
         for head in range(heads):
@@ -170,26 +204,28 @@ def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArra
 
 
 @njit(**SERIAL_OPTIONS)
-def _attention(x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array) -> Array:
+def _attention(
+    x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array, parts: int
+) -> Array:
     """x plus its attention block."""
     normed = np.empty_like(x)
     _norm(x, half.input_norm, scalars.eps, normed)
-    down = np.empty((len(x), _outputs(half.qkv_a)), np.float32)
-    _linear(half.qkv_a, normed, down)
+    down = np.empty((len(x), num_rows(half.qkv_a)), np.float32)
+    _linear(half.qkv_a, normed, down, parts)
     _write_latents(down, half, scalars, step, latents)
-    query = _query(down, half, scalars, step)
+    query = _query(down, half, scalars, step, parts)
     heads, value = half.kv_b.shape[0], half.kv_b.shape[1] - scalars.nope
     attended = np.empty((len(x), heads, value), np.float32)
     _attend(query, latents, step.context_slots, step.positions, half.kv_b, scalars.score_scale, scalars.nope, attended)
     out = np.empty_like(x)
-    _linear(half.o, attended.reshape(len(x), heads * value), out)
+    _linear(half.o, attended.reshape(len(x), heads * value), out, parts)
     return x + out
 
 
 @njit(**SERIAL_OPTIONS)
-def _dense(normed: Array, half: HalfWeights) -> Array:
-    wide = np.empty((len(normed), _outputs(half.gate_up)), np.float32)
-    _linear(half.gate_up, normed, wide)
+def _dense(normed: Array, half: HalfWeights, parts: int) -> Array:
+    wide = np.empty((len(normed), num_rows(half.gate_up)), np.float32)
+    _linear(half.gate_up, normed, wide, parts)
     width = wide.shape[1] // 2
     inner = np.empty((len(normed), width), np.float32)
     for token in range(len(normed)):
@@ -197,7 +233,7 @@ def _dense(normed: Array, half: HalfWeights) -> Array:
             gate = wide[token, i]
             inner[token, i] = gate / (np.float32(1) + math.exp(-gate)) * wide[token, width + i]
     out = np.empty_like(normed)
-    _linear(half.down, inner, out)
+    _linear(half.down, inner, out, parts)
     return out
 
 
@@ -228,7 +264,7 @@ def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Arra
 
 
 @njit(**SERIAL_OPTIONS)
-def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars) -> Array:
+def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars, parts: int) -> Array:
     chosen = np.empty((len(x), scalars.experts_per_token), np.int64)
     weights = np.empty((len(x), scalars.experts_per_token), np.float32)
     _route(x, experts, scalars, chosen, weights)
@@ -240,21 +276,23 @@ def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars) -> Array:
                 kept += weights[token, place]
         for i in range(x.shape[1]):
             out[token, i] = kept * x[token, i]
-    _mix(x, experts.gate_up, experts.down, chosen, weights, out)
+    _mix(x, experts, chosen, weights, out, parts)
     return out
 
 
 @njit(**SERIAL_OPTIONS)
-def _kernel(x: Array, layer: LayerWeights, step: StepArrays, first_latents: Array, second_latents: Array) -> Array:
+def _kernel(
+    x: Array, layer: LayerWeights, step: StepArrays, first_latents: Array, second_latents: Array, parts: int
+) -> Array:
     first, second, scalars = layer.first, layer.second, layer.scalars
-    x = _attention(x, first, scalars, step, first_latents)
+    x = _attention(x, first, scalars, step, first_latents, parts)
     normed = np.empty_like(x)
     _norm(x, first.post_norm, scalars.eps, normed)
-    shortcut = _experts(normed, layer.experts, scalars)
-    x = x + _dense(normed, first)
-    x = _attention(x, second, scalars, step, second_latents)
+    shortcut = _experts(normed, layer.experts, scalars, parts)
+    x = x + _dense(normed, first, parts)
+    x = _attention(x, second, scalars, step, second_latents, parts)
     _norm(x, second.post_norm, scalars.eps, normed)
-    return x + _dense(normed, second) + shortcut
+    return x + _dense(normed, second, parts) + shortcut
 
 
 def dual_layer(
@@ -270,4 +308,5 @@ def dual_layer(
         second_latents: that of the second.
     """
     with lock:
-        return torch.from_numpy(_kernel(x.numpy(), layer, step, first_latents.numpy(), second_latents.numpy()))
+        latents = first_latents.numpy(), second_latents.numpy()
+        return torch.from_numpy(_kernel(x.numpy(), layer, step, *latents, get_num_threads()))

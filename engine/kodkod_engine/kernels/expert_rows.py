@@ -218,7 +218,7 @@ def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weight
         chosen: int64 [tokens, k]; ids from `experts` on are identity experts.
         weights: fp32 [tokens, k].
     """
-    up_rows, down_rows = _as_array(gate_up), _as_array(down)
+    up_rows, down_rows = as_rows(gate_up), as_rows(down)
     hidden = x.shape[1]
     num_experts = _num_rows(down_rows) // hidden
     width = _num_rows(up_rows) // (2 * num_experts)
@@ -237,7 +237,8 @@ def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weight
     return out[:-1].to(x.dtype)
 
 
-def _as_array(weight: Weight) -> Any:
+def as_rows(weight: Weight) -> Any:
+    """The rows of all experts: bf16 bits [rows, in], or the packed matrix that it is."""
     return bits_of(weight.flatten(0, 1)) if isinstance(weight, Tensor) else weight
 
 

@@ -103,7 +103,7 @@ def _make(num_tokens: int) -> Any:
     return intrinsic(row_dot)
 
 
-fp8_dots: dict[int, Any] = {num_tokens: _make(num_tokens) for num_tokens in (1, MAX_TOKENS)}
+fp8_dots: dict[int, Any] = {num_tokens: _make(num_tokens) for num_tokens in range(1, MAX_TOKENS + 1)}
 """By rows of activations: inside a kernel, `dot(codes, scales, o, block, x, token)` sums weight row o (codes uint8
 [out, in]) with rows token, token + 1, ... of x int16 [tokens, in]; its scales are row `block` of scales fp32 [blocks,
 groups]. All contiguous; groups of 128. Returns a float32, or a tuple of them for several rows; the activations' own

@@ -115,7 +115,7 @@ def _make(num_tokens: int, bits: int) -> Any:
 
 
 row_dots: dict[tuple[int, int], Any] = {
-    (num_tokens, bits): _make(num_tokens, bits) for num_tokens in (1, MAX_TOKENS) for bits in (4, 8)
+    (num_tokens, bits): _make(num_tokens, bits) for num_tokens in range(1, MAX_TOKENS + 1) for bits in (4, 8)
 }
 """By (rows of activations, bits): inside a kernel, `dot(codes, scales, o, x, token)` sums weight row o (codes [out,
 bytes], scales uint16 [out, groups]) with rows token, token + 1, ... of x int16 [tokens, in]; all contiguous. Returns a

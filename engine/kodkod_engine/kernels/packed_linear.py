@@ -158,6 +158,16 @@ def dot_one(weight: Any, o: Any, x: Any, token: Any) -> Any:
     raise NotImplementedError("for compiled code alone")
 
 
+def dot_two(weight: Any, o: Any, x: Any, token: Any) -> Any:
+    """Inside a kernel: weight row o with two rows of x."""
+    raise NotImplementedError("for compiled code alone")
+
+
+def dot_three(weight: Any, o: Any, x: Any, token: Any) -> Any:
+    """Inside a kernel: weight row o with three rows of x."""
+    raise NotImplementedError("for compiled code alone")
+
+
 def dot_four(weight: Any, o: Any, x: Any, token: Any) -> Any:
     """Inside a kernel: weight row o with four rows of x."""
     raise NotImplementedError("for compiled code alone")
@@ -173,52 +183,54 @@ def _fp8_kind_of(weight: Any) -> Any:
     return kind if kind in (Fp8Blocks128, Fp8BlocksAny) else None
 
 
-@overload(dot_one, inline="never", jit_options=SERIAL_OPTIONS)
-def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
-    key = _key_of(weight)
-    if key is None:
-        return None
-    dot = row_dots[1, key[0]] if key[1] == VECTOR_GROUP else _PLAIN[key[0]]
+def _dot_of(weight: Any, num_tokens: int) -> Any:
+    """The code for a weight's numba type; None for what is none, or has code for single rows alone."""
+    key, kind = _key_of(weight), _fp8_kind_of(weight)
+    is_vector = kind is Fp8Blocks128 or (key is not None and key[1] == VECTOR_GROUP)
+    if kind is not None:
+        fp8_dot = fp8_dots[num_tokens] if is_vector else plain_fp8_dot
 
-    def one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        def of_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]
+            return fp8_dot(weight.codes, weight.scales, o, o // weight.row_block, x, token)
+
+        return of_fp8 if is_vector or num_tokens == 1 else None
+    if key is None or not (is_vector or num_tokens == 1):
+        return None
+    dot = row_dots[num_tokens, key[0]] if is_vector else _PLAIN[key[0]]
+
+    def of_integers(weight, o, x, token):  # type: ignore[no-untyped-def]
         return dot(weight.codes, weight.scales, o, x, token)
 
-    return one
+    return of_integers
+
+
+def _is_packed(weight: Any) -> bool:
+    return _key_of(weight) is not None or _fp8_kind_of(weight) is not None
 
 
 @overload(dot_one, inline="never", jit_options=SERIAL_OPTIONS)
-def _dot_one_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
-    kind = _fp8_kind_of(weight)
-    if kind is None:
-        return None
-    dot = fp8_dots[1] if kind is Fp8Blocks128 else plain_fp8_dot
+def _dot_one(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    return _dot_of(weight, 1)
 
-    def one(weight, o, x, token):  # type: ignore[no-untyped-def]
-        return dot(weight.codes, weight.scales, o, o // weight.row_block, x, token)
 
-    return one
+@overload(dot_two, inline="never", jit_options=SERIAL_OPTIONS)
+def _dot_two(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    def one_by_one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        return dot_one(weight, o, x, token), dot_one(weight, o, x, token + 1)
+
+    return _dot_of(weight, 2) or (one_by_one if _is_packed(weight) else None)
+
+
+@overload(dot_three, inline="never", jit_options=SERIAL_OPTIONS)
+def _dot_three(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
+    def one_by_one(weight, o, x, token):  # type: ignore[no-untyped-def]
+        return dot_one(weight, o, x, token), dot_one(weight, o, x, token + 1), dot_one(weight, o, x, token + 2)
+
+    return _dot_of(weight, 3) or (one_by_one if _is_packed(weight) else None)
 
 
 @overload(dot_four, inline="never", jit_options=SERIAL_OPTIONS)
 def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba compares signatures
-    if _key_of(weight) is None and _fp8_kind_of(weight) is None:
-        return None
-    key, kind = _key_of(weight), _fp8_kind_of(weight)
-    if kind is Fp8Blocks128:
-        dot = fp8_dots[MAX_TOKENS]
-
-        def four_fp8(weight, o, x, token):  # type: ignore[no-untyped-def]
-            return dot(weight.codes, weight.scales, o, o // weight.row_block, x, token)
-
-        return four_fp8
-    if key is not None and key[1] == VECTOR_GROUP:
-        dot = row_dots[MAX_TOKENS, key[0]]
-
-        def four(weight, o, x, token):  # type: ignore[no-untyped-def]
-            return dot(weight.codes, weight.scales, o, x, token)
-
-        return four
-
     def one_by_one(weight, o, x, token):  # type: ignore[no-untyped-def]
         return (
             dot_one(weight, o, x, token),
@@ -227,7 +239,7 @@ def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba com
             dot_one(weight, o, x, token + 3),
         )
 
-    return one_by_one
+    return _dot_of(weight, MAX_TOKENS) or (one_by_one if _is_packed(weight) else None)
 
 
 @njit(**KERNEL_OPTIONS)
@@ -243,9 +255,17 @@ def _kernel(weight: Any, x: Any, factors: Any, out: Any) -> None:
                 out[row + 2, o] = c * factors[row + 2]
                 out[row + 3, o] = d * factors[row + 3]
                 row += MAX_TOKENS
-            while row < rows:
+            if rows - row == 3:
+                a, b, c = dot_three(weight, o, x, row)
+                out[row, o] = a * factors[row]
+                out[row + 1, o] = b * factors[row + 1]
+                out[row + 2, o] = c * factors[row + 2]
+            elif rows - row == 2:
+                a, b = dot_two(weight, o, x, row)
+                out[row, o] = a * factors[row]
+                out[row + 1, o] = b * factors[row + 1]
+            elif rows > row:
                 out[row, o] = dot_one(weight, o, x, row) * factors[row]
-                row += 1
 
 
 @njit(**SERIAL_OPTIONS)

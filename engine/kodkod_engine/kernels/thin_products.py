@@ -1,7 +1,8 @@
-"""Products of two packed weight rows with a few rows of bf16 activations, for use inside numba kernels.
+"""Products of two weight rows, bf16 or packed, with a few rows of bf16 activations, for use inside numba kernels.
 
 Codes become bf16 numbers in registers, meet all rows of activations, and are gone: nothing is written. Lanes are
-inputs, so no lane is empty however few rows there are, as it would be in tiles of sixteen tokens.
+inputs, so no lane is empty however few rows there are, as it would be in tiles of sixteen tokens. A row of activations
+has the same sums in any company.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
@@ -37,26 +39,64 @@ from kodkod_engine.kernels.vector_code import (
 MAX_THIN_TOKENS = 6
 """Rows of activations at a time; seven or eight take as long a row, for their sums hardly fit into the registers."""
 
+MAX_FP8_TOKENS = 5
+"""The same of e4m3 codes, which want more registers. Measured on one thread, [12288, 3072]: 6 rows take 3.3 ms at once
+and 5 rows 1.7, 8 rows in two halves 2.7."""
+
+MAX_TOKENS_PER_SINGLE_ROW = 3
+"""Up to here a weight row is read to its end before the next one, as memory likes it best; more rows of activations
+are loaded once for two weight rows."""
+
 _WORDS = ir.VectorType(I32, LANES // 2)
 _VECTORS = VECTOR_GROUP // LANES
 _VECTOR_BYTES = 2 * LANES
 _F32_BYTES = 4
 _CONTRACT = ("contract",)
 
-_UNPACK: dict[Any, Callable[[Any, Any], list[Any]]] = {Nibbles128: nibbles, Bytes128: integers, Fp8Blocks128: e4m3}
+PLAIN = "bf16"
+"""The kind of a matrix of bf16 bits."""
+
+
+def _plain(builder: Any, base: Any) -> list[Any]:
+    """128 bf16 numbers at a pointer."""
+    places = [builder.gep(base, [I64(_VECTOR_BYTES * part)]) for part in range(_VECTORS)]
+    return [builder.bitcast(load(builder, place, WIDE, 2), BF16S) for place in places]
+
+
+_UNPACK: dict[Any, Callable[[Any, Any], list[Any]]] = {
+    Nibbles128: nibbles,
+    Bytes128: integers,
+    Fp8Blocks128: e4m3,
+    PLAIN: _plain,
+}
+_GROUP_BYTES = {Nibbles128: VECTOR_GROUP // 2, PLAIN: 2 * VECTOR_GROUP}
+
+
+def has_code_for(kind: Any) -> bool:
+    """Whether `products` takes matrices of a type that `packed_arrays` makes; where the processor multiplies bf16."""
+    return kind in _UNPACK and (kind is not Fp8Blocks128 or has_byte_lookup())
 
 
 def takes_thin_products(weight: Any) -> bool:
-    """Whether `products` has code for a matrix that `packed_arrays` made; where the processor multiplies bf16."""
-    return type(weight) in _UNPACK and (not isinstance(weight, Fp8Blocks128) or has_byte_lookup())
+    """Whether `products` has code for a packed matrix, or bf16 bits; where the processor multiplies bf16."""
+    if isinstance(weight, np.ndarray):
+        return bool(weight.shape[1] % VECTOR_GROUP == 0)
+    return has_code_for(type(weight))
 
 
 class _WeightRow:
-    """A row of codes and its scales, group by group."""
+    """A row of codes and its scales, group by group; bf16 numbers have none."""
 
     def __init__(self, builder: Any, codes: Row, scales: Row, kind: Any) -> None:
         self.builder, self.codes, self.scales, self.kind = builder, codes, scales, kind
-        self.group_bytes = VECTOR_GROUP // 2 if kind is Nibbles128 else VECTOR_GROUP
+        self.group_bytes = _GROUP_BYTES.get(kind, VECTOR_GROUP)
+
+    @property
+    def num_groups(self) -> Any:
+        """Of the row."""
+        if self.kind is PLAIN:
+            return self.builder.udiv(self.codes.width, I64(VECTOR_GROUP))
+        return self.scales.width
 
     def numbers(self, group: Any) -> list[Any]:
         """A group's codes as bf16; what lies ahead is asked for."""
@@ -65,7 +105,9 @@ class _WeightRow:
         return _UNPACK[self.kind](self.builder, base)
 
     def scale(self, group: Any) -> Any:
-        """A group's scale in every lane, fp32."""
+        """A group's scale in every lane, fp32; None where there is none."""
+        if self.kind is PLAIN:
+            return None
         if self.kind is Fp8Blocks128:
             return self._broadcast(F32, SUMS, group)
         words = self.builder.bitcast(self._broadcast(I16, WIDE, group), _WORDS)
@@ -93,6 +135,8 @@ def _group_sums(builder: Any, rows: list[_WeightRow], tokens: list[Any], group: 
 
 
 def _add_scaled(builder: Any, part: Any, scale: Any, total: Any) -> Any:
+    if scale is None:
+        return builder.fadd(part, total)
     return builder.fadd(builder.fmul(part, scale, flags=_CONTRACT), total, flags=_CONTRACT)
 
 
@@ -113,7 +157,7 @@ def _row_sums(builder: Any, rows: list[_WeightRow], tokens: list[Any]) -> list[l
         carried += [(total, splat(SUMS, 0.0), later) for total, later in zip(own, sums, strict=True)]
     carry(builder, before, carried)
     after = builder.append_basic_block("summed")
-    builder.cbranch(builder.icmp_signed("<", next_group, rows[0].scales.width), loop, after)
+    builder.cbranch(builder.icmp_signed("<", next_group, rows[0].num_groups), loop, after)
     builder.position_at_end(after)
     return following
 
@@ -133,6 +177,12 @@ def _two_sums(builder: Any, first: Any, second: Any) -> tuple[Any, Any]:
     return builder.extract_element(first, I32(0)), builder.extract_element(first, I32(1))
 
 
+def _pair_sums(builder: Any, pair: list[_WeightRow], tokens: list[Any]) -> list[list[Any]]:
+    if len(tokens) > MAX_TOKENS_PER_SINGLE_ROW:
+        return _row_sums(builder, pair, tokens)
+    return [_row_sums(builder, [row], tokens)[0] for row in pair]
+
+
 def _make(kind: Any, num_tokens: int) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         codes, scales, row_block, row, other, x, tokens, begin, out, column = values
@@ -147,7 +197,8 @@ def _make(kind: Any, num_tokens: int) -> Any:
         places = [builder.gep(numbers, [builder.add(begin, I64(token))]) for token in range(num_tokens)]
         at = [Row(context, builder, kinds[5], x, builder.load(place)).at for place in places]
         shift = builder.mul(column, I64(_F32_BYTES))
-        for token, pair in enumerate(zip(*_row_sums(builder, [weight_row(row), weight_row(other)], at), strict=True)):
+        sums = _pair_sums(builder, [weight_row(row), weight_row(other)], at)
+        for token, pair in enumerate(zip(*sums, strict=True)):
             for half, total in enumerate(_two_sums(builder, *pair)):
                 target = Row(context, builder, kinds[8], out, I64(half * MAX_THIN_TOKENS + token)).at
                 builder.store(total, builder.bitcast(builder.gep(target, [shift]), F32.as_pointer()))
@@ -170,11 +221,12 @@ def _of_rows(kind: Any, num_tokens: int) -> Any:
     two_rows = _make(kind, num_tokens)
 
     @njit(**SERIAL_OPTIONS)
-    def of_rows(weight: Any, row_block: Any, rows: Any, x: Any, tokens: Any, begin: Any, out: Any) -> None:
+    def of_rows(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, out: Any) -> None:
+        codes, scales, row_block = _parts(weight)
         row, other, step = rows
         for column in range(out.shape[1]):
             shift = column * step
-            two_rows(weight.codes, weight.scales, row_block, row + shift, other + shift, x, tokens, begin, out, column)
+            two_rows(codes, scales, row_block, row + shift, other + shift, x, tokens, begin, out, column)
 
     return of_rows
 
@@ -186,7 +238,7 @@ def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any
     """Inside a kernel: pairs of weight rows with some rows of activations. Nothing is checked.
 
     Args:
-        weight: a packed matrix that `takes_thin_products`.
+        weight: a packed matrix, or uint16 bits of a bf16 one [rows, in], contiguous, that `takes_thin_products`.
         rows: the first pair's two numbers, and what is added to both for the next pair; a pair for every column of out.
         x: uint16 bits of bf16 [rows, in], contiguous.
         tokens: int64, rows of x; those from `begin` on are taken, `count` of them, 1 to `MAX_THIN_TOKENS`.
@@ -198,36 +250,54 @@ def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any
 
 @overload(products, inline="never", jit_options=SERIAL_OPTIONS)
 def _products(weight, rows, x, tokens, begin, count, out):  # type: ignore[no-untyped-def]  # numba compares signatures
-    kind = getattr(weight, "instance_class", None)
+    kind = kind_of(weight)
     if kind not in _PRODUCTS:
         return None
     one, two, three, four, five, six = _PRODUCTS[kind]
 
     def by_count(weight, rows, x, tokens, begin, count, out):  # type: ignore[no-untyped-def]
-        row_block = _row_block(weight)
         if count == 1:
-            one(weight, row_block, rows, x, tokens, begin, out)
+            one(weight, rows, x, tokens, begin, out)
         elif count == 2:
-            two(weight, row_block, rows, x, tokens, begin, out)
+            two(weight, rows, x, tokens, begin, out)
         elif count == 3:
-            three(weight, row_block, rows, x, tokens, begin, out)
+            three(weight, rows, x, tokens, begin, out)
         elif count == 4:
-            four(weight, row_block, rows, x, tokens, begin, out)
+            four(weight, rows, x, tokens, begin, out)
         elif count == 5:
-            five(weight, row_block, rows, x, tokens, begin, out)
+            five(weight, rows, x, tokens, begin, out)
         else:
-            six(weight, row_block, rows, x, tokens, begin, out)
+            six(weight, rows, x, tokens, begin, out)
 
     return by_count
 
 
-def _row_block(weight: Any) -> Any:
-    """Inside a kernel: how many rows share a scale."""
+def most_tokens(weight: Any) -> Any:
+    """Inside a kernel: up to how many rows of activations are best taken at a time."""
     raise NotImplementedError("for compiled code alone")
 
 
-@overload(_row_block, inline="always")
-def _row_block_of(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
-    if weight.instance_class is Fp8Blocks128:
-        return lambda weight: weight.row_block
-    return lambda weight: 1  # noqa: ARG005  # numba compares signatures
+@overload(most_tokens, inline="always")
+def _most_tokens(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
+    most = MAX_FP8_TOKENS if kind_of(weight) is Fp8Blocks128 else MAX_THIN_TOKENS
+    return lambda weight: most  # noqa: ARG005  # numba compares signatures
+
+
+def kind_of(weight: Any) -> Any:
+    """Of a kernel's argument, by its numba type."""
+    return PLAIN if isinstance(weight, types.Array) else getattr(weight, "instance_class", None)
+
+
+def _parts(weight: Any) -> Any:
+    """Inside a kernel: codes, scales, and how many rows share a scale."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_parts, inline="always")
+def _parts_of(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
+    kind = kind_of(weight)
+    if kind is PLAIN:
+        return lambda weight: (weight, weight, 1)
+    if kind is Fp8Blocks128:
+        return lambda weight: (weight.codes, weight.scales, weight.row_block)
+    return lambda weight: (weight.codes, weight.scales, 1)

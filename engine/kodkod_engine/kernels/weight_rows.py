@@ -28,6 +28,18 @@ def lies(weight: Any) -> Any:
     raise NotImplementedError("for compiled code alone")
 
 
+def num_rows(weight: Any) -> Any:
+    """Inside a kernel: of a matrix, bf16 bits or packed."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(num_rows, inline="always")
+def _num_rows(weight):  # type: ignore[no-untyped-def]  # numba compares signatures
+    if isinstance(weight, types.Array):
+        return lambda weight: weight.shape[0]
+    return lambda weight: weight.codes.shape[0]
+
+
 @overload(bring, inline="always")
 def _bring(weight, row, count, room, place):  # type: ignore[no-untyped-def]  # numba compares signatures
     if isinstance(weight, types.Array):

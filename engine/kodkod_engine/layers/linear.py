@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kodkod_engine.kernels.bf16 import bits_of
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
-from kodkod_engine.kernels.group_numbers import has_byte_lookup
+from kodkod_engine.kernels.few_rows import few_rows, takes_few_rows
 from kodkod_engine.kernels.packed_linear import packed_arrays, packed_linear
-from kodkod_engine.kernels.packed_rows import packed_rows, takes_packed_rows
 from kodkod_engine.kernels.thin_linear import thin_linear
 from kodkod_engine.kernels.tiled_linear import takes_tiled_linear, tiled_linear
 from kodkod_engine.kernels.unpack_bf16 import unpack_bf16
@@ -37,15 +38,10 @@ MAX_THIN_ROWS_BESIDE_TILES = 4
 and 16 rows in bf16: 68, 96 and 115 ms by the kernel and 51, 56 and 62 in tiles; of 4 rows 44 and 41."""
 
 MAX_PACKED_STEP_ROWS_BESIDE_TILES = 8
-"""The same of a step with packed weights: 12 and 16 rows take 86 and 107 ms, in tiles 70 and 79; 8 rows 58 and 60."""
+"""The same of a step with packed weights."""
 
 MAX_PACKED_ROWS_BESIDE_TILES = 7
-"""The same of one packed matrix, such as an expert's."""
-
-MAX_FP8_ROWS_BESIDE_REGISTERS = 3
-"""Both of FP8 where its codes are looked up in registers: its products as it lies are the slowest. Measured, whole
-steps of two layers at full width: 3 rows take 76 ms as it lies and 78 in registers, 4 rows 73 and 60, 8 rows 110 and
-75."""
+"""Rows up to which a packed matrix that has no code in registers is read as it lies beside tiles."""
 
 MAX_ROWS_IN_REGISTERS = 64
 """Up to here a packed matrix is unpacked in registers for six rows at a time, beyond in cache for tiles of sixteen.
@@ -115,13 +111,8 @@ def kernel_rows(weight: Slot) -> int:
     if not has_tile_products() or math.prod(weight.shape) < MIN_LARGE_VALUES:
         return max_thin_rows()
     if isinstance(weight, PackedMatrix):
-        return _few_rows(weight, MAX_PACKED_STEP_ROWS_BESIDE_TILES)
+        return MAX_PACKED_STEP_ROWS_BESIDE_TILES
     return MAX_THIN_ROWS_BESIDE_TILES
-
-
-def _few_rows(weight: PackedMatrix, of_integers: int) -> int:
-    """Rows up to which a packed matrix is read as it lies beside quicker roads for more."""
-    return MAX_FP8_ROWS_BESIDE_REGISTERS if weight.is_fp8 and has_byte_lookup() else of_integers
 
 
 def _takes_tiles(x: Tensor, weight: Slot, few: int) -> bool:
@@ -130,6 +121,10 @@ def _takes_tiles(x: Tensor, weight: Slot, few: int) -> bool:
     if isinstance(weight, Tensor) and not weight.is_contiguous():
         return False
     return is_large and few < len(x) <= MAX_TILED_ROWS and takes_tiled_linear(weight.shape)
+
+
+def _has_few_rows_code(arrays: Any) -> bool:
+    return _CPU_HAS_NATIVE_BF16 and takes_few_rows(arrays)
 
 
 def linear(x: Tensor, weight: Slot) -> Tensor:
@@ -146,6 +141,9 @@ def linear(x: Tensor, weight: Slot) -> Tensor:
         return _packed(x, weight)
     if not is_host_bf16(weight) or torch.is_grad_enabled():
         return F.linear(x, weight.to(x.dtype))
+    assert isinstance(weight, Tensor)
+    if len(x) <= MAX_THIN_ROWS_BESIDE_TILES and weight.is_contiguous() and _has_few_rows_code(bits_of(weight)):
+        return few_rows(x, weight, weight.shape[0])
     if _takes_tiles(x, weight, MAX_THIN_ROWS_BESIDE_TILES):
         return tiled_linear(x, weight, weight.shape[0])
     return thin_linear(x, weight) if x.shape[0] <= max_thin_rows() else many_rows_linear(x, weight)
@@ -175,11 +173,11 @@ def product_dtype(weight: Slot, activation_dtype: torch.dtype) -> torch.dtype:
 
 def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
     if is_on_host(weight):
-        few = _few_rows(weight, MAX_PACKED_ROWS_BESIDE_TILES)
-        if _takes_tiles(x, weight, few) and not torch.is_grad_enabled():
-            arrays = packed_arrays(weight.codes, weight.scales, weight.bits, weight.row_block)
-            is_in_registers = len(x) <= MAX_ROWS_IN_REGISTERS and takes_packed_rows(arrays, weight.shape)
-            return (packed_rows if is_in_registers else tiled_linear)(x, arrays, weight.shape[0])
+        arrays = packed_arrays(weight.codes, weight.scales, weight.bits, weight.row_block)
+        if len(x) <= MAX_ROWS_IN_REGISTERS and _has_few_rows_code(arrays) and not torch.is_grad_enabled():
+            return few_rows(x, arrays, weight.shape[0])
+        if _takes_tiles(x, weight, MAX_PACKED_ROWS_BESIDE_TILES) and not torch.is_grad_enabled():
+            return tiled_linear(x, arrays, weight.shape[0])
         thin = MAX_PACKED_ROWS_BESIDE_BF16 if _CPU_HAS_NATIVE_BF16 else MAX_THIN_ROWS
         if x.shape[0] <= thin:
             return packed_linear(x, weight.codes, weight.scales, weight.bits, weight.row_block)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.expert_mix import expert_mix
-from kodkod_engine.kernels.expert_rows import expert_rows, takes_expert_rows
+from kodkod_engine.kernels.expert_rows import as_rows, expert_rows, takes_expert_rows
 from kodkod_engine.kernels.packed_linear import Packed, packed_arrays
 from kodkod_engine.kernels.thin_experts import takes_thin_experts, thin_experts
 from kodkod_engine.layers.feed_forward import swiglu
@@ -34,6 +34,10 @@ MAX_THIN_EXPERT_ROWS = 32
 cache for tiles of sixteen. Measured, 256 experts at full width on two cores: with 16 rows each 121 ms against 149 in 4
 bits, 326 against 499 in 8, 145 against 283 in FP8; with 32 rows 237 against 247, 527 against 614, 275 against 373; with
 48 the same in 4 bits, with 64 in 8."""
+
+MAX_THIN_PLAIN_ROWS = 3
+"""The same of a bf16 expert, which has nothing to unpack: products of a few rows read it as fast as memory gives it,
+tiles of sixteen tokens multiply empty lanes."""
 
 MIN_ROWS_TO_UNPACK = 6
 """Of one that has no such code: from here tiles, for which it is unpacked, are quicker than products of single rows.
@@ -94,7 +98,8 @@ class MixtureOfExperts(nn.Module):
         """[tokens, hidden] -> [tokens, hidden]; summed in fp32."""
         chosen, weights = self.router(x)
         if self._fits_rows_kernel(x):
-            return expert_rows(x, self.gate_up, self.down, chosen, weights)
+            kernel = thin_experts if self._has_thin_rows(chosen) else expert_rows
+            return kernel(x, self.gate_up, self.down, chosen, weights)
         if is_host_bf16(self.down) and x.shape[0] <= max_expert_mix_rows() and not torch.is_grad_enabled():
             return expert_mix(x, self.gate_up, self.down, chosen, weights)
         if takes_kernels(x) and x.dtype == self.down.dtype == torch.bfloat16:
@@ -103,6 +108,15 @@ class MixtureOfExperts(nn.Module):
 
     def _fits_rows_kernel(self, x: Tensor) -> bool:
         return is_host_bf16(self.down) and len(x) > kernel_rows(self.down) and _have_rows_kernel(self.homes, x)
+
+    def _has_thin_rows(self, chosen: Tensor) -> bool:
+        is_thin = self._rows_per_expert(chosen) <= MAX_THIN_PLAIN_ROWS
+        return is_thin and takes_thin_experts(*map(as_rows, (self.gate_up, self.down)))
+
+    def _rows_per_expert(self, chosen: Tensor) -> float:
+        """Of the real experts that somebody chose."""
+        counts = chosen.flatten().bincount(minlength=self.num_experts)[: self.num_experts]
+        return float(counts.sum()) / max(1, int(counts.count_nonzero()))
 
     def _by_expert(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         is_identity = chosen >= self.num_experts
@@ -168,11 +182,6 @@ class PackedExperts(MixtureOfExperts):
             if mean_rows >= MIN_ROWS_TO_UNPACK:
                 return expert_rows(x, gate_up, down, chosen, weights)
         return self._by_expert(x, chosen, weights)
-
-    def _rows_per_expert(self, chosen: Tensor) -> float:
-        """Of the real experts that somebody chose."""
-        counts = chosen.flatten().bincount(minlength=self.num_experts)[: self.num_experts]
-        return float(counts.sum()) / max(1, int(counts.count_nonzero()))
 
 
 def _have_rows_kernel(homes: tuple[Slot, Slot], x: Tensor) -> bool:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.playing import relative_error
+from kodkod_engine.kernels import few_rows as few_rows_module
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import (
-    MAX_FP8_ROWS_BESIDE_REGISTERS,
     MAX_PACKED_ROWS_BESIDE_TILES,
     MAX_ROWS_IN_REGISTERS,
     MAX_THIN_ROWS,
@@ -93,7 +93,7 @@ def test_the_road_depends_on_dtype_and_rows(native, monkeypatch, rows):
 @pytest.mark.parametrize("precision", [None, *PACKED])
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 7, 8, 16, 17, 64, 65, 100, 192, 193])
 @torch.inference_mode()
-def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch, precision, rows):
+def test_few_rows_and_some_dozen_of_a_large_matrix_go_in_registers_or_tiles(monkeypatch, precision, rows):
     taken = []
 
     def watch(name):
@@ -101,8 +101,9 @@ def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch,
         monkeypatch.setattr(linear_module, name, lambda x, *more: taken.append((name, len(x))) or kernel(x, *more))
 
     watch("tiled_linear")
-    watch("packed_rows")
+    watch("few_rows")
     monkeypatch.setattr(linear_module, "MIN_TILED_VALUES", 256 * 256)
+    monkeypatch.setattr(few_rows_module, "MIN_PLAIN_VALUES", 256 * 256)
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 256, generator=generator), torch.randn(256, 256, generator=generator).bfloat16()
     home = weight
@@ -112,13 +113,10 @@ def test_some_dozen_rows_of_a_large_matrix_go_in_tiles_or_registers(monkeypatch,
         weight = home.unpacked()
     got = linear(x, home)
     assert relative_error(got, x @ weight.float().t()) < 1e-2
-    few = MAX_THIN_ROWS_BESIDE_TILES if precision is None else MAX_PACKED_ROWS_BESIDE_TILES
-    if precision is Precision.FP8 and has_byte_lookup():
-        few = MAX_FP8_ROWS_BESIDE_REGISTERS
-    in_registers = precision is not None and rows <= MAX_ROWS_IN_REGISTERS
-    in_registers = in_registers and (precision is not Precision.FP8 or has_byte_lookup())
-    road = "packed_rows" if in_registers else "tiled_linear"
-    assert taken == ([(road, rows)] if few < rows <= MAX_TILED_ROWS else [])
+    has_code = precision is not Precision.FP8 or has_byte_lookup()
+    few = MAX_THIN_ROWS_BESIDE_TILES if precision is None else MAX_ROWS_IN_REGISTERS if has_code else 0
+    in_tiles = few < rows <= MAX_TILED_ROWS and (has_code or rows > MAX_PACKED_ROWS_BESIDE_TILES)
+    assert taken == ([("few_rows", rows)] if rows <= few else [("tiled_linear", rows)] if in_tiles else [])
     num_taken = len(taken)
     linear(x[:, :128], weight[:, :128].bfloat16().contiguous())
     assert len(taken) == num_taken, "a small matrix does not"
