@@ -216,7 +216,8 @@ def _attention(
     query = _query(down, half, scalars, step, parts)
     heads, value = half.kv_b.shape[0], half.kv_b.shape[1] - scalars.nope
     attended = np.empty((len(x), heads, value), np.float32)
-    _attend(query, latents, step.context_slots, step.positions, half.kv_b, scalars.score_scale, scalars.nope, attended)
+    scale, nope = scalars.score_scale, scalars.nope
+    _attend(query, latents, step.context_slots, step.positions, half.kv_b, scale, nope, attended, parts)
     out = np.empty_like(x)
     _linear(half.o, attended.reshape(len(x), heads * value), out, parts)
     return x + out

@@ -1,4 +1,4 @@
-"""SiLU inside numba kernels, without a call, so that loops over it vectorise."""
+"""Exponentials and SiLU inside numba kernels, without a call, so that loops over them vectorise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from kodkod_engine.kernels.bf16_tiles import float_of
 _F = np.float32
 _I = np.int32
 
+LOG2_E = np.float32(1.44269504)
+"""exp(x) is 2 ** (x * this)."""
+
 
 @njit(fastmath=FAST_MATH, inline="always", cache=True)
-def silu(x: Any) -> Any:
-    """x / (1 + exp(-x)) in fp32; the exponential is right to 2e-7 of itself."""
-    power = min(max(x * _F(-1.44269504), _F(-126)), _F(126))
+def power_of_two(x: Any) -> Any:
+    """2 ** x in fp32, right to 2e-7 of itself; of what lies beyond +-126, that of 126."""
+    power = min(max(x, _F(-126)), _F(126))
     whole = np.floor(power + _F(0.5))
     rest = _F(power - whole)
     # 2 ** rest by its Taylor series: rest is at most a half.
@@ -27,4 +30,10 @@ def silu(x: Any) -> Any:
     two = rest * two + _F(2.4022651e-1)
     two = rest * two + _F(6.9314718e-1)
     two = rest * two + _F(1)
-    return x / (_F(1) + two * float_of(_I((_I(whole) + _I(127)) << _I(23))))
+    return two * float_of(_I((_I(whole) + _I(127)) << _I(23)))
+
+
+@njit(fastmath=FAST_MATH, inline="always", cache=True)
+def silu(x: Any) -> Any:
+    """x / (1 + exp(-x)) in fp32; the exponential is right to 2e-7 of itself."""
+    return x / (_F(1) + power_of_two(x * -LOG2_E))
