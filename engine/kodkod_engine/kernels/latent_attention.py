@@ -13,7 +13,7 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, as_float, float_or_bits, lock
+from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, as_float, float_or_bits, lock
 from kodkod_engine.kernels.silu import LOG2_E, power_of_two
 
 HEADS_AT_A_TIME = 4
@@ -105,7 +105,7 @@ def _score_one(wide: Any, latents: Any, slots: Any, place: int, scores: Any) -> 
     scores[0, place], scores[1, place], scores[2, place], scores[3, place] = a, b, c, d
 
 
-@njit(fastmath=FAST_MATH, cache=True, nogil=True, boundscheck=False)
+@njit(**SERIAL_OPTIONS)
 def _score(wide: Any, latents: Any, slots: Any, scores: Any) -> None:
     """Some fours of heads with every place, block by block."""
     for begin in range(0, scores.shape[1], BLOCK_PLACES):
@@ -121,7 +121,7 @@ def _score(wide: Any, latents: Any, slots: Any, scores: Any) -> None:
                 place += 1
 
 
-@njit(fastmath=FAST_MATH, cache=True, nogil=True, boundscheck=False)
+@njit(**SERIAL_OPTIONS)
 def _softmax(scores: Any, scale: Any) -> None:
     """In place, over the last dimension."""
     factor = np.float32(scale) * LOG2_E
@@ -163,7 +163,7 @@ def _mix_one(weights: Any, latents: Any, slots: Any, place: int, mixed: Any) -> 
         mixed[3, r] += weights[3, place] * row[r]
 
 
-@njit(fastmath=FAST_MATH, cache=True, nogil=True, boundscheck=False)
+@njit(**SERIAL_OPTIONS)
 def _mix(weights: Any, latents: Any, slots: Any, mixed: Any) -> None:
     """Weighted sum of latents for some fours of heads, block by block."""
     for begin in range(0, weights.shape[1], BLOCK_PLACES):
@@ -190,7 +190,7 @@ def _leave(mixed: Any, value_weight: Any, nope: int, out: Any) -> None:
             out[head, v] = total
 
 
-@njit(inline="always", cache=True)
+@njit(fastmath=FAST_MATH, inline="always", cache=True)
 def heads_per_job(heads: int, tokens: int, parts: int) -> int:
     """Inside a kernel: fours of heads that go together, so many that every thread has a job."""
     fours = (heads * tokens + HEADS_AT_A_TIME * parts - 1) // (HEADS_AT_A_TIME * parts)
