@@ -15,7 +15,7 @@ from kodkod_engine.constraints.acceptors import ValueState
 from kodkod_engine.constraints.automaton import Literal, State, Trails
 from kodkod_engine.constraints.file_text import MAX_BYTES, StretchOf
 from kodkod_engine.constraints.free_text import AnyText
-from kodkod_engine.constraints.json_values import JsonValue
+from kodkod_engine.constraints.json_values import KEPT_EVERY, JsonValue
 from kodkod_engine.constraints.paths import Entry, ExistingPath, NewPath
 from kodkod_engine.constraints.token_mask import TokenMask, union, with_id
 from kodkod_engine.constraints.vocabulary import vocabulary_of
@@ -234,6 +234,35 @@ def test_json_is_allowed_as_the_template_writes_it(kind, byte_tokenizer, merging
         assert token_id in state.allowed, json.dumps(value, ensure_ascii=False)
         state = state.after(token_id)
     assert state.may_end
+
+
+def test_a_long_json_text_is_not_remembered_once_for_each_of_its_tokens(merging_tokenizer):
+    text = json.dumps({"s": "first and second " * 200, "n": 12})
+    states = [JsonValue(merging_tokenizer, {"type": "object"}).start()]
+    for token_id in merging_tokenizer.encode_text(text):
+        assert token_id in states[-1].allowed
+        states.append(states[-1].after(token_id))
+    assert states[-1].may_end
+    assert sum(state._matcher is not None for state in states) <= 2 + len(states) / KEPT_EVERY
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_json_goes_on_from_any_place_as_from_the_start(merging_tokenizer, seed):
+    """As when a draft is rejected: some tokens back, and on in another way."""
+    draws, schema = random.Random(seed), {"type": "object", "properties": {"s": {"type": "string"}, "n": {"enum": [1]}}}
+    walked = [((), JsonValue(merging_tokenizer, schema).start())]
+    for _ in range(150):
+        ids, state = draws.choice(walked) if draws.random() < 0.1 else walked[-1]
+        following = sorted(state.allowed)
+        if following:
+            token_id = draws.choice(following)
+            walked.append(((*ids, token_id), state.after(token_id)))
+    for ids, state in draws.sample(walked, 5):
+        fresh = JsonValue(merging_tokenizer, schema).start()
+        for token_id in ids:
+            fresh = fresh.after(token_id)
+        assert (set(state.allowed), state.may_end) == (set(fresh.allowed), fresh.may_end)
 
 
 @pytest.mark.parametrize(
