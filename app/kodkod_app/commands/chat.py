@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -109,6 +110,9 @@ def open_app(wish: Wish) -> int:
     from kodkod_app import paths
     from kodkod_app.tui.app import KodkodApp
 
+    if isinstance(sys.__stderr__, io.TextIOWrapper):
+        # The screen is drawn there, and keys are read as UTF-8 whatever the locale says of the terminal.
+        sys.__stderr__.reconfigure(encoding="utf-8", errors="replace")
     app = KodkodApp(wish, is_first_start=paths.is_first_start())
     app.run()
     if not app.workbench.close():

@@ -159,6 +159,20 @@ def test_what_was_stopped_from_outside_goes_on_and_leaves_the_terminal_as_it_was
         assert terminal.edits_lines
 
 
+def test_the_screen_is_drawn_in_utf_8_whatever_the_locale(
+    project: Path, home: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (home / "sessions").mkdir(parents=True)
+    (home / "sessions" / ".welcomed").touch()
+    recording = tmp_path / "recording.jsonl"
+    recording.write_text(json.dumps({"text": "Hello.", "calls": []}) + "\n")
+    with opened(project, "-m", f"script:{recording}", "--sandbox", "none") as terminal:
+        terminal.until(lambda text: "recording" in text, "the session")
+        assert "\u256d" in terminal.text
+        assert "\\u256d" not in terminal.text
+
+
 def test_a_session_that_is_open_elsewhere_is_told_before_a_screen_is_painted(project: Path, home: Path) -> None:
     folder = SessionFolder.make(home / "sessions")
     folder.describe(project)
