@@ -127,11 +127,13 @@ def _softmax(scores: Any, scale: Any) -> None:
     factor = np.float32(scale) * LOG2_E
     for head in range(scores.shape[0]):
         own = scores[head]
-        highest, total = np.max(own), np.float32(0)
+        highest, total, faults = np.max(own), np.float32(0), np.float32(0)
         for place in range(len(own)):
+            # What is no number stays none: the power has limits.
+            faults += own[place] - own[place]
             own[place] = power_of_two((own[place] - highest) * factor)
             total += own[place]
-        inverse = np.float32(1) / total
+        inverse = np.float32(1) / (total + faults)
         for place in range(len(own)):
             own[place] *= inverse
 

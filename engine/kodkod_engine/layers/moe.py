@@ -36,8 +36,8 @@ bits, 326 against 499 in 8, 145 against 283 in FP8; with 32 rows 237 against 247
 48 the same in 4 bits, with 64 in 8."""
 
 MAX_THIN_PLAIN_ROWS = 3
-"""The same of a bf16 expert, which has nothing to unpack: products of a few rows read it as fast as memory gives it,
-tiles of sixteen tokens multiply empty lanes."""
+"""The same of a bf16 expert, which has nothing to unpack. Measured, whole steps of 5 to 16 tokens in turns: 5 to 7 %
+less time than with the experts in tiles, whose lanes are mostly empty then."""
 
 MIN_ROWS_TO_UNPACK = 6
 """Of one that has no such code: from here tiles, for which it is unpacked, are quicker than products of single rows.
