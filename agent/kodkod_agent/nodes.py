@@ -159,6 +159,7 @@ async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
         if found:
             return take_turn(res.ledger, found[0].token_ids, res.emit, found[0].usage)
     sources = await asyncio.to_thread(draft_sources, res.ledger.view(), res.tools, res.tokenizer)
+    begin = len(res.ledger) + 1  # behind the tag that asks for a turn
     turn = await run_turn(
         res.engine,
         res.ledger,
@@ -168,10 +169,15 @@ async def _next_turn(sampling: SamplingParams, res: Resources) -> Turn:
         constraint=constraint,
         draft_sources=sources,
     )
-    for line in getattr(constraint, "loosened", ()):
+    if (loosened_by := getattr(constraint, "loosened_by", None)) is not None:
+        _tell_loosened(await asyncio.to_thread(loosened_by, res.ledger.token_ids[begin:]), res)
+    return turn
+
+
+def _tell_loosened(lines: Sequence[str], res: Resources) -> None:
+    for line in lines:
         res.doubts.loosened[line] = None
         res.emit(events.Notice(f"a call was not held to all it should be: {line}"))
-    return turn
 
 
 def _tell_doubt(step: int, turn: Turn, res: Resources) -> None:

@@ -45,8 +45,16 @@ class TurnConstraint:
 
     @property
     def loosened(self) -> tuple[str, ...]:
-        """What could not be held to, one line each, in the order in which it was met."""
+        """What could not be held to, one line each, in the order in which it was met: by drafts too."""
         return tuple(self._loosened)
+
+    def loosened_by(self, generated_ids: Sequence[int]) -> tuple[str, ...]:
+        """What of it was met on the way of these ids, and not by drafts that were not taken."""
+        if not self._loosened:
+            return ()
+        alone = TurnConstraint(self._tokenizer, self._patterns)
+        alone.allowed_ids(generated_ids)
+        return alone.loosened
 
     def allowed_ids(self, generated_ids: Sequence[int]) -> Collection[int] | None:
         """Ids that may follow; None outside of calls; none after ids that were not allowed themselves."""
