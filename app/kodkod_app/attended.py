@@ -6,13 +6,13 @@ wish ──► options ──► box ──► model ──► extras ──► 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.session import Session
-from kodkod_app.bootstrap import Model, require_model
+from kodkod_app.bootstrap import SMALL_MODEL_NOTE, Model, require_model
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.extras import Extras
 from kodkod_app.headless import (
@@ -74,11 +74,25 @@ async def open_attended(
     box = await stack.enter_async_context(open_box(plan, tell) if tell is not None else open_box(plan))
     model = await load_model(settings)
     extras = await stack.enter_async_context(extras_of(options, model, way_back))
+    if settings.model is None:
+        extras = replace(extras, news=_with_first(SMALL_MODEL_NOTE, extras.news))
     if tell is not None:
         for note in extras.news():
             tell(note)
     session = await open_session(options, session_setup(settings, model, box, extras))
     return Attended(settings, plan, box, model, extras, session)
+
+
+def _with_first(note: str, news: Callable[[], Sequence[str]]) -> Callable[[], Sequence[str]]:
+    """The same news, told of after a note when it is first asked for."""
+    notes = [note]
+
+    def told() -> list[str]:
+        found = [*notes, *news()]
+        notes.clear()
+        return found
+
+    return told
 
 
 def _options(wish: Wish) -> RunOptions:

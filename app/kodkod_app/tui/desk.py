@@ -113,7 +113,7 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
         SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
     """
     from kodkod_app.attended import open_attended
-    from kodkod_app.bootstrap import SMALL_MODEL_NOTE, open_session_model
+    from kodkod_app.bootstrap import open_session_model
 
     def tell(line: str) -> None:
         feed.put(u.Told(line))
@@ -126,8 +126,6 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
 
     feed.put(u.Loading("preparing the box"))
     opened = await open_attended(wish, load, stack, tell=tell, way_back=_WAY_BACK)
-    if opened.settings.model is None:
-        tell(SMALL_MODEL_NOTE)
     return Desk(wish, opened)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from kodkod_agent.session_folder import list_sessions
 from kodkod_app import paths
+from kodkod_app.bootstrap import SMALL_MODEL_NOTE
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, shell, turn
 from .conftest import beside, spawned
@@ -209,3 +210,12 @@ async def test_a_session_whose_agent_was_killed_is_loaded_and_gone_on_with(edito
         assert editor.said() == "Mend it."
         assert (await say(agent, session_id, "go on")).stop_reason == "end_turn"
     assert editor.said().endswith("Back again.")
+
+
+async def test_without_a_model_it_is_said_once_what_the_small_one_does(editor, project):
+    async with beside(editor, sandbox="none", permission_mode="plan") as agent:
+        session_id = await begin(agent, project)
+        for _ in range(2):
+            await say(agent, session_id, "what is here?")
+    thoughts = [update.content.text for update in editor.of("agent_thought_chunk")]
+    assert thoughts.count(f"note: {SMALL_MODEL_NOTE}\n") == 1
