@@ -178,7 +178,9 @@ def told_tests(facts: Mapping[str, JsonValue]) -> str:
         return "ran out of time"
     if "passed" not in facts:
         return f"the command ended with exit code {facts.get('exit_code')}{cause}"
-    counts = [f"{facts[key]} {key}" for key in ("failed", "errors", "passed", "skipped") if facts.get(key)]
+    words = ("failed", "error" if facts.get("errors") == 1 else "errors", "passed", "skipped")
+    keys = zip(("failed", "errors", "passed", "skipped"), words, strict=True)
+    counts = [f"{facts[key]} {word}" for key, word in keys if facts.get(key)]
     instead = f" ({facts['instead']})" if facts.get("instead") else ""
     return f"{', '.join(counts) or 'none were run'}{instead}{cause}"
 

@@ -75,15 +75,15 @@ def test_the_report_tells_all():
 
 
 def test_tests_in_words():
-    assert told_tests({"passed": 0, "errors": 1, "instead": "run by unittest"}) == "1 errors (run by unittest)"
+    assert told_tests({"passed": 0, "errors": 1, "instead": "run by unittest"}) == "1 error (run by unittest)"
     assert told_tests({"passed": 3, "errors": 1, "cause": "No\x1b[31m module\n'x'"}) == (
-        "1 errors, 3 passed: No\N{REPLACEMENT CHARACTER}[31m module 'x'"
+        "1 error, 3 passed: No\N{REPLACEMENT CHARACTER}[31m module 'x'"
     )
     assert told_tests({"exit_code": 4, "cause": "broken"}) == "the command ended with exit code 4: broken"
     assert told_tests({"timed_out": True}) == "ran out of time"
     assert told_tests({"exit_code": 3}) == "the command ended with exit code 3"
     assert told_tests({"passed": 0, "failed": 0}) == "none were run"
-    assert told_tests({"passed": 0, "failed": 2, "errors": 1, "skipped": 4}) == "2 failed, 1 errors, 4 skipped"
+    assert told_tests({"passed": 0, "failed": 2, "errors": 1, "skipped": 4}) == "2 failed, 1 error, 4 skipped"
 
 
 def shown(capsys, *found):
@@ -112,7 +112,7 @@ def test_one_line_per_call(capsys):
         ),
         (
             finished(for_person="1 error in 0.4 s [exit code 2]", facts={"errors": 1, "passed": 0, "cause": "no x"}),
-            "  shell ls -l  1 errors: no x  0.0 s\n",
+            "  shell ls -l  1 error: no x  0.0 s\n",
         ),
         (finished(for_person="4 passed"), "  shell ls -l  4 passed  0.0 s\n"),
     ]
