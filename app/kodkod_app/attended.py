@@ -15,7 +15,7 @@ from kodkod_agent.session import Session
 from kodkod_app.bootstrap import SMALL_MODEL_NOTE, Model, require_model
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.extras import Extras
-from kodkod_app.headless import (
+from kodkod_app.session_opening import (
     Extension,
     RunOptions,
     box_plan,

@@ -8,8 +8,8 @@ from pathlib import Path
 from kodkod_agent.session import SessionSetup
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_app.bootstrap import is_remote, path_of
-from kodkod_app.headless import what_was_asked
 from kodkod_app.recorded_model import PREFIX
+from kodkod_app.session_opening import what_was_asked
 from kodkod_app.session_story import read_story
 from kodkod_engine.backends.scripted import Script, ScriptedEngine
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer

@@ -12,8 +12,9 @@ import pytest
 from kodkod_agent.session_folder import list_sessions
 from kodkod_app import candidate_places, paths
 from kodkod_app.bootstrap import Model
-from kodkod_app.headless import RunOptions, run_headless
+from kodkod_app.headless import run_headless
 from kodkod_app.report_text import TextRenderer
+from kodkod_app.session_opening import RunOptions
 from kodkod_app.settings import load_settings
 from kodkod_app.stream_json import StreamJsonRenderer
 from kodkod_engine.backends.scripted import replay

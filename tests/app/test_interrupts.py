@@ -14,8 +14,9 @@ import pytest
 
 from kodkod_agent.config import AgentConfig
 from kodkod_app.bootstrap import open_model
-from kodkod_app.headless import RunOptions, run_headless
+from kodkod_app.headless import run_headless
 from kodkod_app.report_text import TextRenderer
+from kodkod_app.session_opening import RunOptions
 from kodkod_app.settings import Settings
 from kodkod_engine.api import GenerationRequest
 from kodkod_engine.errors import EngineClosed

@@ -60,9 +60,10 @@ def _broken(package: str | None, seed: int, example: Path | None, failing: tuple
 
 
 def _mend(broken: Broken, model: str, flags: dict[str, Any]) -> int:
-    from kodkod_app.headless import RunOptions, run_headless
+    from kodkod_app.headless import run_headless
     from kodkod_app.repair_prompt import failing_prompt
     from kodkod_app.report_text import TextRenderer
+    from kodkod_app.session_opening import RunOptions
     from kodkod_app.settings import load_settings
 
     _tell(f"{broken.what}, in a copy at {broken.tree}")

@@ -130,7 +130,8 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
             "nothing to do; say what is wrong with --issue TEXT, --issue-file FILE or --failing-test ID"
         )
     from kodkod_app.bootstrap import SMALL_MODEL_NOTE, require_model
-    from kodkod_app.headless import Extension, RunOptions, run_headless, what_was_asked
+    from kodkod_app.headless import run_headless
+    from kodkod_app.session_opening import Extension, RunOptions, what_was_asked
     from kodkod_app.settings import load_settings, merge_layers, said_layer
     from kodkod_app.telemetry import require_telemetry
 

@@ -17,13 +17,13 @@ from kodkod_agent.session_folder import SessionFolder
 from kodkod_app import paths
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.copies import copy_work_tree
-from kodkod_app.headless import what_was_asked
 from kodkod_app.offline import model_of, open_tokenizer
 from kodkod_app.python_environment import find_environment
 from kodkod_app.recorded_session import Recording, read_recording
 from kodkod_app.render import for_terminal
 from kodkod_app.replay_differences import Difference
 from kodkod_app.replaying import Replayed, Stage, replay
+from kodkod_app.session_opening import what_was_asked
 from kodkod_app.settings import Settings, load_settings
 from kodkod_sandbox.choose import SandboxKind
 

@@ -50,7 +50,7 @@ from kodkod_app.editor.call_content import diff_content, text_content
 from kodkod_app.editor.desk import Desk, Models, open_desk
 from kodkod_app.editor.mcp_servers import servers_of
 from kodkod_app.editor.prompt_text import prompt_text
-from kodkod_app.headless import candidates_for
+from kodkod_app.session_opening import candidates_for
 from kodkod_app.session_story import unanswered, whole_steps
 from kodkod_app.tui.preview import told_box, would_change
 from kodkod_app.tui.screens.judging import judge_of

@@ -17,9 +17,10 @@ from kodkod_app.candidate_places import copy_folder
 from kodkod_app.evaluation.harbor_tasks import HarborTask
 from kodkod_app.evaluation.suite import World
 from kodkod_app.evaluation.transcript import Made, Transcript
-from kodkod_app.headless import RunOptions, Scene, run_with
+from kodkod_app.headless import Scene, run_with
 from kodkod_app.own_git import begin_repository, commit_all
 from kodkod_app.python_environment import find_environment
+from kodkod_app.session_opening import RunOptions
 from kodkod_app.settings import Settings
 from kodkod_sandbox.base import Sandbox, SandboxKind
 from kodkod_sandbox.image_files import copy_from_image

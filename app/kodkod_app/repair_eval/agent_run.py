@@ -13,10 +13,11 @@ from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
 from kodkod_agent.tally import Tally
 from kodkod_app.bootstrap import Model
-from kodkod_app.headless import RunOptions, Scene, run_with
+from kodkod_app.headless import Scene, run_with
 from kodkod_app.nano.releases import environment, variables_of_tests
 from kodkod_app.repair_eval.broken_tree import TOOLS, BrokenTree, box_plan
 from kodkod_app.repair_prompt import failing_prompt
+from kodkod_app.session_opening import RunOptions
 from kodkod_app.settings import Settings
 from kodkod_sandbox.choose import SandboxKind
 

@@ -21,10 +21,11 @@ from kodkod_agent.report import RunReport
 from kodkod_agent.session_folder import SessionFolder, list_sessions
 from kodkod_agent.state import Status
 from kodkod_app.bootstrap import Model
-from kodkod_app.headless import NothingToDo, RunOptions, run_with
+from kodkod_app.headless import NothingToDo, run_with
 from kodkod_app.repair_eval.agent_run import Repair, Watcher
 from kodkod_app.repair_prompt import failing_prompt, issue_prompt
 from kodkod_app.session_export import NothingToExport, as_atif
+from kodkod_app.session_opening import RunOptions
 from kodkod_app.settings import Settings
 from kodkod_app.swebench.grounds import TEST_COMMAND, Ground
 from kodkod_app.swebench.records import Attempt, attempt_key

@@ -193,7 +193,7 @@ class Workbench:
 
     async def _run(self, begin: Callable[[Session], AsyncGenerator[events.Event, None]]) -> None:
         from kodkod_agent import events
-        from kodkod_app.headless import candidates_for
+        from kodkod_app.session_opening import candidates_for
 
         assert self._desk is not None
         desk, session = self._desk, self._desk.session
