@@ -31,7 +31,7 @@ from scratch import scratch
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
+from kodkod_engine.benchmark.completions import on_engine_thread
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.config import load_config
 from kodkod_engine.models.convert import WeightFile, plan_weight_files
@@ -40,6 +40,7 @@ from kodkod_engine.models.loading import build_model
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.random_checkpoint import TINY
 from kodkod_engine.models.safetensors_writer import PlannedTensor, SafetensorsWriter, file_bytes, header_bytes
+from kodkod_engine.passing import in_passing
 
 CONFIG: dict[str, Any] = {
     **TINY,

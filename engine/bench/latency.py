@@ -31,9 +31,10 @@ from torch import Tensor
 from kodkod_engine import load_engine
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, collect
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
+from kodkod_engine.benchmark.completions import on_engine_thread
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
 from kodkod_engine.models.random_checkpoint import TINY, YARN, write_random_checkpoint
+from kodkod_engine.passing import in_passing
 
 CONFIG: dict[str, Any] = {
     **TINY,

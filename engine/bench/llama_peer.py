@@ -44,7 +44,8 @@ from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
+from kodkod_engine.benchmark.completions import on_engine_thread
+from kodkod_engine.passing import in_passing
 
 CONTEXT_TOKENS, DECODE_TOKENS, PROMPT_TOKENS = 128, 32, 512
 MAX_CACHED_TOKENS = 4096

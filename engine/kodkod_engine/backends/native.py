@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
 from kodkod_engine.models.identity import identity_of
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
+from kodkod_engine.passing import in_passing
 from kodkod_engine.placement.settling import settled
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.drafter import Drafter
@@ -89,7 +91,25 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
     config, _ = settled(Path(checkpoint_dir), config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    loaded = load_model(
+    loaded = _loaded(checkpoint_dir, config, progress)
+    folder = Path(checkpoint_dir)
+    tokenizer = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").exists() else None
+    speculate = partial(speculator_for, checkpoint_dir=folder)
+    return NativeEngine(loaded, tokenizer, config, speculate=speculate, identity=identity_of(folder, loaded))
+
+
+def _loaded(checkpoint_dir: str | Path, config: EngineConfig, progress: Progress | None) -> LoadedModel:
+    """The model, read and packed on a thread that ends; an interruption is heard at the next piece."""
+    is_stopped = threading.Event()
+
+    def move(done: int, total: int) -> None:
+        if is_stopped.is_set():
+            raise KeyboardInterrupt
+        if progress is not None:
+            progress(done, total)
+
+    load = partial(
+        load_model,
         checkpoint_dir,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         device=config.device,
@@ -98,12 +118,9 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         precisions=Precisions.of(config.precision) if config.precision else None,
         weights=WeightHome(config.weights),
         pinned_expert_layers=config.pinned_expert_layers or 0,
-        progress=progress,
+        progress=move,
     )
-    folder = Path(checkpoint_dir)
-    tokenizer = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").exists() else None
-    speculate = partial(speculator_for, checkpoint_dir=folder)
-    return NativeEngine(loaded, tokenizer, config, speculate=speculate, identity=identity_of(folder, loaded))
+    return in_passing(load, is_stopped.set)
 
 
 def _store_for(runner: ModelRunner, identity: str, config: EngineConfig) -> DiskPrefixes | None:

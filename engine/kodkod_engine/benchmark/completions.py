@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -71,12 +71,6 @@ def on_engine_thread(engine: NativeEngine, work: Callable[[], Result]) -> Result
     finally:
         engine.runner.watchers.remove(watch)
     return done.result()
-
-
-def in_passing(work: Callable[[], Result]) -> Result:
-    """Do something on a thread that ends, and its OpenMP threads with it."""
-    with ThreadPoolExecutor(1) as passing:
-        return passing.submit(work).result()
 
 
 def _fulfil(done: Future[Result], work: Callable[[], Result]) -> None:

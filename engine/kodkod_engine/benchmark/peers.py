@@ -19,11 +19,11 @@ from kodkod_engine.backends.vllm_config import VllmConfig
 from kodkod_engine.benchmark.completions import (
     complete_together,
     decode_step_s,
-    in_passing,
     on_engine_thread,
     random_prompts,
 )
 from kodkod_engine.benchmark.transformers_peer import TransformersPeer
+from kodkod_engine.passing import in_passing
 
 if TYPE_CHECKING:
     from kodkod_engine.backends.native import NativeEngine

@@ -15,7 +15,8 @@ import torch
 
 from kodkod_engine.api import Completion, Speculation, Usage
 from kodkod_engine.benchmark.ceilings import Ceilings, measure_ceilings
-from kodkod_engine.benchmark.completions import complete_together, decode_step_s, in_passing, random_prompts
+from kodkod_engine.benchmark.completions import complete_together, decode_step_s, random_prompts
+from kodkod_engine.passing import in_passing
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
 if TYPE_CHECKING:

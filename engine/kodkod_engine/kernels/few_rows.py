@@ -108,10 +108,9 @@ def multiply(weight: Any, x: Any, out: Any, parts: int) -> None:
 
 def few_rows(x: Tensor, weight: Weight, outputs: int) -> Tensor:
     """See `reference`: fp32 or bf16 [rows, in] -> [rows, outputs]; a weight that `takes_few_rows`."""
-    out, rows = torch.zeros(len(x), outputs), np.arange(len(x))
-    groups = np.zeros(1, np.int64), np.array([0, len(x)]), rows
+    # Nothing of it is torch's to fill or convert: its threads would then wait for more on the cores that ours need.
+    wide, out = x.float().contiguous(), torch.empty(len(x), outputs)
     own = bits_of(weight) if isinstance(weight, Tensor) else weight
     with lock:
-        parts = min(torch.get_num_threads(), get_num_threads())
-        add_outputs(own, bits_of(x.bfloat16().contiguous()), groups, rows, out.numpy(), parts)
+        multiply(own, wide.numpy(), out.numpy(), min(torch.get_num_threads(), get_num_threads()))
     return out.to(x.dtype)

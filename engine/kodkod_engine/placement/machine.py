@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kodkod_engine.passing import in_passing
+
 logger = logging.getLogger(__name__)
 
 GIB = 1024**3
@@ -68,7 +70,7 @@ def this_machine(folder: Path, device: str = "auto") -> Machine:
     """
     return Machine(
         available_bytes(),
-        _read_rate(),
+        in_passing(_read_rate),
         float(shutil.disk_usage(folder).free),
         find_gpu(device) if device != "cpu" else None,
     )
