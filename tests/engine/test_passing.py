@@ -22,6 +22,12 @@ def test_results_and_faults_come_as_if_called_here() -> None:
         in_passing(lambda: 1 // 0)
 
 
+def test_its_thread_is_gone_afterwards() -> None:
+    worker = in_passing(threading.current_thread)
+    assert worker is not threading.current_thread()
+    assert not worker.is_alive()
+
+
 @pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads as Linux tells them")
 def test_no_thread_is_left() -> None:
     values = torch.ones(1 << 22)

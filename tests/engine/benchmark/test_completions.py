@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from kodkod_engine import load_engine
-from kodkod_engine.benchmark.completions import complete_together, in_passing, on_engine_thread
+from kodkod_engine.benchmark.completions import complete_together, on_engine_thread
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,3 @@ def test_what_fails_is_raised_here_and_the_engine_goes_on(engine):
         on_engine_thread(engine, lambda: 1 // 0)
     assert on_engine_thread(engine, lambda: 7) == 7
     assert complete_together(engine, [(5, 6)], 2)[0].usage.generated_tokens == 2
-
-
-def test_a_passing_thread_is_gone_afterwards():
-    worker = in_passing(threading.current_thread)
-    assert worker is not threading.current_thread()
-    assert not worker.is_alive()
