@@ -27,7 +27,7 @@ from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.completions import in_passing
+from kodkod_engine.passing import in_passing
 
 WARM_UP_TOKENS = (32, 512)
 """Of prompts before the one that is timed: kernels are compiled, and all experts are in memory."""

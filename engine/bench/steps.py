@@ -25,8 +25,9 @@ from scratch import scratch
 
 from kodkod_engine import load_engine
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.completions import in_passing, on_engine_thread
+from kodkod_engine.benchmark.completions import on_engine_thread
 from kodkod_engine.core.step import NOBODY, TokenRun
+from kodkod_engine.passing import in_passing
 
 TOKENS = [1, 2, 3, 4, 5, 6, 8, 12, 16]
 CONTEXT_TOKENS = 256
