@@ -200,7 +200,7 @@ def settled_and_told(folder: Path, config: EngineConfig, tell: Tell) -> EngineCo
         if config.precision is not None and not placement.is_converted:
             notes.append(packing_note(folder, config.precision))
         elif not placement.is_comfortable:
-            notes.append(f"kodkod doctor -m {quote(str(folder))} says what would be quicker")
+            notes.append(f"kodkod doctor -m {quote(str(folder))} says what else would fit")
         tell("; ".join(notes))
     return config
 

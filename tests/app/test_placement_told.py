@@ -33,7 +33,7 @@ def test_what_is_kept_as_it_is_stored_needs_no_conversion(monkeypatch, lite_fold
     assert "bf16 on cpu" in note
     assert "convert" not in note
     assert "tokens/s expected of at most 4.68" in note
-    assert note.endswith(f"; kodkod doctor -m {lite_folder} says what would be quicker")
+    assert note.endswith(f"; kodkod doctor -m {lite_folder} says what else would fit")
 
 
 def test_of_a_small_model_nothing_is_told(monkeypatch) -> None:

@@ -27,6 +27,10 @@ SERIAL_OPTIONS: Any = {name: value for name, value in KERNEL_OPTIONS.items() if 
 """Of what kernels call. One of both is stated for every function: what it left open numba would take from whoever calls
 it first, and keep on disk for all others."""
 
+MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+"""Bits of a fp32 number without its sign, and those of an infinity: what is larger is no number. Kernels tell it so,
+for what x - x makes of NaN is lost where sums may be reordered."""
+
 _TO_L2 = (0, 1, 1)
 """Arguments of LLVM's prefetch: for reading, wanted in the second level cache, data."""
 

@@ -13,7 +13,16 @@ import torch
 from numba import get_num_threads, njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, as_float, float_or_bits, lock
+from kodkod_engine.kernels.bf16 import (
+    FAST_MATH,
+    INFINITY,
+    KERNEL_OPTIONS,
+    MAGNITUDE,
+    SERIAL_OPTIONS,
+    as_float,
+    float_or_bits,
+    lock,
+)
 from kodkod_engine.kernels.silu import LOG2_E, power_of_two
 
 HEADS_AT_A_TIME = 4
@@ -123,17 +132,18 @@ def _score(wide: Any, latents: Any, slots: Any, scores: Any) -> None:
 
 @njit(**SERIAL_OPTIONS)
 def _softmax(scores: Any, scale: Any) -> None:
-    """In place, over the last dimension."""
+    """In place, over the last dimension; NaN for a head with a score that is not finite, which the power would hide."""
     factor = np.float32(scale) * LOG2_E
+    patterns = scores.view(np.uint32)
     for head in range(scores.shape[0]):
-        own = scores[head]
-        highest, total, faults = np.max(own), np.float32(0), np.float32(0)
+        own, largest = scores[head], np.uint32(0)
         for place in range(len(own)):
-            # What is no number stays none: the power has limits.
-            faults += own[place] - own[place]
+            largest = max(largest, patterns[head, place] & MAGNITUDE)
+        highest, total = np.max(own), np.float32(0)
+        for place in range(len(own)):
             own[place] = power_of_two((own[place] - highest) * factor)
             total += own[place]
-        inverse = np.float32(1) / (total + faults)
+        inverse = np.float32(1) / total if largest < INFINITY else np.float32(np.nan)
         for place in range(len(own)):
             own[place] *= inverse
 

@@ -10,7 +10,7 @@ from numba import njit, prange
 from numba.extending import overload
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import INFINITY, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.fp8_dot import converts_halves, fp8_dots, plain_fp8_dot
 from kodkod_engine.kernels.packed_dot import row_dots
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
@@ -18,8 +18,6 @@ from kodkod_engine.kernels.vector_code import MAX_TOKENS, VECTOR_GROUP
 
 OUTPUTS_PER_JOB = 16
 HIGHEST = 32767
-MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
-"""Bits of a fp32 number without its sign, and those of an infinity: what is larger is no number."""
 
 
 class Nibbles128(NamedTuple):
@@ -112,7 +110,6 @@ def narrow(x: Any, out: Any, factors: Any) -> None:
         highest, largest = np.float32(0), np.uint32(0)
         for i in range(x.shape[1]):
             highest = max(highest, abs(x[row, i]))
-            # Told by the bits: what a comparison or x - x makes of NaN is lost when sums may be reordered.
             largest = max(largest, patterns[row, i] & MAGNITUDE)
         is_finite = largest < INFINITY
         factors[row] = highest / np.float32(HIGHEST) if is_finite else np.float32(np.nan)
