@@ -171,7 +171,7 @@ async def test_compiling_at_the_first_use_is_told_on_the_screen(open_app):
         await driver.opened()
         driver.app.workbench._desk.model.engine.runner.on_compile()
         await driver.until(lambda: [note.text for note in driver.entries(s.Note)] == [COMPILING], "the note")
-        assert "kernels are compiled for this machine" in driver.screen_text()
+        await driver.until(lambda: "kernels are compiled for this machine" in driver.screen_text(), "its line")
 
 
 async def test_without_a_model_it_is_said_what_the_small_one_does(open_app, record):
