@@ -144,7 +144,9 @@ class ModelRunner:
             return None
         rows: Iterator[list[int]] = iter(ids.T.tolist())
         of_run = {index: list(chain.from_iterable(next(rows) for _ in runs[index].token_ids)) for index in order}
-        return [of_run[index][-len(run.choices) * num_steps :] for index, run in enumerate(runs)]
+        chosen = [of_run[index][-len(run.choices) * num_steps :] for index, run in enumerate(runs)]
+        _require_numbers(min(map(min, chosen)) >= 0)
+        return chosen
 
     def _step_by_step(self, runs: Sequence[TokenRun], num_steps: int) -> list[tuple[ChosenToken, ...]]:
         chosen = [self._one_step(runs)]
@@ -168,7 +170,7 @@ class ModelRunner:
         if not choosing:
             return [()] * len(runs)
         logits = self.loaded.model.logits(torch.cat([rows for rows, _ in choosing]))
-        _require_numbers(logits)
+        _require_numbers(bool(logits.max().isfinite()))
         followed = iter(follow(logits, [run for _, run in choosing]))
         return [next(followed) if run.choices else () for run in runs]
 
@@ -212,13 +214,13 @@ class ModelRunner:
             return [self.loaded.model.logits(hidden) for hidden in self.forward(runs).hidden]
 
 
-def _require_numbers(logits: Tensor) -> None:
-    """Of what has to be chosen from; nothing that is chosen from anything else means anything.
+def _require_numbers(are_numbers: bool) -> None:
+    """Of all logits that have to be chosen from; nothing that is chosen from anything else means anything.
 
     Raises:
-        CheckpointCorrupt: there are others.
+        CheckpointCorrupt: not all are.
     """
-    if not bool(logits.max().isfinite()):
+    if not are_numbers:
         raise CheckpointCorrupt(
             "the model computes no numbers any more (NaN), for its weights are damaged; check the checkpoint, or fetch "
             "and convert it again"

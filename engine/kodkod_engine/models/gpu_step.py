@@ -74,6 +74,10 @@ def latent_shape(config: ModelConfig) -> LatentShape:
     )
 
 
+def _ids(logits: Tensor, shape: StepBuffers) -> Tensor:
+    return logits.argmax(dim=-1) if shape.draws is None else draw_ids(logits, shape.draws, shape.places.step)
+
+
 @dataclass
 class GpuStep:
     """Steps of one model on one cache. Not thread-safe: the engine thread owns it."""
@@ -130,7 +134,8 @@ class GpuStep:
             num_steps: more than 1 only for one token of each sequence.
 
         Returns:
-            int64 [num_steps, tokens], on the device; overwritten like the hidden states.
+            int64 [num_steps, tokens], on the device, `NO_NUMBER` where the logits were none; overwritten like the
+            hidden states.
         """
         return self._run(batch, Ending.GREEDY if draws is None else Ending.DRAWN, draws, num_steps)[:num_steps]
 
@@ -214,7 +219,8 @@ class GpuStep:
         x = self._compute(shape, key)
         if key.ending is Ending.HIDDEN:
             return x
-        next_step(self._ids(x, shape), shape.places, shape.chosen, self.cache.layout.block_size)
+        logits = self._logits(x)
+        next_step(_ids(logits, shape), logits, shape.places, shape.chosen, self.cache.layout.block_size)
         return shape.chosen
 
     def _compute(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
@@ -230,10 +236,9 @@ class GpuStep:
             return F.embedding(shape.places.windows[:, 0], self.model.words)
         return shape.embedded
 
-    def _ids(self, x: Tensor, shape: StepBuffers) -> Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         norm = self.model.norm
-        logits = thin_linear(x, self.model.head_weight, norm=norm.weight, eps=norm.eps)
-        return logits.argmax(dim=-1) if shape.draws is None else draw_ids(logits, shape.draws, shape.places.step)
+        return thin_linear(x, self.model.head_weight, norm=norm.weight, eps=norm.eps)
 
     def _layer(self, layer: DualLayer, x: Tensor, shape: StepBuffers, key: ShapeKey) -> Tensor:
         first, second = layer.first, layer.second

@@ -1,7 +1,8 @@
 """From one decode step to the next on the device: the chosen ids become the tokens of the step that follows.
 
 Row by row the id is noted, the window of the N-gram hash moves on by it, and so do the position and the slot its KV
-will be written to. In the last step of a visit nothing moves, so a step that is repeated stays the same step.
+will be written to. In the last step of a visit nothing moves, so a step that is repeated stays the same step. An id
+whose logit is no number is noted as `NO_NUMBER`: only the host can end anything, and it sees nothing else of a step.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+NO_NUMBER = -1
+"""Noted where NaN or infinity was the best there was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,10 @@ class Places:
     """int64 [sequences, blocks], which hold the places of the whole visit."""
 
 
-def reference(ids: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
-    """int64 [rows] into `chosen` [steps, rows], and on to the next step, in place."""
+def reference(ids: Tensor, logits: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
+    """int64 [rows], of logits [rows, vocab], into `chosen` [steps, rows], and on to the next step, in place."""
     rows = torch.arange(len(ids), device=ids.device)
-    chosen[at.step, rows] = ids
+    chosen[at.step, rows] = torch.where(logits[rows, ids].isfinite(), ids, NO_NUMBER)
     goes_on = at.step < at.last
     moved = torch.cat([ids[:, None], at.windows[:, :-1]], dim=1)
     at.windows.copy_(torch.where(goes_on[:, None], moved, at.windows))
@@ -49,6 +53,8 @@ def reference(ids: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
 @triton.jit
 def _kernel(
     ids,
+    logits,
+    vocab,
     steps,
     lasts,
     positions,
@@ -57,6 +63,7 @@ def _kernel(
     blocks,
     chosen,
     num_blocks,
+    NO_NUMBER: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -64,7 +71,10 @@ def _kernel(
     row = tl.program_id(0).to(tl.int64)
     own = tl.load(ids + row)
     step = tl.load(steps + row)
-    tl.store(chosen + step * tl.num_programs(0) + row, own)
+    # By its bits: a comparison of numbers may be compiled as if there were no others.
+    bits = tl.load(logits + row * vocab + own).to(tl.float32).to(tl.int32, bitcast=True)
+    noted = tl.where((bits & 0x7FFFFFFF) < 0x7F800000, own, NO_NUMBER)
+    tl.store(chosen + step * tl.num_programs(0) + row, noted)
     if step < tl.load(lasts + row):
         columns = tl.arange(0, WIDTH)
         is_earlier = (columns > 0) & (columns < WINDOW)
@@ -78,12 +88,14 @@ def _kernel(
         tl.store(steps + row, step + 1)
 
 
-def next_step(ids: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
+def next_step(ids: Tensor, logits: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
     """See `reference`."""
     window = at.windows.shape[1]
     grid: Any = (len(ids),)
     _kernel[grid](
         ids,
+        logits,
+        logits.shape[1],
         at.step,
         at.last,
         at.positions,
@@ -92,6 +104,7 @@ def next_step(ids: Tensor, at: Places, chosen: Tensor, block_size: int) -> None:
         at.blocks,
         chosen,
         at.blocks.shape[1],
+        NO_NUMBER=NO_NUMBER,
         BLOCK_SIZE=block_size,
         WINDOW=window,
         WIDTH=triton.next_power_of_2(window),

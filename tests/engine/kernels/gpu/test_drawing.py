@@ -190,8 +190,9 @@ def test_the_next_step_stands_where_the_id_leads(window):
     ids = torch.tensor([11, 12, 13], device=DEVICE)
     got, wanted, before = places(), places(), places()
     chosen, chosen_too = torch.zeros(4, 3, dtype=torch.int64, device=DEVICE), torch.zeros(4, 3, dtype=torch.int64)
-    next_step(ids, got, chosen, 4)
-    reference(ids, wanted, chosen_too.to(DEVICE), 4)
+    logits = torch.zeros(3, 14, device=DEVICE, dtype=torch.bfloat16)
+    next_step(ids, logits, got, chosen, 4)
+    reference(ids, logits, wanted, chosen_too.to(DEVICE), 4)
     for name in Places.__slots__:
         assert torch.equal(getattr(got, name), getattr(wanted, name)), name
     assert chosen.tolist() == [[11, 0, 0], [0, 12, 0], [0, 0, 13], [0, 0, 0]]
@@ -199,6 +200,24 @@ def test_the_next_step_stands_where_the_id_leads(window):
     assert got.slots.tolist() == [int(before.blocks[0, 1]) * 4 + 3, int(before.blocks[1, 2]) * 4, 98]
     assert got.windows[:2].tolist() == [[11, *before.windows[0, :-1]], [12, *before.windows[1, :-1]]]
     assert torch.equal(got.windows[2], before.windows[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_id_whose_logit_is_no_number_is_noted_as_none(dtype):
+    from kodkod_engine.kernels.gpu.next_step import NO_NUMBER, Places, next_step, reference
+
+    ids = torch.tensor([5, 0, 2, 3, 4], device=DEVICE)
+    largest = torch.finfo(dtype).max
+    logits = torch.zeros(5, 6, dtype=dtype, device=DEVICE)
+    logits[torch.arange(5), ids] = torch.tensor([float("nan"), float("inf"), -float("inf"), largest, -largest]).to(
+        logits
+    )
+    zeros = torch.zeros(5, dtype=torch.int64, device=DEVICE)
+    for choose_next in (next_step, reference):
+        at = Places(zeros.clone(), zeros, zeros.clone(), zeros.clone(), zeros[:, None].clone(), zeros[:, None].clone())
+        chosen = torch.zeros(1, 5, dtype=torch.int64, device=DEVICE)
+        choose_next(ids, logits, at, chosen, 4)
+        assert chosen.tolist() == [[NO_NUMBER, NO_NUMBER, NO_NUMBER, 3, 4]]
 
 
 SPEC = polynomial_spec(vocab_size=50, ratio=3, order_limit=4, splits=2, table_width=16, border_ids=frozenset({2}))
@@ -228,7 +247,7 @@ def test_row_ids_along_a_visit_are_those_of_the_whole_sequence(prompt, chosen_id
     )
     chosen, hasher, wanted = ints(*[0] * 8)[:, None], NgramHasher(SPEC, DEVICE), ngram_row_ids(whole, SPEC)
     for place, token_id in enumerate(chosen_ids, start=len(prompt)):
-        next_step(ints(token_id), at, chosen, block_size)
+        next_step(ints(token_id), torch.zeros(1, 50, device=DEVICE), at, chosen, block_size)
         assert torch.equal(hasher.row_ids(at.windows)[0].cpu(), wanted[place])
         assert at.positions.tolist() == [place]
         assert at.slots.tolist() == [int(blocks[0, place // block_size]) * block_size + place % block_size]

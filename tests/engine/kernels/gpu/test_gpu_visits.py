@@ -7,6 +7,7 @@ layers are computed by the modules there, from nothing but the integers that a g
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import Choice, TokenRun, next_run
+from kodkod_engine.errors import CheckpointCorrupt
 from kodkod_engine.layers.step_batch import AttentionGroup, Blocks, StepBatch
 from kodkod_engine.models.config import BACKBONE_ARCHITECTURE
 from kodkod_engine.models.loading import LoadedModel, TableHome, load_model
@@ -167,6 +169,37 @@ def test_a_prompt_is_gone_on_with_from_its_last_token(played):
     for sampling in (GREEDY, DRAWN):
         run = TokenRun("0", [7, 8, 2, 9, 11], (), 0, blocks, [Choice(sampling, 5, None)])
         assert played.fused.run([], [run]) == played.plain.run([], [run])
+
+
+@contextmanager
+def damaged(pair: Pair, weights: torch.Tensor) -> Iterator[None]:
+    """NaN in place of some weights, and nothing of it left behind."""
+    sound = weights.clone()
+    weights.fill_(float("nan"))
+    try:
+        yield
+    finally:
+        weights.copy_(sound)
+        pair.fused.cache._latents.zero_()
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN, FILTERED], ids=["greedy", "drawn", "filtered"])
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_device_that_computes_no_numbers_chooses_nothing(played, sampling, num_steps):
+    runs = played.begin([[7, 8, 2, 9, 11]], [sampling])
+    with damaged(played, played.fused.loaded.model.norm.weight), pytest.raises(CheckpointCorrupt, match="no numbers"):
+        played.fused.run([], runs, num_steps)
+
+
+def test_numbers_that_end_within_a_visit_are_told(played):
+    runs = played.begin([[7, 8, 2, 9, 11]], [DRAWN])
+    ((first, second),) = played.fused.run([], runs, 2)
+    assert second.token_id not in (5, first.token_id), "it is read by the third step alone"
+    word = played.fused.loaded.model.words[second.token_id]
+    with damaged(played, word):
+        assert played.fused.run([], runs, 2) == [(first, second)], "nothing has read it yet"
+        with pytest.raises(CheckpointCorrupt, match="no numbers"):
+            played.fused.run([], runs, 3)
 
 
 def test_a_visit_of_the_modules_is_as_many_steps(played):
