@@ -26,7 +26,15 @@ from kodkod_agent.policy import Verdict
 from kodkod_agent.proposals import next_turns
 from kodkod_agent.resources import Resources
 from kodkod_agent.state import AgentState, Node, Ruling, Status
-from kodkod_agent.telling import show_instructions, tell_budgets, tell_facts, tell_mode, tell_skills, tell_tools
+from kodkod_agent.telling import (
+    show_instructions,
+    tell_budgets,
+    tell_facts,
+    tell_mode,
+    tell_skills,
+    tell_standing,
+    tell_tools,
+)
 from kodkod_agent.ways import Ways
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.chat.ledger_state import Origin
@@ -55,9 +63,7 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
 async def _begin(state: AgentState, res: Resources) -> AgentState:
     """Take in what the person said, and remember the world as it is before the first turn."""
     answer_pending("the run was cut short before it", res)
-    tell_tools(state["step"], res)
-    skills = tell_skills(state.get("skills", ""), state["step"], res)
-    shown = show_instructions(["."], state["instructions"], state["step"], res)
+    standing = tell_standing(state, res)
     await tell_facts(state["step"], res)
     mode = tell_mode(state, res)
     for text in state["inbox"]:
@@ -71,18 +77,8 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
         for name in checks.not_failing(tests, res.config.test_targets):
             res.emit(events.Notice(f"{name} does not fail, or there is no such test"))
     mark = res.log.sync(res.ledger)
-    return (
-        skills
-        | mode
-        | AgentState(
-            next=Node.PREPARE,
-            inbox=[],
-            base_snapshot=snapshot,
-            tests_before=tests,
-            ledger_mark=mark,
-            instructions=shown,
-        )
-    )
+    begun = AgentState(next=Node.PREPARE, inbox=[], base_snapshot=snapshot, tests_before=tests, ledger_mark=mark)
+    return standing | mode | begun
 
 
 async def _rebuild(state: AgentState, res: Resources) -> AgentState:

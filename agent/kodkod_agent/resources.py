@@ -22,7 +22,6 @@ from kodkod_agent.moment import Moment
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.skills import Skill
 from kodkod_agent.spans import NoSpans, Spans
-from kodkod_agent.trajectory import TrajectoryWriter
 from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -65,6 +64,14 @@ class Snapshots(Protocol):
         ...
 
 
+class Trajectory(Protocol):
+    """Where what happens is written down."""
+
+    def append(self, event: trajectories.Event, *, step: int) -> object:
+        """Add an event, after so many turns."""
+        ...
+
+
 @dataclass(slots=True)
 class Resources:
     """See the module. One session's, used from one asyncio loop."""
@@ -75,7 +82,7 @@ class Resources:
     ledger: TokenLedger
     log: LedgerLog
     journal: Journal
-    trajectory: TrajectoryWriter
+    trajectory: Trajectory
     tools: ToolContext
     snapshots: Snapshots
     permissions: Permissions

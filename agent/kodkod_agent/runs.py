@@ -15,6 +15,7 @@ from kodkod_agent import events, trajectory
 from kodkod_agent.approval import Approval
 from kodkod_agent.errors import Interrupted, SessionBusy
 from kodkod_agent.graph import build_graph, end_run
+from kodkod_agent.reading_ahead import ReadingAhead, coming_ids
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.spans import RunSpan
@@ -39,6 +40,7 @@ class Runs:
         self._events: asyncio.Queue[events.Event | None] = asyncio.Queue()
         self._work: asyncio.Task[None] | None = None
         self._answers: asyncio.Future[tuple[Approval, ...]] | None = None
+        self.ahead = ReadingAhead(res.engine)
         res.emit = self._emit
 
     async def state(self) -> AgentState:
@@ -80,6 +82,7 @@ class Runs:
             EngineError, SandboxError: a fault, after its `RunEnded`.
         """
         self.require_idle()
+        self.ahead.stop()
         self._events = asyncio.Queue()
         self._emit(events.RunStarted(self._session_id, resumed=inputs is None))
         self._res.stopwatch.start(counted_s)
@@ -114,6 +117,7 @@ class Runs:
 
     async def close(self) -> None:
         """Stop what runs, and wait for it."""
+        self.ahead.stop()
         self.cancel()
         if self._work is not None:
             await asyncio.wait({self._work})
@@ -177,6 +181,12 @@ class Runs:
         self._res.is_stale = False
         await self.place({**state, **update}, behind=Node.PREPARE)
         await self._graph.ainvoke(None, self._thread, durability="sync")
+
+    async def read_ahead(self) -> None:
+        """Have the engine compute what it will go on from, until it is asked. See `Session.read_ahead`."""
+        self.require_idle()
+        if self._res.config.read_ahead and self._res.guide is None:
+            self.ahead.begin(coming_ids(await self.state(), self._res))
 
     async def report(self, fault: BaseException | None = None) -> RunReport:
         """How the last run ended, or how it stands."""

@@ -155,6 +155,17 @@ class Session:
         # A fork stands in the middle of a run, one that nothing was said in at the beginning of none.
         return status is not Status.DONE and (status is not Status.RUNNING or state["step"] > 0)
 
+    async def read_ahead(self) -> None:
+        """While the person thinks: have the engine compute the conversation as it will stand before their next words.
+
+        It ends by itself, or when a run begins; what was computed by then is in the cache. Nothing is done for a guided
+        model, which computes no prompt. Not to be called with a recording, which has an answer for each request.
+
+        Raises:
+            SessionBusy: a run is going on.
+        """
+        await self._runs.read_ahead()
+
     async def send(self, text: str) -> AsyncGenerator[events.Event, None]:
         """Say something and follow the run it starts, to its `RunEnded`.
 

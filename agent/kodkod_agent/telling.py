@@ -86,6 +86,14 @@ def tell_skills(known: str, step: int, res: Resources) -> AgentState:
     return AgentState(skills=listing)
 
 
+def tell_standing(state: AgentState, res: Resources) -> AgentState:
+    """What holds whatever the person says next: tools, skills, the project's own instructions."""
+    tell_tools(state["step"], res)
+    skills = tell_skills(state.get("skills", ""), state["step"], res)
+    shown = show_instructions(["."], state["instructions"], state["step"], res)
+    return skills | AgentState(instructions=shown)
+
+
 def tell_mode(state: AgentState, res: Resources) -> AgentState:
     """The mode may change at any time; what that means is told before the next turn."""
     mode, plan_only = res.permissions.mode, res.permissions.plan_only

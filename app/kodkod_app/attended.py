@@ -80,7 +80,14 @@ async def open_attended(
         for note in extras.news():
             tell(note)
     session = await open_session(options, session_setup(settings, model, box, extras))
+    await read_ahead(model, session)
     return Attended(settings, plan, box, model, extras, session)
+
+
+async def read_ahead(model: Model, session: Session) -> None:
+    """Use the time until the person has said something; a recording would take it for a request."""
+    if not model.is_recording:
+        await session.read_ahead()
 
 
 def _with_first(note: str, news: Callable[[], Sequence[str]]) -> Callable[[], Sequence[str]]:

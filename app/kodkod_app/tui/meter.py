@@ -20,6 +20,8 @@ class Prefill:
     total_tokens: int
     left_s: float | None
     """None while there is nothing to tell it by."""
+    is_ahead: bool = False
+    """Nothing has been asked yet."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,8 @@ class Meter:
     """None when no prompt is being computed."""
     prompt_tokens_per_s: float = 0.0
     """As measured in the turns before; 0 while none has been."""
-    _base: tuple[int, int, int] | None = None
+    _base: EngineStats | None = None
+    """As the turn, or what is read ahead of one, found the engine."""
     _began_s: float = 0.0
     _is_warm: bool = False
     """What is in the context was computed here, so the next prompt is new from its end on."""
@@ -72,7 +75,7 @@ class Meter:
         self.context_tokens = context_tokens
         self.reused_tokens = self.new_tokens = 0
         self.tokens_per_s = 0.0
-        self._base = (counters.steps, counters.reused_tokens, counters.generated_tokens)
+        self._base = counters
         self._began_s, self._decode_began, self._is_running = now_s, None, True
         self.prefill = self._progress = None
 
@@ -80,15 +83,29 @@ class Meter:
         """Read the counters while the turn runs."""
         if self._base is None or not self._is_running:
             return
-        steps, reused, generated = self._base
-        written = counters.generated_tokens - generated
+        base = self._base
+        # What was read ahead, and had to end its step first, may have left a token.
+        written = counters.generated_tokens - base.generated_tokens - base.running
         if written > 0:
             self._look_at_decode(now_s, written)
-        elif counters.steps > steps:
-            total = max(1, self.context_tokens - (counters.reused_tokens - reused))
-            self._look_at_prefill(now_s, min(total, (counters.steps - steps) * self.max_step_tokens), total)
+        elif counters.steps > base.steps:
+            self._look_at_prefill(now_s, *self._read(base, counters))
         elif self.prompt_tokens_per_s:
             self._look_at_prefill(now_s, 0, self._expected_tokens)
+
+    def look_ahead(self, counters: EngineStats) -> None:
+        """Read the counters while no turn runs: the engine may be reading what the next one comes after."""
+        if not counters.running + counters.waiting:
+            self.prefill = self._base = None
+            return
+        self._base = self._base or counters
+        done, total = self._read(self._base, counters)
+        self.prefill = Prefill(done, total, None, is_ahead=True)
+
+    def _read(self, base: EngineStats, counters: EngineStats) -> tuple[int, int]:
+        """Prompt tokens done since then, and all there are to do."""
+        total = max(1, self.context_tokens - (counters.reused_tokens - base.reused_tokens))
+        return min(total, (counters.steps - base.steps) * self.max_step_tokens), total
 
     def _look_at_decode(self, now_s: float, written: int) -> None:
         self.prefill = None
@@ -110,7 +127,7 @@ class Meter:
 
     def end_turn(self, bill: Usage) -> None:
         """The turn's bill, which replaces what was read on the way."""
-        self.prefill, self._is_running = None, False
+        self.stop()
         if bill.prompt_tokens:
             self.reused_tokens, self.new_tokens = bill.reused_tokens, bill.prompt_tokens - bill.reused_tokens
             self.context_tokens = bill.prompt_tokens + bill.generated_tokens
@@ -124,4 +141,4 @@ class Meter:
 
     def stop(self) -> None:
         """The run is over, however."""
-        self.prefill, self._is_running = None, False
+        self.prefill, self._base, self._is_running = None, None, False

@@ -257,11 +257,13 @@ class Updating(App[int]):
         self._show_status()
 
     def look_at_meter(self) -> None:
-        """A few times a second while something runs."""
-        if not self.is_busy:
+        """A few times a second."""
+        if (counters := self.workbench.stats) is None:
             return
-        if (counters := self.workbench.stats) is not None:
+        if self.is_busy:
             self.meter.look(time.monotonic(), counters)
+        else:
+            self.meter.look_ahead(counters)
         self._show_status()
 
     def _show_status(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,6 +136,28 @@ def test_time_left_runs_down_between_steps_and_is_known_before_the_first_by_the_
     meter.begin_turn(4_420, 200.0, idle)
     meter.look(200.0, idle)
     assert meter.prefill == Prefill(0, 4_420, 44.2), "in another session nothing is there yet"
+
+
+def test_what_is_read_ahead_is_shown_while_nothing_runs() -> None:
+    meter, idle = Meter(), EngineStats(steps=10, reused_tokens=7)
+    meter.open(3_000, 8_192, 512)
+    meter.look_ahead(idle)
+    assert meter.prefill is None
+    meter.look_ahead(replace(idle, waiting=1))
+    assert meter.prefill == Prefill(0, 3_000, None, is_ahead=True)
+    reading = replace(idle, running=1, steps=12, reused_tokens=1_007)
+    meter.look_ahead(reading)
+    assert meter.prefill == Prefill(1_024, 2_000, None, is_ahead=True)
+    meter.begin_turn(3_200, 50.0, reading)
+    assert meter.prefill is None
+    meter.look(51.0, replace(reading, running=1, steps=13, generated_tokens=1))
+    assert meter.prefill is not None, "the token is none of the turn's"
+    assert not meter.prefill.is_ahead
+    meter.look(52.0, replace(reading, steps=14, generated_tokens=2))
+    assert meter.prefill is None
+    meter.end_turn(Usage(3_200, 2_024, 1))
+    meter.look_ahead(replace(idle, running=1, steps=20))
+    assert meter.prefill == Prefill(0, 3_201, None, is_ahead=True)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())

@@ -143,7 +143,7 @@ def _right(facts: Facts) -> list[_Part]:
 
 def _told_prefill(prefill: Prefill) -> str:
     left = "" if prefill.left_s is None else f" {prefill.left_s:.0f} s left"
-    return f"reading {short(prefill.done_tokens)}/{short(prefill.total_tokens)}{left}"
+    return f"reading {'ahead ' * prefill.is_ahead}{short(prefill.done_tokens)}/{short(prefill.total_tokens)}{left}"
 
 
 def short(count: int) -> str:
