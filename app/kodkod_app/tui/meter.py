@@ -80,8 +80,9 @@ class Meter:
         self.prefill = self._progress = None
 
     def look(self, now_s: float, counters: EngineStats) -> None:
-        """Read the counters while the turn runs."""
+        """Read the counters while a run goes on; between its turns there is nothing to tell."""
         if self._base is None or not self._is_running:
+            self.prefill = None
             return
         base = self._base
         # What was read ahead, and had to end its step first, may have left a token.
