@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kodkod_agent.places import Places
-from kodkod_agent.shell_reach import Finding, Reach, find_reach, obeyed, path_words, without_git_options
+from kodkod_agent.shell_operands import path_words
+from kodkod_agent.shell_reach import Finding, Reach, find_reach, obeyed, without_git_options
 from kodkod_agent.shell_script import Redirection, SimpleCommand, Word, names
 from kodkod_agent.shell_wrappers import Part, take_apart
 from kodkod_tools import git
@@ -126,7 +127,8 @@ def _findings(command: SimpleCommand, places: Places, trusts_git: bool) -> list[
     if command.name in _MOVES:
         return findings + _of_move(command, places)
     writes = finding.reach in (Reach.EDITS, Reach.COMMITS)
-    found = (places.writing(word) if writes else places.reading(word) for word in _paths(command))
+    paths = path_words(command, thorough=finding.reach < Reach.RUNS)
+    found = (places.writing(path) if writes else places.reading(path) for path in paths)
     return findings + [place for place in found if place is not None]
 
 
@@ -139,20 +141,6 @@ def _of_move(command: SimpleCommand, places: Places) -> list[Finding]:
         return [Finding(Reach.UNSURE, "goes to a folder that is not known for sure")]
     found = replace(places, boxed=False).writing(word)
     return [found] if found else []
-
-
-def _paths(command: SimpleCommand) -> list[Word]:
-    """The words that may be paths, values of options included; unknown words are `find_reach`'s to judge."""
-    paths = []
-    for word in path_words(command):
-        text = word.text or ""
-        if text.startswith("--"):
-            text = text.partition("=")[2]
-        elif text.startswith("-"):
-            text = text[2:] if "/" in text else ""
-        if text:
-            paths.append(Word(text, word.source, word.is_pattern))
-    return paths
 
 
 def _subject(command: SimpleCommand) -> str:

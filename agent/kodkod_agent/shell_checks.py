@@ -45,6 +45,8 @@ def is_odd_substitution(text: str) -> bool:
 
 def heredoc_is_sure(source: bytes, node: Node) -> bool:
     """Whether the text ends where bash ends it, at the first line that is the delimiter, and hides no command."""
+    if _is_substituted(node):
+        return False  # bash prints what it substitutes and reads it again, and may lose the end of a command then
     named = {child.type: child for child in node.children}
     start, end = named.get("heredoc_start"), named.get("heredoc_end")
     delimiter = _DELIMITER.fullmatch(_text(source, start)) if start else None
@@ -55,6 +57,13 @@ def heredoc_is_sure(source: bytes, node: Node) -> bool:
     body = source[first:at].decode()
     expands = not delimiter["quote"] and (HIDDEN_EXPANSION.search(body) or "\\\n" in body)
     return at <= end.start_byte <= at + len(line) and not expands
+
+
+def _is_substituted(node: Node) -> bool:
+    above = node.parent
+    while above is not None and not above.type.endswith("_substitution"):
+        above = above.parent
+    return above is not None
 
 
 def _line_of(source: bytes, first: int, name: str, *, strips_tabs: bool) -> tuple[int, str]:

@@ -6,10 +6,11 @@ What is not in the table runs code. Words that are not known are only harmless w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from kodkod_agent.shell_guards import GUARDS, TAKE_NO_PATTERN, is_own_name, may_be
 from kodkod_agent.shell_script import SimpleCommand, Word, names
 
 
@@ -40,23 +41,23 @@ class Finding:
 
 _READS = Finding(Reach.READS, "only reads")
 _HARMLESS_NAMES = names("LC_ALL LANG LANGUAGE TZ NO_COLOR FORCE_COLOR CI COLUMNS LINES PYTHONDONTWRITEBYTECODE")
-_OWN_NAME = re.compile(r"[a-z_][a-z_0-9]*")
+RESERVED = names("if then else elif fi case esac for select while until do done in function coproc ! { } [[ ]]")
+"""Where the grammar takes one for a program, bash may begin a statement, and what follows is a command of its own."""
 _NETWORK = names("ssh scp sftp rsync curl wget nc ncat telnet ftp")
 _RIGHTS = names("sudo doas su pkexec mount umount chroot docker podman systemctl dd mkfs shutdown reboot")
 _ANY_WORDS = names("echo true false : continue break")
 """Whatever their words are, they only print them, if that."""
 _ANY_OPTIONS = names(
-    "ls cat head tail wc pwd basename dirname realpath readlink stat which type nl cut tr comm diff cmp md5sum sha1sum "
-    "sha256sum cksum od hexdump strings fold rev tac seq uname whoami id nproc uptime df du free grep egrep fgrep jq "
+    "ls cat head tail wc pwd basename dirname realpath readlink stat which type nl cut tr comm cmp md5sum sha1sum "
+    "sha256sum cksum od hexdump strings fold rev tac seq uname whoami id nproc uptime df du free "
     "cd exit sleep expr column"
 )
 """No option of theirs writes or runs anything."""
 _TELLS_VERSION = names(
-    "python python3 node npm cargo rustc go gcc g++ clang git pip pip3 make cmake java javac ruby perl bash uv ruff "
-    "mypy pytest"
+    "python python3 node npm gcc g++ clang git pip pip3 make cmake java javac ruby perl bash uv ruff mypy"
 )
-_PATTERN_FIRST = names("grep egrep fgrep rg sed jq expr echo : true false seq sleep exit printf tr test [")
-"""Their first operand, or all of them, is no path."""
+"""Not those that a project's files lead elsewhere first: cargo and rustc by `rust-toolchain.toml`, go by `go.mod`,
+pytest by `conftest.py`."""
 _MAKES_FILES = names("mkdir touch cp mv rmdir rm")
 _GIT_READS = names(
     "status diff log show blame rev-parse ls-files ls-tree cat-file describe shortlog grep merge-base rev-list "
@@ -65,7 +66,11 @@ _GIT_READS = names(
 _GIT_COMMITS = names(
     "add commit branch tag switch checkout restore reset stash merge rebase cherry-pick revert rm mv apply am notes"
 )
-_GIT_REFUSED = ("--output", "--open-files-in-pager", "--ext-diff", "--textconv", "--filters", "--contents", "--exec")
+_GIT_REFUSED = (
+    "--output", "--open-files-in-pager", "--ext-diff", "--textconv", "--filters", "--contents", "--exec",
+    "--unsafe-paths",
+)  # fmt: skip
+_GIT_REFUSED_LETTERS: Mapping[str, str] = {"grep": "O", "rebase": "x"}
 _LISTS_ONLY: Mapping[tuple[str, ...], frozenset[str]] = {
     ("branch",): names("-a --all -r --remotes -v -vv --verbose --list -l --show-current --no-color"),
     ("tag",): frozenset({"-l", "--list"}),
@@ -75,18 +80,6 @@ _LISTS_ONLY: Mapping[tuple[str, ...], frozenset[str]] = {
     ("worktree", "list"): frozenset({"--porcelain"}),
 }
 """git commands that only list when they have no other words than these."""
-_SED_SCRIPT = re.compile(
-    r"(?:(?:\d+|\$)(?:,(?:\d+|\$|\+\d+))?[pdq=]|/[^/\\\n]*/[pd])(?:;(?:\d+|\$)(?:,(?:\d+|\$))?[pdq=])*"
-)
-_SET_OPTIONS = re.compile(r"[-+][eux]+|-[eux]*o|pipefail")
-_FIND_OPTIONS = names(
-    "-name -iname -path -ipath -type -maxdepth -mindepth -size -mtime -mmin -newer -empty -print -print0 -prune -not "
-    "-o -or -a -and -regex -iregex -regextype -perm -user -group -follow -L -P -H -depth -xdev -mount -printf -ls "
-    "-readable -writable -executable -links -inum -quit -true -false -wholename -daystart"
-)
-_SORT_OPTION = re.compile(
-    r"-[bdfghinrRuVMczsm]*(?:[kt].*)?|--(?:reverse|unique|numeric-sort|version-sort|human-numeric-sort)"
-)
 
 
 def find_reach(command: SimpleCommand) -> Finding:
@@ -100,14 +93,12 @@ def find_reach(command: SimpleCommand) -> Finding:
 
 def obeyed(command: SimpleCommand) -> list[str]:
     """The variables a command sets that programs may obey, itself or others: all but those known to be harmless."""
-    return [name for name in command.assigned if name not in _HARMLESS_NAMES and not _is_own(name)]
-
-
-def _is_own(name: str) -> bool:
-    return _OWN_NAME.fullmatch(name) is not None and not name.endswith("_proxy")
+    return [name for name in command.assigned if name not in _HARMLESS_NAMES and not is_own_name(name)]
 
 
 def _by_name(name: str, words: Sequence[Word]) -> Finding:
+    if name in RESERVED:
+        return Finding(Reach.UNSURE, "may begin a statement that is not judged")
     if name in _NETWORK:
         return Finding(Reach.OUTSIDE, "speaks to a network")
     if name in _RIGHTS:
@@ -122,8 +113,9 @@ def _by_name(name: str, words: Sequence[Word]) -> Finding:
         return _makes_files(name, words)
     if name in _ANY_OPTIONS:
         return _READS if _all_known(words) else _unknown_words()
-    if name in _GUARDS:
-        harmless = _all_known(words) and not _hidden_options(words) and _GUARDS[name](_texts(words))
+    if name in GUARDS:
+        may_grow = name in TAKE_NO_PATTERN and any(word.is_pattern for word in words)
+        harmless = _all_known(words) and not _hidden_options(words) and not may_grow and GUARDS[name](_texts(words))
         return _READS if harmless else Finding(Reach.RUNS, "has words that may make it do more than read")
     return Finding(Reach.RUNS, "runs code")
 
@@ -137,8 +129,8 @@ def _unknown_words() -> Finding:
 
 
 def _hidden_options(words: Sequence[Word]) -> bool:
-    """A file may be named like an option, so a pattern must begin with something else."""
-    return any(word.is_pattern and re.match(r"[*?\[]", word.text or "") for word in words)
+    """A file may be named like an option, so a pattern must begin with what no option begins with."""
+    return any(word.is_pattern and re.match(r"[-*?\[]", word.text or "") for word in words)
 
 
 def _texts(words: Sequence[Word]) -> list[str]:
@@ -160,8 +152,9 @@ def _git(words: Sequence[Word]) -> Finding:
     if at >= len(texts):
         return _READS
     name, rest = texts[at], texts[at + 1 :]
-    if any(_may_be(text, option) for text in rest for option in _GIT_REFUSED) or (
-        name == "grep" and any(re.match(r"-[A-Za-z]*O", text) for text in rest)
+    letter = _GIT_REFUSED_LETTERS.get(name)
+    if any(may_be(text, option) for text in rest for option in _GIT_REFUSED) or (
+        letter and any(re.match(rf"-[A-Za-z0-9]*{letter}", text) for text in rest)
     ):
         return Finding(Reach.RUNS, "has an option that writes a file or runs a program")
     if name in _GIT_READS or _only_lists(name, rest):
@@ -184,12 +177,6 @@ def _after_global_options(words: Sequence[Word]) -> int | None:
     return at
 
 
-def _may_be(text: str, option: str) -> bool:
-    """git takes any beginning of a long option that is not ambiguous."""
-    given = text.split("=")[0]
-    return len(given) > 2 and given.startswith("--") and (option.startswith(given) or given.startswith(option))
-
-
 def _only_lists(name: str, rest: Sequence[str]) -> bool:
     for start, options in _LISTS_ONLY.items():
         if (name, *rest)[: len(start)] == start:
@@ -205,49 +192,3 @@ def without_git_options(texts: Sequence[str]) -> list[str]:
         if takes_word and rest:
             rest.pop(0)
     return [texts[0], *rest]
-
-
-def _find_is_plain(texts: Sequence[str]) -> bool:
-    return all(not text.startswith("-") or text in _FIND_OPTIONS or text[1:].isdecimal() for text in texts)
-
-
-def _sed_is_plain(texts: Sequence[str]) -> bool:
-    """`sed -n 5,20p file` and its like: printing and dropping lines, nothing else."""
-    rest = [text for text in texts if text not in ("-n", "-E", "-r", "--quiet", "-ne", "-e")]
-    return bool(rest) and _SED_SCRIPT.fullmatch(rest[0]) is not None and not any(t.startswith("-") for t in rest)
-
-
-def _test_is_plain(texts: Sequence[str]) -> bool:
-    # `-v` and `-R` evaluate the subscript of a variable's name, and a subscript may run commands.
-    return not {"-v", "-R"} & set(texts)
-
-
-_GUARDS: Mapping[str, Callable[[Sequence[str]], bool]] = {
-    "find": _find_is_plain,
-    "sed": _sed_is_plain,
-    "test": _test_is_plain,
-    "[": _test_is_plain,
-    "sort": lambda texts: all(not t.startswith("-") or bool(_SORT_OPTION.fullmatch(t)) for t in texts),
-    "uniq": lambda texts: sum(not text.startswith("-") for text in texts) <= 1,
-    "rg": lambda texts: not any(_may_be(t, "--pre") or _may_be(t, "--hostname-bin") for t in texts),
-    "printf": lambda texts: bool(texts) and not texts[0].startswith("-"),
-    "date": lambda texts: all(text.startswith("+") or text in ("-u", "-I") for text in texts),
-    "tree": lambda texts: not any(re.match(r"-[A-Za-z]*o|-R|--output", text) for text in texts),
-    "file": lambda texts: not any(re.match(r"-[A-Za-z]*[CmzZ]|--", text) for text in texts),
-    "read": lambda texts: all(text == "-r" or bool(_OWN_NAME.fullmatch(text)) for text in texts),
-    "set": lambda texts: bool(texts) and all(bool(_SET_OPTIONS.fullmatch(text)) for text in texts),
-    "command": lambda texts: texts[:1] in (["-v"], ["-V"]),
-    "exec": lambda texts: not texts,
-}
-
-
-def path_words(command: SimpleCommand) -> list[Word]:
-    """The words of a command that may be paths: neither its name nor a search pattern."""
-    words = list(command.words[1:])
-    if command.name not in ("grep", "egrep", "fgrep", "rg", "sed", "jq"):
-        return [] if command.name in _PATTERN_FIRST else words
-    texts = [word.text or "" for word in words]
-    given = [at + 1 for at, text in enumerate(texts) if text == "-e"]
-    if not given and not any(text.startswith(("-e", "-f", "--regexp", "--file")) for text in texts):
-        given = [at for at, text in enumerate(texts) if not text.startswith("-")][:1]
-    return [word for at, word in enumerate(words) if at not in given]

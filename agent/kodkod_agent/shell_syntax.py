@@ -86,6 +86,8 @@ class _Reader(WordReader):
             self.doubts.append("it continues a line in the middle of a word")
         self.doubts += uncovered(self._source, root)
         self._statement(root)
+        if self._are_words_glued:
+            self.doubts.append("two of its words may be one")
 
     def _check_one_line(self, node: Node) -> None:
         if ends_inside(self._source, node):
@@ -124,7 +126,7 @@ class _Reader(WordReader):
             building = into or _Building()
             self._redirect(node, building)
             if into is None:
-                self._finish(building)
+                self._finish_apart(node, building)
         else:
             self._unknown(node)
 
@@ -156,6 +158,15 @@ class _Reader(WordReader):
                 self._command(child, building)
             else:
                 self._statement(child, building)
+        if any(child.type in _COMMANDS for child in node.children):
+            self._finish(building)
+        else:
+            self._finish_apart(node, building)
+
+    def _finish_apart(self, node: Node, building: _Building) -> None:
+        """What is redirected away from its command; words that follow it are that command's, whichever it is."""
+        if building.words:
+            self._doubt(node)
         self._finish(building)
 
     def _loop(self, node: Node) -> None:
@@ -198,6 +209,7 @@ class _Reader(WordReader):
             elif re.search(r"[<>()&|;`$]", text):
                 self._doubt(child)
             else:
+                self._take_place(child)
                 building.words.append(Word(text.strip(), text.strip()))
 
     def _comment(self, node: Node) -> None:
@@ -249,6 +261,8 @@ class _Reader(WordReader):
                 targets.append(self._word(child))
             elif child.type != "file_descriptor":
                 operator += self._text(child).strip()
+            elif not re.fullmatch(r"[0-9]+", self._text(child)):
+                self._doubt(child)
         if operator in ("<<<", ">&-", "<&-"):
             # A here-string is its one word; what follows a closed descriptor are words of the command.
             building.words += targets[1:] if operator == "<<<" else targets
@@ -256,11 +270,11 @@ class _Reader(WordReader):
         if operator not in (">", ">>", ">|", "&>", "&>>", ">&", "<", "<&") or not targets:
             self._unknown(node)
             return
+        if operator == ">&" and not re.fullmatch(r"[\w./-]+", targets[0].source):
+            self._doubt(node)  # bash expands what it has expanded once more
         building.redirections.append(Redirection(operator, targets[0]))
         # The grammar takes all words up to the next sign for targets; to bash the first is, the others are arguments.
         building.words += targets[1:]
-        if len(targets) > 1 and len(building.words) == len(targets) - 1:
-            self._doubt(node)
 
     def _heredoc(self, node: Node, building: _Building) -> None:
         if not heredoc_is_sure(self._source, node):
@@ -271,7 +285,7 @@ class _Reader(WordReader):
             if child.type == "heredoc_body":
                 for part in child.named_children:
                     if part.type in _LITERALS:
-                        self._word(part)
+                        self._piece(part)
             elif child.type in _LITERALS:
                 building.words.append(self._word(child))
             elif child.is_named:

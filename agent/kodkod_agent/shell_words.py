@@ -11,6 +11,8 @@ from tree_sitter import Node
 
 _PLAIN_WORD = re.compile(r"(?:\\[^\n]|[^\s|&;()<>$`\"'\\])+")
 _PLAIN_EXPANSION = re.compile(r"\$\{[A-Za-z_][A-Za-z_0-9]*\}|\s*\$(?:[A-Za-z_][A-Za-z_0-9]*|[0-9@*#?$!-])")
+_DESCRIPTOR = re.compile(r"\d+|\{.*\}", re.DOTALL)
+"""Before `<` or `>` no word to bash, but what it opens: a number, or a variable to put one in, PATH for one."""
 HIDDEN_EXPANSION = re.compile(r"(?<!\\)(?:\\\\)*(?:`|\$[({\[])")
 """In a string or a here-document: what bash runs or expands although it stands in quotes."""
 
@@ -32,7 +34,19 @@ class WordReader(ABC):
 
     def __init__(self, source: bytes) -> None:
         self._source = source
+        self._word_ends: set[int] = set()
+        self._word_starts: set[int] = set()
         self.doubts: list[str] = []
+
+    @property
+    def _are_words_glued(self) -> bool:
+        """Whether one word begins where another ends: to bash they are one."""
+        return not self._word_ends.isdisjoint(self._word_starts)
+
+    def _take_place(self, node: Node) -> None:
+        """Note where a word stands."""
+        self._word_starts.add(node.start_byte)
+        self._word_ends.add(node.end_byte)
 
     @abstractmethod
     def _statement(self, node: Node) -> None:
@@ -55,7 +69,10 @@ class WordReader(ABC):
     def _word(self, node: Node) -> Word:
         """What is known of a word; the commands substituted in it are listed."""
         source = self._text(node)
+        self._take_place(node)
         pieces = node.children if node.type == "concatenation" else [node]
+        if self._source[node.end_byte : node.end_byte + 1] in (b"<", b">") and _DESCRIPTOR.fullmatch(source):
+            self._doubt(node)
         if any(left.end_byte != right.start_byte for left, right in pairwise(pieces)):
             self._doubt(node)
         texts = [self._piece(piece) for piece in pieces]
@@ -90,6 +107,8 @@ class WordReader(ABC):
         return self._odd_word(node).text
 
     def _plain(self, node: Node, text: str) -> str | None:
+        if text == "$" and self._source[node.end_byte : node.end_byte + 1] in (b'"', b"'"):
+            self._doubt(node)  # bash sees one sign in both: a string with escapes, or to be translated
         if text == "$" or _PLAIN_WORD.fullmatch(text):
             return re.sub(r"\\(.)", r"\1", text)
         return self._odd_word(node).text

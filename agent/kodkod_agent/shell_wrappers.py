@@ -15,7 +15,8 @@ from kodkod_agent.shell_script import Redirection, Script, SimpleCommand, Word
 from kodkod_agent.shell_syntax import parse
 
 _MAX_DEPTH = 8
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z_0-9]*)=.*", re.DOTALL)
+_ASSIGNMENT = re.compile(r"([^=]+)=.*", re.DOTALL)
+"""To `env` every word with the sign is one, whatever stands before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ _WRAPPERS: Mapping[str, _Wrapper] = {
     "doas": _of("-n -s", "-u -C"),
     "xargs": _of(
         "-0 --null -r --no-run-if-empty -t --verbose -x --exit",
-        "-n --max-args -P --max-procs -L --max-lines -d --delimiter -s --max-chars -I -E -a --arg-file",
+        "-n --max-args -P --max-procs -L --max-lines -d --delimiter -s --max-chars -I -E",
         appends=True,
     ),
 }
@@ -187,6 +188,7 @@ def _unwrap_shell(part: Part, depth: int) -> Parts:
 
 def _unwrap_eval(part: Part, depth: int) -> Parts:
     texts = [word.text for word in part.command.words[1:]]
+    texts = texts[1:] if texts[:1] == ["--"] else texts
     if any(text is None for text in texts) or any(word.is_pattern for word in part.command.words):
         return Parts((part,), ("what eval runs is not known",))
     return _inner_script(part, " ".join(text or "" for text in texts), depth)

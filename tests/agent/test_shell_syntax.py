@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.shell_commands import ALWAYS_ASKED, HARMLESS, STAYS_IN
 from kodkod_agent.policy import PermissionMode, Verdict, judge
 from kodkod_agent.rules import Rules
+from kodkod_agent.shell_reach import RESERVED
 from kodkod_agent.shell_script import SimpleCommand
 from kodkod_agent.shell_syntax import parse
 from kodkod_agent.shell_wrappers import take_apart
@@ -22,9 +24,16 @@ PIECES = [
     ";;", "&", "&&", "|", "||", "\n", "'", '"', "\\", "\\\n", "#", "<<E", "<<'E'", "<<-E", "\nE\n", "E", "<", "<(",
     ">(", "<<<", "2>&1", ">&", "!", "if", "then", "else", "fi", "for i in", "while", "do", "done", "case a in", "a)",
     "esac", "time", "eval", "exec", "env", "bash -c", "xargs", "command", "$((", "))", "1", "[[", "]]", "[", "]", "*",
-    "~", "=", "$'", '$"', "\t", "function f", "f()", "-", "echo touch m",
+    "~", "=", "$'", '$"', "\t", "function f", "f()", "-", "echo touch m", "coproc", "{f}>", "\\a", "'b'", '"c"', "2>",
+    "ls && cat <<E m\nE\n", ">&-",
 ]  # fmt: skip
 """Out of these, and glued or blank between them, commands are made; only `touch` and `>` change a folder."""
+
+
+RECORDER = """#!/bin/sh
+printf '%s\\0' "${0##*/}" "$@" >> "$RECORD"
+printf '\\n' >> "$RECORD"
+"""
 
 
 def words(command: SimpleCommand) -> list[str | None]:
@@ -83,6 +92,8 @@ def test_patterns_are_marked() -> None:
         ("find a -exec run {} ';' -exec stop {} +", [["find", "a"], ["run", None], ["stop", None]]),
         ("bash -c 'a; sh -c \"b c\"'", [["a"], ["b", "c"]]),
         ("eval 'a;' b", [["a"], ["b"]]),
+        ("eval -- a b", [["a", "b"]]),
+        ("env x+=1 a.b=c run", [["run"]]),
         ("sudo -u me run", [["run"]]),
         ("exec -a x run y", [["run", "y"]]),
         ("bash build.sh", [["bash", "build.sh"]]),
@@ -141,3 +152,43 @@ def test_what_is_allowed_changes_nothing_when_bash_runs_it(pieces: list[tuple[st
         environment = {"PATH": os.environ["PATH"], "HOME": name}
         subprocess.run(bash, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def recorders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs that do nothing but write down how they were called."""
+    folder = tmp_path_factory.mktemp("recorders")
+    for name in ("ls", "cat", "touch", "m", "a", "b"):
+        (folder / name).write_text(RECORDER)
+        (folder / name).chmod(0o755)
+    for name in ("env", "xargs", "sh"):
+        (folder / name).symlink_to(shutil.which(name) or "")
+    return folder
+
+
+def _is_of(argv: list[str], told: list[str | None]) -> bool:
+    """Whether a program's words are those of a command; one that is not known may have become any number."""
+    if not told or not argv:
+        return not told and not argv
+    if told[0] is None:
+        return any(_is_of(argv[at:], told[1:]) for at in range(len(argv) + 1))
+    return told[0] == argv[0] and _is_of(argv[1:], told[1:])
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(["", " "])), min_size=1, max_size=9))
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_bash_starts_was_listed(recorders: Path, pieces: list[tuple[str, str]]) -> None:
+    """The reading held against bash itself: every program it starts is one of the commands, word for word."""
+    text = "".join(piece + blank for piece, blank in pieces)
+    found = take_apart(text)
+    commands = [part.command for part in found.parts if part.command.words]
+    if found.doubts or any(command.name is None or command.name in RESERVED for command in commands):
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        record = Path(name, "record")
+        bash = [shutil.which("timeout") or "", "-k", "1", "2", shutil.which("bash") or "", "-c", text]
+        environment = {"PATH": str(recorders), "HOME": name, "RECORD": str(record)}
+        subprocess.run(bash, cwd=name, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        told = [[None if word.is_pattern else word.text for word in command.words] for command in commands]
+        for line in record.read_text().split("\n")[:-1] if record.exists() else []:
+            assert any(_is_of(line.split("\0")[:-1], known) for known in told), text
