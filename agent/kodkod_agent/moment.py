@@ -117,9 +117,9 @@ def newly_low(found: Iterable[Allowance], state: AgentState) -> tuple[list[Allow
 def _git_status(tools: ToolContext) -> str:
     """Empty where there is no repository with files, or git does not answer in time."""
     try:
-        repository = Repository(tools.work_tree, tools.config.git_timeout_s)
-        if repository.is_bare:
-            return ""
-        return gitstatus.render(gitstatus.read(repository, ["--", "."]), _MAX_ENTRIES)
-    except ToolError:
+        with Repository(tools.work_tree, tools.config.git_timeout_s) as repository:
+            if repository.is_bare:
+                return ""
+            return gitstatus.render(gitstatus.read(repository, ["--", "."]), _MAX_ENTRIES)
+    except (ToolError, OSError):
         return ""

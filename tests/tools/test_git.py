@@ -11,6 +11,7 @@ import pytest
 
 from kodkod_tools.base import ErrorCode, ToolContext
 from kodkod_tools.git import GitArguments, writes
+from kodkod_tools.repository import Repository
 
 Git = Callable[..., str]
 
@@ -333,3 +334,63 @@ async def test_a_repository_cannot_point_its_work_tree_elsewhere(
     assert result.error is None
     assert list((tmp_path / "home").iterdir()) == []
     assert (repo / "victim.txt").exists()
+
+
+async def test_settings_that_change_meanwhile_are_not_seen(repo: Path, run_git: Git, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    (repo / ".gitattributes").write_text("*.py filter=late diff=late\n")
+    with Repository(repo, 20) as repository:
+        run_git(repo, "config", "filter.late.clean", f"touch {proof}; cat")
+        run_git(repo, "config", "diff.late.textconv", f"touch {proof}; cat")
+        (repo / "a.py").write_text("changed\n")
+        assert "a.py" in repository.must("diff", "--stat")
+        repository.must("add", "--all")
+        assert not proof.exists()
+    (repo / "a.py").write_text("changed again\n")
+    run_git(repo, "diff", "--stat")
+    assert proof.exists()  # git left to itself does
+
+
+async def test_settings_name_no_file_to_read(repo: Path, call, run_git: Git, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("password\n")
+    run_git(repo, "config", "blame.ignoreRevsFile", str(tmp_path / "secret"))
+    result = await call("git", action="blame", path="a.py")
+    assert result.error is None
+    assert "password" not in result.for_model
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+async def test_another_repository_is_not_read(by_link: bool, repo: Path, call, run_git: Git, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    run_git(private, "init", "--quiet")
+    run_git(private, "commit", "--allow-empty", "--quiet", "--message=secret")
+    (repo / ".git").rename(repo / "own")
+    if by_link:
+        (repo / ".git").symlink_to(private / ".git")
+    else:
+        (repo / ".git").write_text(f"gitdir: {private}/.git\n")
+    result = await call("git", action="show")
+    assert result.error is ErrorCode.UNAVAILABLE
+    assert "does not name this folder" in result.for_model
+    run_git(private, "config", "core.worktree", str(repo))  # the person says so
+    assert "secret" in (await call("git", action="show")).for_model
+
+
+async def test_harmless_settings_hold(repo: Path, call, run_git: Git) -> None:
+    run_git(repo, "config", "user.name", 'A "quoted" \\ name')
+    run_git(repo, "config", "user.email", "a@example.org")
+    run_git(repo, "config", "core.autocrlf", "input")
+    (repo / "crlf.txt").write_bytes(b"a\r\n")
+    assert (await call("git", action="commit", message="m")).error is None
+    assert run_git(repo, "log", "-1", "--format=%an <%ae>") == 'A "quoted" \\ name <a@example.org>'
+    assert run_git(repo, "cat-file", "-s", "HEAD:crlf.txt") == "2"
+
+
+async def test_what_a_filter_of_the_persons_keeps_is_kept(repo: Path, call, run_git: Git, tmp_path: Path) -> None:
+    keep = "d=$(git rev-parse --git-common-dir)/lfs; mkdir -p $d; tee $d/kept"
+    (tmp_path / ".gitconfig").write_text(f'[filter "lfs"]\n\tclean = "{keep}"\n[user]\n\tname = a\n\temail = b\n')
+    (repo / ".gitattributes").write_text("*.bin filter=lfs\n")
+    (repo / "x.bin").write_text("large\n")
+    assert (await call("git", action="commit", message="m")).error is None
+    assert (repo / ".git" / "lfs" / "kept").read_text() == "large\n"

@@ -77,15 +77,17 @@ def writes(arguments: GitArguments) -> bool:
 
 
 def _git(arguments: GitArguments, context: ToolContext) -> ToolResult:
-    repository = Repository(context.work_tree, context.config.git_timeout_s)
-    bare_ok = arguments.action in (Action.LOG, Action.SHOW) or (
-        arguments.action is Action.BRANCH and arguments.name is None
-    )
-    if repository.is_bare and not bare_ok:
-        raise ToolError(
-            ErrorCode.UNAVAILABLE, f"this is a bare repository, without files; {arguments.action} needs some"
-        )
-    return _ACTIONS[arguments.action](arguments, context, repository)
+    with Repository(context.work_tree, context.config.git_timeout_s) as repository:
+        if repository.is_bare and not _needs_no_files(arguments):
+            raise ToolError(
+                ErrorCode.UNAVAILABLE, f"this is a bare repository, without files; {arguments.action} needs some"
+            )
+        return _ACTIONS[arguments.action](arguments, context, repository)
+
+
+def _needs_no_files(arguments: GitArguments) -> bool:
+    lists = arguments.action is Action.BRANCH and arguments.name is None
+    return lists or arguments.action in (Action.LOG, Action.SHOW)
 
 
 def _paths(arguments: GitArguments, context: ToolContext) -> list[str]:

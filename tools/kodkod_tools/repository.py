@@ -1,9 +1,9 @@
 """git on the host, run so that nothing a repository brings along is executed.
 
 A repository's own configuration may name programs: hooks, a file-system monitor, external diffs, text converters,
-clean and smudge filters, merge drivers, pagers, editors, signing and transport commands. All are switched off here, by
-name where they have fixed names, and one by one where the repository invents them. What the user's own configuration
-(`~/.gitconfig`) says of filters still holds. Nothing is fetched: no transport is allowed.
+clean and smudge filters, merge drivers, pagers, editors, signing and transport commands. git sees none of it but a copy
+of what is harmless (`repository_settings.py`). What the user's own configuration (`~/.gitconfig`) says of filters still
+holds; what it or git's defaults would run beside them is switched off. Nothing is fetched: no transport is allowed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Self
 
 from kodkod_tools.base import ErrorCode, ToolError
+from kodkod_tools.repository_settings import close, is_of, show
 
 if TYPE_CHECKING:
     from git import Git
@@ -61,9 +63,6 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
 }
 _INHERITED = ("PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR")
-_INVENTED = r"^(filter\..*\.(clean|smudge|process|required)|diff\..*\.(command|textconv)|merge\..*\.driver)$"
-
-
 _MAX_OUTPUT_BYTES = 16 * 1024**2
 """Held of one command's output; what follows is read and dropped."""
 _TIMED_OUT = (124, 137)
@@ -81,7 +80,7 @@ class Output:
 
 
 class Repository:
-    """The repository a folder lies in. Blocking: to be used from a thread."""
+    """The repository a folder lies in. Blocking: to be used from a thread, in a `with`."""
 
     def __init__(self, work_tree: Path, timeout_s: float) -> None:
         """Find it.
@@ -92,17 +91,32 @@ class Repository:
         self._git = _git(work_tree)
         self._timeout_s = timeout_s
         self._where: tuple[str, ...] = ()
-        self._emptied: list[tuple[str, str]] = []
+        self._shown: TemporaryDirectory[str] | None = None
         self.work_tree = work_tree
-        found = self.run("rev-parse", "--is-bare-repository", "--absolute-git-dir")
+        found = self.run("rev-parse", "--is-bare-repository", "--absolute-git-dir", "--git-common-dir")
         if found.code:
             raise _no_repository(work_tree, found.fault)
-        bare, git_folder = found.text.split("\n", 1)
+        bare, git_folder, common = found.text.split("\n", 2)
         self.is_bare = bare == "true"
-        if not self.is_bare:
-            # Said outright, for a repository's own core.worktree could name any folder to be written to.
-            self._where = (f"--git-dir={git_folder}", f"--work-tree={_top(work_tree)}")
-        self._emptied = self._invented_programs()
+        settings = self._settings()
+        top = _top(work_tree)
+        if not self.is_bare and not is_of(Path(git_folder), top, dict(settings).get("core.worktree")):
+            raise ToolError(
+                ErrorCode.UNAVAILABLE,
+                f"{top}/.git leads to {git_folder}, which does not name this folder; if it is its repository, "
+                f"git --git-dir={git_folder} config core.worktree {top}",
+            )
+        self._common = work_tree / common
+        self._shown = show(self._common, settings)
+        # Said outright, for a repository's own core.worktree could name any folder to be written to.
+        self._where = (f"--git-dir={git_folder}", *([] if self.is_bare else [f"--work-tree={top}"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            close(self._shown, self._common)
 
     def run(self, *arguments: str) -> Output:
         """Run one git command in the work tree.
@@ -111,7 +125,7 @@ class Repository:
             ToolError: `TIMEOUT`.
         """
         settings = [part for setting in _SWITCHED_OFF for part in ("-c", setting)]
-        environment = [f"{name}={value}" for name, value in _environment(self._emptied).items()]
+        environment = [f"{name}={value}" for name, value in self._environment().items()]
         # Through `env -i`, for GitPython can add variables but not drop those (GIT_DIR, ...) the host's shell has set.
         limits = ["timeout", "-k", "2", f"{self._timeout_s:g}"]
         command = ["env", "-i", *environment, *limits, "git", "--no-pager", *settings, *self._where, *arguments]
@@ -146,13 +160,17 @@ class Repository:
         """Paths a merge could not settle."""
         return [path for path in self.must("diff", "--name-only", "--diff-filter=U", "-z").split("\0") if path]
 
-    def _invented_programs(self) -> list[tuple[str, str]]:
-        """Settings that empty the filters, diff and merge programs the repository itself names."""
-        names: set[str] = set()
-        for scope in ("--local", "--worktree"):
-            found = self.run("config", scope, "--includes", "--name-only", "-z", "--get-regexp", _INVENTED)
-            names |= {name for name in found.text.split("\0") if name}
-        return [(name, "false" if name.endswith(".required") else "") for name in sorted(names)]
+    def _settings(self) -> list[tuple[str, str | None]]:
+        """The repository's own, with what they include; a later one of the same name counts."""
+        listed = self.must("config", "--local", "--includes", "--list", "-z")
+        # Of this work tree alone: git refuses to tell where the repository keeps none.
+        of_tree = self.run("config", "--worktree", "--includes", "--list", "-z").text
+        parts = (record.partition("\n") for record in f"{listed}\0{of_tree}".split("\0") if record)
+        return [(name, value if mark else None) for name, mark, value in parts]
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return kept | _ENVIRONMENT | ({"GIT_COMMON_DIR": self._shown.name} if self._shown else {})
 
 
 class _Bounded(io.BytesIO):
@@ -181,14 +199,6 @@ def _execute(git: Git, command: list[str]) -> Output:
     kept = _Bounded()
     code, _, fault = git.execute(command, with_extended_output=True, with_exceptions=False, output_stream=kept)
     return Output(code, kept.getvalue().decode("utf-8", "replace").removesuffix("\n"), fault)
-
-
-def _environment(settings: list[tuple[str, str]]) -> dict[str, str]:
-    # By variables and not by `-c`, which would cut a name at its first `=`.
-    numbered = {f"GIT_CONFIG_KEY_{n}": name for n, (name, _) in enumerate(settings)}
-    numbered |= {f"GIT_CONFIG_VALUE_{n}": value for n, (_, value) in enumerate(settings)}
-    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return kept | _ENVIRONMENT | numbered | {"GIT_CONFIG_COUNT": str(len(settings))}
 
 
 def _no_repository(work_tree: Path, fault: str) -> ToolError:
