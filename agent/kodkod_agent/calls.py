@@ -21,6 +21,7 @@ from typing import TypeAlias
 from pydantic import JsonValue
 
 from kodkod_agent import events, trajectory
+from kodkod_agent.approval import changed_since
 from kodkod_agent.context import fit_tokens
 from kodkod_agent.hearing import hear_after, hear_before
 from kodkod_agent.journal import IntentRecord, Outcome, OutcomeRecord
@@ -92,9 +93,12 @@ async def _settle(call: ToolCall, ruling: Ruling, step: int, res: Resources) -> 
     if not ruling["allowed"]:
         return refusal(call, ruling["reason"]), ""
     given = ruling.get("arguments")
+    done = call if given is None else call.model_copy(update={"arguments": given})
+    if fault := changed_since(done, ruling, res.permissions.judge):
+        return refusal(call, fault), ""
     if given is None:
-        return await _heard_and_done(call, step, res)
-    outcome, for_person = await _heard_and_done(call.model_copy(update={"arguments": given}), step, res)
+        return await _heard_and_done(done, step, res)
+    outcome, for_person = await _heard_and_done(done, step, res)
     told = f"{_changed_by_person(call, given)}\n{outcome.for_model}"
     return outcome.model_copy(update={"for_model": told}), for_person
 

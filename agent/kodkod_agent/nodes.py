@@ -102,6 +102,7 @@ async def model(state: AgentState, res: Resources) -> AgentState:
     """Let the model write one turn; a turn that an earlier process completed is taken as it is."""
     step = state["step"] + 1
     update = AgentState(step=step, rulings={})
+    res.asked.clear()
     kept = res.log.turn_behind(res.tokenizer, state["ledger_mark"])
     if kept is not None:
         before = len(res.ledger)
@@ -231,11 +232,14 @@ async def gate(state: AgentState, res: Resources, ask: Ask) -> AgentState:
     for call in calls.values():
         decision = res.permissions.judge(call)
         if decision.verdict is Verdict.ASK:
+            res.asked.setdefault(call.id, decision.asked)
             asked.append({"call_id": call.id, "reason": decision.reason})
         rulings[call.id] = Ruling(allowed=decision.verdict is Verdict.ALLOW, reason=decision.reason)
     for answer in map(Approval.model_validate, ask(asked) if asked else ()):
         res.permissions.allow(answer.always if answer.allowed else ())
-        rulings[answer.call_id] = rule_on(calls[answer.call_id], answer, res.permissions.judge)
+        shown = res.asked.get(answer.call_id, frozenset())
+        rulings[answer.call_id] = rule_on(calls[answer.call_id], answer, shown, res.permissions.judge)
+    res.asked.clear()
     return AgentState(rulings=rulings, next=Node.TOOLS)
 
 

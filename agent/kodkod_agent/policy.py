@@ -23,8 +23,9 @@ Nothing is run here; the file system is only looked at to see where symbolic lin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -78,6 +79,8 @@ class Decision:
     matched_rule: Rule | None = None
     suggested_rules: tuple[Rule, ...] = ()
     """What `always` would save so that such a call is allowed; empty when that is not offered."""
+    asked: frozenset[str] = frozenset()
+    """Names all that is asked about, so that it is known again."""
 
 
 _FREE_REACH: Mapping[PermissionMode, Reach] = {
@@ -153,10 +156,11 @@ def _strictest(decisions: list[Decision]) -> Decision:
     if strictest.verdict is not Verdict.ASK:
         return strictest
     asked = [decision for decision in decisions if decision.verdict is Verdict.ASK]
+    everything = frozenset().union(*(decision.asked for decision in asked))
     if not all(decision.suggested_rules for decision in asked):
-        return next(decision for decision in asked if not decision.suggested_rules)
+        return replace(next(decision for decision in asked if not decision.suggested_rules), asked=everything)
     suggested = dict.fromkeys(rule for decision in asked for rule in decision.suggested_rules)
-    return Decision(Verdict.ASK, strictest.reason, strictest.matched_rule, tuple(suggested))
+    return replace(strictest, suggested_rules=tuple(suggested), asked=everything)
 
 
 def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
@@ -167,14 +171,14 @@ def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
     if scene.mode is PermissionMode.PLAN and finding.reach > Reach.READS:
         return Decision(Verdict.DENY, f"{shown} {finding.why}; in plan mode only reading is done")
     if rule := _first_match(scene.rules.ask, deed.tools, every_name):
-        return _asked(Decision(Verdict.ASK, f"{shown}: asked by the rule {rule}", rule), scene)
+        return _asked(Decision(Verdict.ASK, f"{shown}: asked by the rule {rule}", rule), deed, scene)
     rule = _first_match(scene.rules.allow, deed.tools, (deed.subject,))
     if rule and finding.reach is not Reach.UNSURE:
         return Decision(Verdict.ALLOW, f"{shown}: allowed by the rule {rule}", rule)
     if _is_free(deed, scene):
         return Decision(Verdict.ALLOW, f"{shown} {finding.why}")
     why = f"{finding.why}{_changed(deed, scene.rules.allow)}"
-    return _asked(Decision(Verdict.ASK, f"{shown} {why}", None, suggest_rules(deed)), scene)
+    return _asked(Decision(Verdict.ASK, f"{shown} {why}", None, suggest_rules(deed)), deed, scene)
 
 
 def _changed(deed: Deed, allowed: Iterable[Rule]) -> str:
@@ -192,9 +196,10 @@ def _is_free(deed: Deed, scene: _Scene) -> bool:
     return boxed or reach <= scene.free_reach
 
 
-def _asked(decision: Decision, scene: _Scene) -> Decision:
+def _asked(decision: Decision, deed: Deed, scene: _Scene) -> Decision:
     if scene.mode is not PermissionMode.DONT_ASK:
-        return decision
+        named = f"{deed.tools} {deed.subject} {deed.finding}"
+        return replace(decision, asked=frozenset({hashlib.sha256(named.encode()).hexdigest()[:16]}))
     return Decision(Verdict.DENY, f"{decision.reason}; nobody is there to ask", decision.matched_rule)
 
 

@@ -113,6 +113,8 @@ class Resources:
     """Turns of the model so far, as the trajectory was told last."""
     given_turns: list[tuple[int, ...]] = field(default_factory=list)
     """Ids of the turns that come next, written before the model is asked again."""
+    asked: dict[str, frozenset[str]] = field(default_factory=dict)
+    """What the person was shown of each call that is asked about (`Decision.asked`), by its id: `gate` runs again."""
     crowded: bool = False
     """The person was told of tools that do not fit the model's context."""
     doubts: DoubtCount = field(default_factory=DoubtCount)

@@ -64,6 +64,8 @@ class Ruling(TypedDict, total=False):
     arguments: dict[str, JsonValue]
     """The arguments a person put in place of the model's."""
     by_person: bool
+    asked: list[str]
+    """What the person was asked about (`Decision.asked`): nothing else may be done of it."""
 
 
 class AgentState(TypedDict, total=False):
