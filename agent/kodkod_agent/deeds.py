@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,8 +77,9 @@ def of_shell(text: str, places: Places, *, trusts_git: bool) -> list[Deed]:
         trusts_git: whether git may read this repository's settings, which can name programs to run.
     """
     script = take_apart(text)
-    if any(part.command.name in _MOVES for part in script.parts):
-        places = replace(places, moved=True)
+    moves = [part.command for part in script.parts if part.command.name in _MOVES]
+    if moves:
+        places = places.gone_to(word.text or "" for command in moves for word in command.words[1:])
     deeds = [deed for part in script.parts for deed in _of_part(part, places, trusts_git)]
     if script.doubts:
         deeds.append(_shell(text, Finding(Reach.UNSURE, f"cannot be judged for sure: {script.doubts[0]}")))
@@ -129,7 +131,19 @@ def _findings(command: SimpleCommand, places: Places, trusts_git: bool) -> list[
     writes = finding.reach in (Reach.EDITS, Reach.COMMITS)
     paths = path_words(command, thorough=finding.reach < Reach.RUNS)
     found = (places.writing(path) if writes else places.reading(path) for path in paths)
-    return findings + [place for place in found if place is not None]
+    return findings + _of_folders(command, places) + [place for place in found if place is not None]
+
+
+def _of_folders(command: SimpleCommand, places: Places) -> list[Finding]:
+    """With a folder goes all that is in it: links that lead out, and what other programs obey under its new name."""
+    operands = [word.text for word in command.words[1:] if word.text and not word.text.startswith("-")]
+    if command.name == "rm" and any(places.is_root(operand) for operand in operands):
+        return [Finding(Reach.OUTSIDE, "removes the whole project")]
+    names_target = any(re.match(r"--t|-[A-Za-z]*t", word.text or "") for word in command.words[1:])
+    sources = operands if names_target else operands[:-1]
+    if command.name in ("cp", "mv") and any(places.is_folder(source) for source in sources):
+        return [Finding(Reach.RUNS, "takes a whole folder elsewhere")]
+    return []
 
 
 def _of_move(command: SimpleCommand, places: Places) -> list[Finding]:

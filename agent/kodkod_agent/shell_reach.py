@@ -110,7 +110,7 @@ def _by_name(name: str, words: Sequence[Word]) -> Finding:
     if name == "git":
         return _git(words)
     if name in _MAKES_FILES:
-        return _makes_files(name, words)
+        return _makes_files(words)
     if name in _ANY_OPTIONS:
         return _READS if _all_known(words) else _unknown_words()
     if name in GUARDS:
@@ -137,11 +137,9 @@ def _texts(words: Sequence[Word]) -> list[str]:
     return [word.text or "" for word in words]
 
 
-def _makes_files(name: str, words: Sequence[Word]) -> Finding:
+def _makes_files(words: Sequence[Word]) -> Finding:
     if not _all_known(words) or _hidden_options(words):
         return _unknown_words()
-    if name == "rm" and any(text.strip("/") in (".", "") for text in _texts(words)):
-        return Finding(Reach.OUTSIDE, "removes the whole project")
     return Finding(Reach.EDITS, "changes files")
 
 

@@ -26,6 +26,16 @@ def work_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+@pytest.fixture(scope="module")
+def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose links that lead out lie deeper."""
+    tree = tmp_path_factory.mktemp("links").resolve()
+    (tree / "src" / "deeper").mkdir(parents=True)
+    (tree / "src" / "link").symlink_to("/etc/passwd")
+    (tree / "src" / "deeper" / "link").symlink_to("/etc/passwd")
+    return tree
+
+
 def rules_of(allow: str = "", ask: str = "", deny: str = "") -> Rules:
     lists = {"allow": allow, "ask": ask, "deny": deny}
     return Rules.model_validate({name: [part for part in text.split(" | ") if part] for name, text in lists.items()})
@@ -96,6 +106,35 @@ class TestCommands:
     @pytest.mark.parametrize("command", ["cp * a", "rm $x", "rm way_out/a", "touch way_in/a", "cd way_out; touch a"])
     def test_accept_edits_accepts_nothing_unknown_or_beyond(self, work_tree: Path, command: str) -> None:
         assert verdict(work_tree, command, "acceptEdits") == "ask"
+
+    @pytest.mark.parametrize(
+        "command",
+        ["cp -ft/etc a", "mv -vt../x a", "cp -r src b", "mv src b", "cp -t b a src", "cd src && touch link",
+         "cd src; echo x > link", "cd src; cd .; cp a link"],
+    )  # fmt: skip
+    def test_accept_edits_accepts_no_way_round(self, links: Path, command: str) -> None:
+        assert verdict(links, command, "acceptEdits") == "ask"
+
+    @pytest.mark.parametrize("command", ["rm -rf {}", "rm -rf ../{}", "rm -rf src/.."])
+    def test_the_project_itself_is_not_removed(self, links: Path, command: str) -> None:
+        named = command.format(links if command.endswith("f {}") else links.name)
+        assert verdict(links, named, "acceptEdits", sandboxed=True) == "ask"
+
+    @pytest.mark.parametrize(
+        "command",
+        ["cd src && cat link", "(cd src; cat a); cat link", "cd src && cd deeper && cat link", "cat src/*",
+         "cat */link", "cat src/l[i]nk", "cat s*/deeper/*", "cat /usr/lib/../../etc/passwd"],
+    )  # fmt: skip
+    def test_links_that_lead_out_are_found_wherever_a_command_stands(self, links: Path, command: str) -> None:
+        assert verdict(links, command) == "ask"
+
+    @pytest.mark.parametrize("command", ["cd src && cat a.py", "cat src/*.py", "cat s*/a.py", "cat *.py", "mv a b"])
+    def test_links_that_are_not_met_are_no_matter(self, links: Path, command: str) -> None:
+        assert verdict(links, command, "acceptEdits") == "allow"
+
+    def test_auto_lets_git_run_and_write_nothing_else(self, work_tree: Path) -> None:
+        for command in ("git rebase -x 'touch y' HEAD~1", "git rebase -ix ls a", "git apply --unsafe-paths x.patch"):
+            assert verdict(work_tree, command, "auto") == "ask"
 
     def test_commits_are_free_in_auto_alone(self, work_tree: Path) -> None:
         assert [verdict(work_tree, "git commit -am x", mode) for mode in ASKING] == ["ask", "ask", "allow"]
