@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from kodkod_agent.places import Places
@@ -31,6 +32,8 @@ class Deed:
     finding: Finding
     other_subjects: tuple[str, ...] = ()
     """Other names of the subject, for rules that ask or deny."""
+    starts: tuple[str, ...] = ()
+    """What is known of a command's names, where a word of it is known only when it runs; for the same rules."""
     in_box: bool = False
     """Done where commands run, which may be a box; else by a tool on the host."""
     is_foreign: bool = False
@@ -104,7 +107,8 @@ def _of_part(part: Part, places: Places, trusts_git: bool) -> list[Deed]:
     if command.words:
         subject = _subject(command)
         strictest = max(_findings(command, places, trusts_git), key=lambda finding: finding.reach)
-        deeds.append(_shell(subject, strictest, _other_subjects(part, subject)))
+        deed = _shell(subject, strictest, _other_subjects(part, subject))
+        deeds.append(replace(deed, starts=_starts(command)))
     return deeds
 
 
@@ -139,8 +143,8 @@ def _of_folders(command: SimpleCommand, places: Places) -> list[Finding]:
     operands = [word.text for word in command.words[1:] if word.text and not word.text.startswith("-")]
     if command.name == "rm" and any(places.is_root(operand) for operand in operands):
         return [Finding(Reach.OUTSIDE, "removes the whole project")]
-    names_target = any(re.match(r"--t|-[A-Za-z]*t", word.text or "") for word in command.words[1:])
-    sources = operands if names_target else operands[:-1]
+    spelledtarget = any(re.match(r"--t|-[A-Za-z]*t", word.text or "") for word in command.words[1:])
+    sources = operands if spelledtarget else operands[:-1]
     if command.name in ("cp", "mv") and any(places.is_folder(source) for source in sources):
         return [Finding(Reach.RUNS, "takes a whole folder elsewhere")]
     return []
@@ -161,6 +165,17 @@ def _subject(command: SimpleCommand) -> str:
     """The command as rules see it: words quoted where they need it; what is not known, as it was written."""
     words = (word.source if word.text is None or word.is_pattern else shlex.quote(word.text) for word in command.words)
     return " ".join(words)
+
+
+def _starts(command: SimpleCommand) -> tuple[str, ...]:
+    """The names of a command as far as they are known; none where all of it is."""
+    known = list(takewhile(lambda word: word.text is not None and not word.is_pattern, command.words))
+    if len(known) == len(command.words):
+        return ()
+    texts = [shlex.quote(word.text or "") for word in known]
+    plain = [text.rsplit("/", 1)[-1] for text in texts[:1]] + texts[1:]
+    spelled = [texts, plain, without_git_options(plain) if plain[:1] == ["git"] else plain]
+    return tuple(dict.fromkeys("".join(f"{text} " for text in one) for one in spelled))
 
 
 def _other_subjects(part: Part, subject: str) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class Places:
     boxed: bool = False
     """Commands run in a box, with a `/tmp` of its own."""
     folders: tuple[str, ...] = (".",)
-    """Where a command may stand, relative to the root: in more than one, `..` leads nowhere sure; in none, nothing does."""
+    """Where a command may stand, relative to the root. In more than one, `..` leads nowhere sure; in none, nothing."""
 
     def gone_to(self, names: Iterable[str]) -> Places:
         """The same where a script goes to these folders, in any order and any number of times."""

@@ -172,6 +172,8 @@ def _judge_deed(deed: Deed, scene: _Scene) -> Decision:
         return Decision(Verdict.DENY, f"{shown} {finding.why}; in plan mode only reading is done")
     if rule := _first_match(scene.rules.ask, deed.tools, every_name):
         return _asked(Decision(Verdict.ASK, f"{shown}: asked by the rule {rule}", rule), deed, scene)
+    if rule := _first_possible(scene.rules.deny + scene.rules.ask, deed):
+        return _asked(Decision(Verdict.ASK, f"{shown} may be what the rule {rule} speaks of", rule), deed, scene)
     rule = _first_match(scene.rules.allow, deed.tools, (deed.subject,))
     if rule and finding.reach is not Reach.UNSURE:
         return Decision(Verdict.ALLOW, f"{shown}: allowed by the rule {rule}", rule)
@@ -209,6 +211,12 @@ def _first_match(rules: Iterable[Rule], tools: tuple[str, ...], subjects: tuple[
         if rule.tool in tools and any(matches(subject) for subject in subjects):
             return rule
     return None
+
+
+def _first_possible(rules: Iterable[Rule], deed: Deed) -> Rule | None:
+    """Of a command with words that are only known when it runs: a rule that may turn out to speak of it."""
+    of_shell = (rule for rule in rules if rule.tool in deed.tools and rule.tool == "shell")
+    return next((rule for rule in of_shell if any(rule.may_match_command(start) for start in deed.starts)), None)
 
 
 def _shown(subject: str) -> str:

@@ -55,6 +55,11 @@ class Rule(BaseModel):
         """Whether a shell rule speaks of this command."""
         return self.pattern is None or _command_pattern(self.pattern).fullmatch(command) is not None
 
+    def may_match_command(self, start: str) -> bool:
+        """Whether a shell rule may speak of a command of which only the start is known."""
+        known = "" if self.pattern is None else self.pattern.removesuffix(" *").partition("*")[0]
+        return start.startswith(known) or known.startswith(start)
+
     def matches_path(self, path: str) -> bool:
         """Whether a rule speaks of this path (relative to the project, `.` for all of it)."""
         return self.pattern is None or _path_pattern(self.pattern).match_file(path)

@@ -71,6 +71,7 @@ _GIT_REFUSED = (
     "--unsafe-paths",
 )  # fmt: skip
 _GIT_REFUSED_LETTERS: Mapping[str, str] = {"grep": "O", "rebase": "x"}
+_GIT_VALUED = ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--config-env", "--attr-source", "--super-prefix")
 _LISTS_ONLY: Mapping[tuple[str, ...], frozenset[str]] = {
     ("branch",): names("-a --all -r --remotes -v -vv --verbose --list -l --show-current --no-color"),
     ("tag",): frozenset({"-l", "--list"}),
@@ -186,7 +187,7 @@ def without_git_options(texts: Sequence[str]) -> list[str]:
     """The words of a git command without the options before its name: `git push` of `git -C x push`."""
     rest = list(texts[1:])
     while rest and rest[0].startswith("-"):
-        takes_word = rest.pop(0) in ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path")
+        takes_word = rest.pop(0) in _GIT_VALUED
         if takes_word and rest:
             rest.pop(0)
     return [texts[0], *rest]

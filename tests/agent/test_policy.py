@@ -211,6 +211,7 @@ class TestRules:
             ("shell(sudo *)", "sudo ls"),
             ("shell(xargs *)", "ls | xargs echo"),
             ("shell(git push *)", "git -C . -c a=b push origin"),
+            ("shell(git push *)", "git --config-env core.pager=X push"),
             ("shell(*secret*)", "cat secret.txt"),
             ("shell(*|sh)", "cat x |sh"),
             ("write(src/**)", "echo x > src/a"),
@@ -227,6 +228,22 @@ class TestRules:
         rules = rules_of(allow="shell", ask="shell(git *)", deny="shell(git push *)")
         verdicts = [verdict(work_tree, command, rules=rules) for command in ("ls", "git log", "git push")]
         assert verdicts == ["allow", "ask", "deny"]
+
+    @pytest.mark.parametrize(
+        "command",
+        ["git $x origin", "git {push,origin}", "git pus? origin", "/usr/bin/git $x", "git -C src $x", "git -C $x log",
+         "$(echo git) push", "ls | xargs git"],
+    )  # fmt: skip
+    def test_what_may_turn_out_to_be_denied_is_asked(self, work_tree: Path, command: str) -> None:
+        rules = rules_of(allow="shell(git *) | shell(ls)", deny="shell(git push *)")
+        for mode in ("default", "bypassPermissions"):
+            assert verdict(work_tree, command, mode, rules=rules, sandboxed=True) == "ask"
+        assert verdict(work_tree, command, "dontAsk", rules=rules, sandboxed=True) == "deny"
+
+    @pytest.mark.parametrize("command", ["git log $x", "git commit -m $x", "pytest $x", "git push-x $x"])
+    def test_what_cannot_be_it_is_not(self, work_tree: Path, command: str) -> None:
+        rules = rules_of(allow="shell(git *)", deny="shell(git push -f *)")
+        assert verdict(work_tree, command, rules=rules, sandboxed=True) == "allow"
 
     def test_bypass_still_asks_what_a_rule_asks_and_what_could_be_it(self, work_tree: Path) -> None:
         rules = rules_of(ask="shell(git push)")
