@@ -68,6 +68,7 @@ async def _guarded(name: Node, node: NodeFunction, res: Resources, state: AgentS
     try:
         _settle_ledger(name, state, res)
         update = await _in_time(name, node, state, res)
+        _heed_cancel()
     except RunFlow as flow:
         update = end_run(flow, res)
     except GraphBubbleUp:
@@ -76,6 +77,13 @@ async def _guarded(name: Node, node: NodeFunction, res: Resources, state: AgentS
         res.is_stale = True
         raise
     return plain({**update, "active_s": res.stopwatch.seconds})
+
+
+def _heed_cancel() -> None:
+    """End here what was told to end: who is awaited may have taken that for its own end, and nobody tells it twice."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _settle_ledger(name: Node, state: AgentState, res: Resources) -> None:

@@ -216,7 +216,9 @@ class _Run:
     async def _gone(self, process: asyncio.subprocess.Process) -> None:
         """Wait for the launcher's end, and see to it where it does not come."""
         try:
-            await asyncio.wait_for(self._drained(process), _GRACE_S)
+            # Not `wait_for`, which forgets that it is cancelled where what it awaits has just ended.
+            async with asyncio.timeout(_GRACE_S):
+                await self._drained(process)
         except TimeoutError:
             # process.kill() would ask after the launcher's end first, and asyncio's watcher then never learn of it.
             with contextlib.suppress(ProcessLookupError):

@@ -3,10 +3,11 @@
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 
 import pytest
 
-from kodkod_agent import events
+from kodkod_agent import events, graph, nodes
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionBusy, SessionNotFound
@@ -15,7 +16,7 @@ from kodkod_agent.policy import PermissionMode
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import list_sessions
-from kodkod_agent.state import Status
+from kodkod_agent.state import Node, Status
 from kodkod_agent.trajectory import Decided, read
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.errors import DeviceLost, EngineError
@@ -335,6 +336,24 @@ async def test_cancel_kills_the_command_and_answers_its_call(setup_of, root):
     assert isinstance(event, events.RunEnded)
     assert "interrupted while it ran" in results[0]
     assert "not run" in results[1]
+
+
+async def test_cancel_is_heeded_where_a_node_is_deaf_to_it(setup_of, project, root, monkeypatch):
+    """Cancelled in the moment a command ends, it may end as if nothing had been; the run went on, and asked."""
+
+    async def deaf(state, res):
+        session.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return await nodes.tools(state, res)
+
+    monkeypatch.setitem(graph.NODES, Node.TOOLS, deaf)
+    async with await Session.create(root, setup_of([LOOK, says("", MEND), says("", FINISH)])) as session:
+        found = await all_events(session, "go")
+        assert found[-1].report.status is Status.INTERRUPTED
+        assert not session.ledger.pending_calls
+    assert len(of(found, events.TurnStarted)) == 1
+    assert (project / "calc.py").read_text() == FAULTY
 
 
 async def test_an_interrupt_is_told_before_it_is_known_what_changed(setup_of, project, root, tmp_path):

@@ -46,6 +46,28 @@ async def test_a_box_closed_while_a_command_starts_ends_it(tmp_path: Path) -> No
             await asyncio.wait_for(task, 30)
 
 
+async def test_a_cancel_in_the_moment_a_command_ends_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = NoSandbox(BoxOptions(tmp_path))
+    await box.start()
+    drained = process._Run._drained
+
+    async def cancelled_as_it_ends(run: process._Run, launcher: asyncio.subprocess.Process) -> None:
+        await drained(run, launcher)
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+    monkeypatch.setattr(process._Run, "_drained", cancelled_as_it_ends)
+    task = asyncio.create_task(_execute_and_stay(box))
+    done, _ = await asyncio.wait({task}, timeout=20)
+    assert done
+    assert task.cancelled()
+    await box.close()
+
+
+async def _execute_and_stay(box: NoSandbox) -> None:
+    await box.exec("true")
+    await asyncio.sleep(60)
+
+
 async def test_a_launcher_that_does_not_end_its_box_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
