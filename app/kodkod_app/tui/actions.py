@@ -97,10 +97,13 @@ class Actions(Lists):
         self.notify("copied" if answers else "nothing was answered yet")
 
     def action_unfold_all(self) -> None:
-        """Unfold every call that is mounted; when all are, fold them."""
+        """Unfold every call; when all that are mounted are unfolded, fold them."""
         from kodkod_app.tui.widgets.tool_call import Block
 
         blocks = list(self.transcript.query(Block))
         is_unfolded = any(block.has_class("folded") for block in blocks)
+        for entry in self.store.entries:
+            if isinstance(entry, s.Call | s.ShellRun):
+                entry.is_unfolded = is_unfolded
         for block in blocks:
             block.set_unfolded(is_unfolded)

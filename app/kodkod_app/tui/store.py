@@ -101,6 +101,8 @@ class Call(Entry):
     """In a few words."""
     diff: Diff | None = None
     duration_s: float = 0.0
+    is_unfolded: bool | None = None
+    """As the reader wants it; None leaves it to what there is to see."""
 
     @property
     def subject(self) -> str:
@@ -135,6 +137,8 @@ class ShellRun(Entry):
     exit_code: int | None = None
     """None while it runs."""
     duration_s: float = 0.0
+    is_unfolded: bool | None = None
+    """See `Call`."""
 
     def say(self, text: str) -> None:
         """Append output; of very much the end is kept."""

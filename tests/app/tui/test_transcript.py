@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import pytest
@@ -142,6 +143,79 @@ async def test_what_unfolds_above_does_not_move_what_is_read(reader):
         await pilot.pause()
         assert above[-1].outer_size.height > 30
         assert next(line for line in reader.lines() if line) == first
+
+
+@pytest.mark.parametrize("reader", [200], indirect=True)
+async def test_a_call_stays_as_the_reader_folded_it_while_they_read_elsewhere(reader):
+    call = s.Call("c", "view", {"path": "f.py"}, s.CallState.DONE)
+    call.say("a line\n" * 3)
+    reader.store.add(call)
+    async with reader.run_test(size=(80, 24)) as pilot:
+        await reader.settle()
+        await pilot.pause()
+        assert "│ a line" not in reader.lines()
+        reader.transcript.query_one(ToolCallView).set_unfolded(True)
+        reader.transcript.focus()
+        await pilot.press("home")
+        await reader.shown()
+        assert not reader.transcript.query(ToolCallView)
+        await pilot.press("end")
+        await reader.shown()
+        await pilot.pause()
+        assert "│ a line" in reader.lines()
+
+
+async def resized(reader, pilot, width, height):
+    """Give it another size, and wait for what belongs there."""
+    await pilot.resize_terminal(width, height)
+    await pilot.pause()
+    await reader.shown()
+    await pilot.pause()
+
+
+def numbers_seen(reader):
+    return [int(number) for line in reader.lines() for number in re.findall(r"word(\d+)", line)]
+
+
+@pytest.mark.parametrize("reader", [0], indirect=True)
+async def test_the_reader_keeps_their_place_in_a_long_answer_when_the_terminal_is_resized(reader):
+    reader.store.add(s.Answer("\n\n".join(" ".join(f"word{n}" for n in range(m, m + 40)) for m in range(0, 2_000, 40))))
+    async with reader.run_test(size=(120, 36)) as pilot:
+        await reader.settle()
+        await pilot.pause()
+        for _ in range(2):
+            reader.transcript.scroll_relative(y=-30, animate=False, immediate=True)
+        await reader.shown()
+        await pilot.pause()
+        before, first = reader.lines(), numbers_seen(reader)[0]
+        assert not reader.transcript.follows
+        await resized(reader, pilot, 50, 20)
+        assert abs(numbers_seen(reader)[0] - first) < 200  # there are 2,000, and lines are twice as many
+        assert not reader.transcript.follows
+        await resized(reader, pilot, 120, 36)
+        assert reader.lines() == before
+
+
+@pytest.mark.parametrize("reader", [0], indirect=True)
+async def test_after_a_resize_there_are_as_many_lines_as_at_that_width(reader):
+    """Those of entries that are not mounted were of the width before: the next page up led to the end again."""
+    for words in (1_000, 1_000, 1_500):
+        reader.store.add(s.Answer("word " * words))
+    async with reader.run_test(size=(120, 36)) as pilot:
+        transcript = reader.transcript
+        await reader.settle()
+        await pilot.pause()
+        transcript.scroll_relative(y=-60, animate=False, immediate=True)
+        await reader.shown()
+        transcript.action_follow()
+        await reader.shown()
+        await pilot.pause()
+        before = transcript.max_scroll_y
+        await resized(reader, pilot, 30, 10)
+        assert transcript.max_scroll_y > 3 * before
+        await resized(reader, pilot, 120, 36)
+        assert transcript.max_scroll_y == before
+        assert transcript.follows
 
 
 @pytest.mark.parametrize("reader", [30], indirect=True)

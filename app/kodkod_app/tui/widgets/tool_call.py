@@ -54,8 +54,7 @@ class Block(EntryView, can_focus=True):
 
     def __init__(self, entry: Call | ShellRun) -> None:
         super().__init__(entry)
-        self.is_unfolded: bool | None = None
-        """None leaves it to what there is to see."""
+        self._foldable = entry
 
     def compose(self) -> ComposeResult:
         """The line, and what is below it where that is to be seen: most calls of a session are folded."""
@@ -81,7 +80,7 @@ class Block(EntryView, can_focus=True):
 
     def set_unfolded(self, is_unfolded: bool) -> None:
         """As the reader wishes."""
-        self.is_unfolded = is_unfolded
+        self._foldable.is_unfolded = is_unfolded
         self._show_body()
         self._refold()
 
@@ -162,10 +161,10 @@ class ToolCallView(Block):
             return ""
         if call.state is CallState.WRITING:
             return tail(self._written(), _LIVE_LINES)
-        return tail(call.output, _MAX_LINES if self.is_unfolded else _LIVE_LINES) if call.output else ""
+        return tail(call.output, _MAX_LINES if call.is_unfolded else _LIVE_LINES) if call.output else ""
 
     def _shows_less(self) -> bool:
-        return not self.is_unfolded and self.call.diff is None and self.call.output.count("\n") > _LIVE_LINES
+        return not self.call.is_unfolded and self.call.diff is None and self.call.output.count("\n") > _LIVE_LINES
 
     def _written(self) -> str:
         return "\n".join(f"{key}: {value}" for key, value in self.call.arguments.items() if value != self.call.subject)
@@ -176,7 +175,7 @@ class ToolCallView(Block):
     def _is_folded(self) -> bool:
         is_over = self.call.state.is_over
         shows = not is_over or self.call.diff is not None or self.call.state is CallState.FAILED
-        return not (shows if self.is_unfolded is None else self.is_unfolded)
+        return not (shows if self.call.is_unfolded is None else self.call.is_unfolded)
 
 
 class ShellRunView(Block):
@@ -205,7 +204,7 @@ class ShellRunView(Block):
         return self.run.output
 
     def _is_folded(self) -> bool:
-        return self.is_unfolded is False
+        return self.run.is_unfolded is False
 
 
 def make_block(entry: Call | ShellRun) -> Block:

@@ -52,6 +52,14 @@ class _Pin:
 
     view: Widget
     offset: int
+    lines: int
+    """The widget's."""
+    width: int
+    """At which all this was so."""
+
+    def offset_in(self, lines: int, width: int) -> int:
+        """How far below its top the same words are now: at another width, lines are broken elsewhere."""
+        return self.offset if width == self.width else round(self.offset * lines / max(1, self.lines))
 
 
 class Transcript(VerticalScroll, can_focus=True):
@@ -81,6 +89,8 @@ class Transcript(VerticalScroll, can_focus=True):
     def __init__(self, store: s.Store, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.store = store
+        self._view_size = Size()
+        """As it is laid out; `size` is what it was before until that is done."""
         self._lines_above = self._lines_below = 0
         """Left free for what is not mounted."""
         self._end = End()
@@ -90,6 +100,8 @@ class Transcript(VerticalScroll, can_focus=True):
         self._pin: _Pin | None = None
         self._generation = store.generation
         self._moving = asyncio.Lock()
+        self._is_scrolling = False
+        """The reader goes elsewhere just now: all may be laid out before it is known where that is."""
         self._is_called = False
         """Whatever moves the window is about to begin."""
 
@@ -110,9 +122,10 @@ class Transcript(VerticalScroll, can_focus=True):
     @property
     def is_incomplete(self) -> bool:
         """Something that belongs around the view is not mounted yet, or something far from it still is."""
+        if not self._is_current:
+            return False  # all is to begin anew, with the next look at the store
         sight, window = self._sight(), self._window
-        is_missing = self._is_current and bool(window.missing(sight) or window.missing_around(sight))
-        return is_missing or bool(window.far(sight))
+        return bool(window.missing(sight) or window.missing_around(sight) or window.far(sight))
 
     async def refresh_store(self) -> None:
         """Show what was added to the store, and what changed in it."""
@@ -189,8 +202,8 @@ class Transcript(VerticalScroll, can_focus=True):
             await self._remove_far()
 
     def _sight(self) -> Sight:
-        self._heights.fit(self.store.entries, self.size.width)
-        screen_lines = max(_MIN_SCREEN_LINES, self.size.height)
+        self._heights.fit(self.store.entries, self._view_size.width)
+        screen_lines = max(_MIN_SCREEN_LINES, self._view_size.height)
         return Sight(self.scroll_offset.y, screen_lines, len(self.store), self.follows)
 
     def _missing(self, margin_screens: float = 0.0) -> range:
@@ -242,12 +255,22 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
         """Lay the entries out, then put the view where the reader was, before anything is drawn."""
+        is_drawn = not optimal and bool(size.height)
+        if is_drawn:
+            self._fit(size)
         result = super().arrange(size, optimal)
-        if not optimal and size.height:
+        if is_drawn:
             self._measure(result)
             self._place(result, size)
             self._look_around()
         return result
+
+    def _fit(self, size: Size) -> None:
+        """At another width all are as high as they are there, those too that are not mounted."""
+        self._view_size = size
+        if self._is_current:
+            self._heights.fit(self.store.entries, size.width)
+            self._leave_room()
 
     def _measure(self, result: DockArrangeResult) -> None:
         for placement in result.placements:
@@ -257,16 +280,19 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def _place(self, result: DockArrangeResult, size: Size) -> None:
         end = max(0, result.placements[-1].region.bottom - size.height) if result.placements else 0
+        if self._is_scrolling:
+            return
         if self.follows:
             y = end
         elif self._pin is None:
+            self._pin = self._pin_in(result, round(self.scroll_y), size.width)
             return
         else:
             pin = self._pin
             region = next((one.region for one in result.placements if one.widget is pin.view), None)
             if region is None:
                 return
-            y = min(end, max(0, region.y + pin.offset))
+            y = min(end, max(0, region.y + pin.offset_in(region.height, size.width)))
         if y != round(self.scroll_y):
             self.set_reactive(Widget.scroll_y, float(y))
             self.set_reactive(Widget.scroll_target_y, float(y))
@@ -274,17 +300,28 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """The reader scrolled: follow or not, hold the new place, mount what belongs there."""
+        self._is_scrolling = True
         super().watch_scroll_y(old_value, new_value)
-        if not self.is_mounted:
-            return
-        self.follows = round(new_value) >= self.max_scroll_y and self._window.last == len(self.store)
-        self._pin = None if self.follows else self._pin_at(round(new_value))
-        self._look_around()
+        if self.is_mounted:
+            self.follows = round(new_value) >= self.max_scroll_y and self._window.last == len(self.store)
+            self._pin = None if self.follows else self._pin_at(round(new_value))
+            self._look_around()
+        self._is_scrolling = False
 
     def _pin_at(self, y: int) -> _Pin | None:
         """The first entry that is seen at this scroll position."""
         for number in self.mounted_numbers:
             view = self._views.get(number)
             if view is not None and view.is_mounted and view.virtual_region.bottom > y:
-                return _Pin(view, y - view.virtual_region.y)
+                return _pin(view, view.virtual_region, y, self._view_size.width)
         return None
+
+    def _pin_in(self, result: DockArrangeResult, y: int, width: int) -> _Pin | None:
+        """The same, where the reader went to before anything was mounted there."""
+        seen = (one for one in result.placements if isinstance(one.widget, EntryView) and one.region.bottom > y)
+        first = next(seen, None)
+        return None if first is None else _pin(first.widget, first.region, y, width)
+
+
+def _pin(view: Widget, region: Region, y: int, width: int) -> _Pin:
+    return _Pin(view, y - region.y, region.height, width)
