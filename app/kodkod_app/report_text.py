@@ -5,6 +5,7 @@ What models and tools wrote is shown with its control characters made visible, a
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _WAY_FURTHER = "go on with    kodkod fix -r {} --issue TEXT"
 """The same where all is done."""
 _MAX_SHOWN_CHARS = 72
 _MAX_CAUSE_CHARS = 120
+_MAX_PATH_CHARS = 1_000
 _TELLING = ("command", "path", "pattern", "query", "targets", "subcommand", "action", "job_id", "job")
 """Arguments that tell what a call is about, the most telling first."""
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
@@ -201,7 +203,9 @@ class FileStat:
     is_binary: bool = False
 
     def __str__(self) -> str:
-        return f"  {self.path}  " + ("binary" if self.is_binary else f"+{self.added} -{self.removed}")
+        return f"  {one_line(self.path, _MAX_PATH_CHARS)}  " + (
+            "binary" if self.is_binary else f"+{self.added} -{self.removed}"
+        )
 
 
 def diff_stat(diff: str) -> list[FileStat]:
@@ -218,12 +222,17 @@ def diff_stat(diff: str) -> list[FileStat]:
         elif line.startswith("diff --git "):
             # Both sides name the same file: `a/NAME b/NAME`, or both in quotes where git had to.
             head = line.removeprefix("diff --git ")
-            stats.append(FileStat(head[: len(head) // 2].strip('"').removeprefix("a/")))
+            stats.append(FileStat(_unquoted(head[: len(head) // 2]).removeprefix("a/")))
         elif line.startswith("GIT binary patch") and stats:
             stats[-1].is_binary = True
         elif (hunk := _HUNK.match(line)) and stats:
             old_left, new_left = (1 if count is None else int(count) for count in hunk.groups())
     return stats
+
+
+def _unquoted(name: str) -> str:
+    """A name as it is: one of other than plain signs git writes as a string of C, which bytes of Python look like."""
+    return ast.literal_eval(f"b{name}").decode("utf-8", "replace") if name.startswith('"') else name
 
 
 def _stat_lines(diff: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,18 @@ def test_counts_are_gits(tmp_path_factory, before, after):
     assert [[str(one.added), str(one.removed)] for one in stats] == [
         line.split("\t")[:2] for line in counts.splitlines()
     ]
+
+
+@pytest.mark.parametrize("name", ["plain name.py", "漢字 é.py", 'a "quoted" \\ name', "two\nlines\t.py"])
+def test_a_file_is_called_what_it_is_called(tmp_path, name):
+    (tmp_path / name).write_text("a\n")
+    git = ["git", "-c", "core.quotePath=true"]
+    subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "add", "-A"], cwd=tmp_path, check=True)
+    patch = subprocess.run([*git, "diff", "--cached"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    [stat] = diff_stat(patch)
+    assert (stat.path, stat.added) == (name, 1)
+    assert "\n" not in str(stat)
 
 
 def test_a_binary_file_is_named_as_such():
