@@ -102,6 +102,16 @@ async def test_an_edit_keeps_the_mode_and_leaves_nothing_behind(tree: Path, call
     assert [entry.name for entry in tree.iterdir()] == ["run.sh"]
 
 
+async def test_an_edit_keeps_extended_attributes(tree: Path, call) -> None:
+    (tree / "a.txt").write_text("1\n")
+    try:
+        os.setxattr(tree / "a.txt", "user.origin", b"\0here")
+    except OSError:
+        pytest.skip("no extended attributes in this file system")
+    assert (await call("edit", path="a.txt", old="1", new="2")).error is None
+    assert os.getxattr(tree / "a.txt", "user.origin") == b"\0here"
+
+
 @pytest.mark.parametrize(("name", "arguments"), [("edit", {"old": "1", "new": "2"}), ("write", {"content": "2\n"})])
 async def test_what_somebody_protected_is_left_as_it_is(tree: Path, call, name, arguments) -> None:
     (tree / "a.txt").write_text("1\n")
@@ -228,6 +238,14 @@ async def test_view_names_an_unusual_encoding(encoding: str, tree: Path, call) -
     assert result.for_model.endswith("1|café\n2|thé")
     named = {"utf-8-sig": "(utf-8 with BOM)", "utf-16": "(utf-16-le with BOM)", "latin-1": "(latin-1)"}
     assert named[encoding] in result.for_model
+
+
+async def test_what_a_view_shows_of_a_long_file_with_a_stray_byte_can_be_quoted(tree: Path, call) -> None:
+    (tree / "a.txt").write_bytes("café\n".encode() * 20_000 + b"caf\xe9 last\n")
+    shown = (await call("view", path="a.txt", start=20_000)).for_model.split("|")
+    edited = await call("edit", path="a.txt", old=f"{shown[1].partition(chr(10))[0]}\n{shown[2]}", new="coffee")
+    assert edited.error is None
+    assert (tree / "a.txt").read_bytes() == "café\n".encode() * 19_999 + b"coffee\n"
 
 
 async def test_view_of_a_gigabyte_does_not_load_it(tree: Path, call) -> None:

@@ -108,6 +108,23 @@ def test_lines_a_tolerant_request_does_not_change_keep_their_bytes(lines: list[s
     assert now[changed] == f"{lines[changed]}!"
 
 
+@pytest.mark.parametrize(
+    ("text", "old", "new", "after"),
+    [
+        ("a\r\nb\r\n", "\nb", "\n\nb", "a\r\n\r\nb\r\n"),
+        ("a\r\nb\r\n", "\nb", " b", "a b\r\n"),
+        ("a\r\n\r\nb\r\n", "\n\nb", "\nb", "a\r\nb\r\n"),
+        ("a\r\nb\nc\n", "\nb\nc", "\nx\ny", "a\r\nx\ny\n"),
+        ("a\r\r\nb\r\r\nc", "a\nb\n", "a\nx\n", "a\r\r\nx\r\r\nc"),
+        ("a\r\n\tb\r%\r\nc", "a\n\tb\r%", "z\n\tb\r%", "z\r\n\tb\r%\r\nc"),
+    ],
+)
+def test_line_ends_stay_whole(text: str, old: str, new: str, after: str) -> None:
+    outcome = replace(text, old, new)
+    assert isinstance(outcome, Applied)
+    assert outcome.text == after
+
+
 def test_an_overlapping_second_place_is_a_second_place() -> None:
     assert replace("aaa", "aa", "b") == Ambiguous((1, 1), ())
 

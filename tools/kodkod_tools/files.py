@@ -10,7 +10,8 @@ import re
 import secrets
 import threading
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 
@@ -38,6 +39,8 @@ class TextFile:
     """Inode, size, modification time in ns: what tells that someone else wrote meanwhile."""
     mode: int
     owner: tuple[int, int]
+    attributes: Mapping[str, bytes] = field(default_factory=dict)
+    """Extended ones, an access control list among them."""
 
 
 def read_text(place: Place, max_bytes: int) -> TextFile:
@@ -53,6 +56,7 @@ def read_text(place: Place, max_bytes: int) -> TextFile:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         data = file.read(max_bytes + 1)
+        attributes = _attributes(descriptor)
     if len(data) > max_bytes:
         raise ToolError(
             ErrorCode.TOO_LARGE,
@@ -62,7 +66,15 @@ def read_text(place: Place, max_bytes: int) -> TextFile:
         text, encoding = decode(data)
     except NotText as error:
         raise ToolError(ErrorCode.BINARY, f"{place.relative} is a binary file; use shell to work on it") from error
-    return TextFile(place, text, encoding, _stamp(status), status.st_mode & 0o7777, (status.st_uid, status.st_gid))
+    owner = (status.st_uid, status.st_gid)
+    return TextFile(place, text, encoding, _stamp(status), status.st_mode & 0o7777, owner, attributes)
+
+
+def _attributes(descriptor: int) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(descriptor, name) for name in os.listxattr(descriptor)}
+    except OSError:  # a file system without any
+        return {}
 
 
 def write_text(place: Place, text: str, before: TextFile | None) -> None:
@@ -71,8 +83,8 @@ def write_text(place: Place, text: str, before: TextFile | None) -> None:
     Args:
         place: where.
         text: what, without a byte-order mark.
-        before: the file that is replaced, whose encoding, mode and owner are kept; None for a new one, whose parent
-            folders are made.
+        before: the file that is replaced, whose encoding, mode, owner and attributes are kept; None for a new one,
+            whose parent folders are made.
 
     Raises:
         ToolError: `ENCODING`, `PERMISSION`, `SYSTEM`; `CONFLICT` when changed since `before`, or no longer absent.
@@ -127,6 +139,9 @@ def _copy_mode(descriptor: int, before: TextFile) -> None:
     with contextlib.suppress(PermissionError):  # a file of another owner, which only root could keep so
         os.fchown(descriptor, *before.owner)
     os.fchmod(descriptor, before.mode)
+    for name, value in before.attributes.items():
+        with contextlib.suppress(OSError):  # one that only root, or the system itself, may set
+            os.setxattr(descriptor, name, value)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:

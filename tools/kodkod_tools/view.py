@@ -86,7 +86,9 @@ def _entry(folder: int, name: str) -> str:
 def _view_file(place: Place, file: BinaryIO, arguments: ViewArguments, config: ToolsConfig) -> ToolResult:
     size = os.fstat(file.fileno()).st_size
     try:
-        encoding = detect(file.read(SNIFFED_BYTES), whole=size <= SNIFFED_BYTES)
+        # A file that can be edited is read as an edit reads it: what is shown can be quoted.
+        sniffed = max(SNIFFED_BYTES, size if size <= config.max_edit_bytes else 0)
+        encoding = detect(file.read(sniffed), whole=size <= sniffed)
     except NotText as error:
         raise ToolError(
             ErrorCode.BINARY, f"{place.relative} is a binary file of {size:,} bytes; use shell to look into it"

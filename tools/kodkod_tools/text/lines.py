@@ -22,11 +22,11 @@ class Window:
 
 
 def split(text: str) -> list[str]:
-    r"""The lines of `text` without their ends. `\n` alone ends a line (and takes a `\r` along); no empty last line."""
+    r"""The lines of `text` without their ends: `\n`, and each `\r` before it. No empty last line."""
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return [line.rstrip("\r") for line in lines]
 
 
 def with_ends(text: str) -> list[str]:
@@ -66,7 +66,7 @@ def read_window(file: BinaryIO, start: int, count: int, max_line_bytes: int) -> 
     dropped: list[int] = []
     while len(lines) < count and (line := file.readline(max_line_bytes + 2)):
         more, ended = (0, True) if line.endswith(b"\n") else _finish_line(file)
-        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        content = line.removesuffix(b"\n").rstrip(b"\r")
         lines.append(content[:max_line_bytes])
         dropped.append(len(content[max_line_bytes:]) + more)
         ends += ended

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kodkod_tools.text.encoding import line_ending
 from kodkod_tools.text.indent import Shift
-from kodkod_tools.text.normal import Normal
+from kodkod_tools.text.normal import LINE_END, Normal
 
 
 def with_ending(text: str, start: int, end: int, new: str) -> str:
@@ -35,13 +35,14 @@ def merge(
     Lines that `new` shares with `old` stay as the file has them; of a changed line, its unchanged head and tail do. New
     lines take the file's indentation (`shift`) and line ending. None when an indentation cannot be carried over.
     """
-    there = text[span[0] : span[1]].split("\n")
+    parts, ending = LINE_END.split(text[span[0] : span[1]]), local_ending(text, *span)
+    there, ends = parts[::2], [*parts[1::2], ending]
     asked, wanted = _without_dropped_space(there, _lines(old), _lines(new))
     carry = shift.carry if shift else _as_it_is
-    merged: list[str] = []
+    merged: list[tuple[str, str]] = []
     for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, asked, wanted, autojunk=False).get_opcodes():
         if tag == "equal":
-            merged += there[a0:a1]
+            merged += zip(there[a0:a1], ends[a0:a1], strict=True)
             continue
         paired = a1 - a0 == b1 - b0
         for offset in range(b1 - b0):
@@ -49,25 +50,22 @@ def merge(
             if line is None:
                 return None
             if paired and (before := carry(asked[a0 + offset])) is not None:
-                line = _keep_unchanged(there[a0 + offset].removesuffix("\r"), before, line, normal_form)
-            merged.append(line + ("\r" if local_ending(text, *span) == "\r\n" else ""))
-    return _join(merged, local_ending(text, *span))
+                line = _keep_unchanged(there[a0 + offset], before, line, normal_form)
+            merged.append((line, ends[a0 + offset] if paired else ending))
+    return _join(merged)
 
 
 def _lines(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").split("\n")
+    return LINE_END.split(text)[::2]
 
 
 def _as_it_is(line: str) -> str | None:
     return line
 
 
-def _join(lines: list[str], ending: str) -> str:
-    """Lines with the end each has; one that was the last and is no more takes `ending`."""
-    if not lines:
-        return ""
-    closed = [line if ending == "\n" or line.endswith("\r") else line + "\r" for line in lines[:-1]]
-    return "\n".join([*closed, lines[-1].removesuffix("\r")])
+def _join(lines: list[tuple[str, str]]) -> str:
+    """Lines and their ends; behind the last one the text goes on with what ended the stretch."""
+    return "".join(line + end for line, end in lines[:-1]) + "".join(line for line, _ in lines[-1:])
 
 
 def _without_dropped_space(there: list[str], asked: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:

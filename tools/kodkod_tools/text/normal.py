@@ -11,6 +11,8 @@ import unicodedata
 from array import array
 from dataclasses import dataclass
 
+LINE_END = re.compile(r"(\r*\n)")
+r"""`\n`, `\r\n`, and `\r\r\n`, which a conversion done twice leaves."""
 _TRAILING = re.compile(r"[ \t\f\v]+(?=\r?\n|\Z)")
 _LOOK_ALIKES = {
     **dict.fromkeys("‘’‚‛′＇´", "'"),
@@ -80,8 +82,8 @@ def rewrite(base: Normal, pieces: list[Piece]) -> Normal:
 
 
 def line_ends(base: Normal) -> Normal:
-    r"""`\r\n` as `\n`."""
-    return rewrite(base, [Piece(found.start(), found.end(), "\n") for found in re.finditer(r"\r\n", base.text)])
+    r"""Every line end as `\n`."""
+    return rewrite(base, [Piece(found.start(), found.end(), "\n") for found in LINE_END.finditer(base.text)])
 
 
 def trailing_space(base: Normal) -> Normal:

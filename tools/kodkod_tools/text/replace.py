@@ -202,8 +202,18 @@ def _apply_exact(
     if not chosen:
         return Ambiguous(_first_lines(text, matches), ())
     parts = [with_ending(text, match.start, match.end, new) for match in chosen]
-    adjusted = any(part != new for part in parts)
-    return _rebuild(text, chosen, parts, (Adjustment.LINE_ENDINGS,) if adjusted else ())
+    whole = [_with_whole_end(text, match, part) for match, part in zip(chosen, parts, strict=True)]
+    adjusted = (Adjustment.LINE_ENDINGS,) if whole != [(match, new) for match in chosen] else ()
+    return _rebuild(text, [match for match, _ in whole], [part for _, part in whole], adjusted)
+
+
+def _with_whole_end(text: str, match: _Match, part: str) -> tuple[_Match, str]:
+    r"""Of a quotation that begins with the `\n` of a `\r\n`: that line end stays whole, or goes whole."""
+    if not text.startswith("\r\n", match.start - 1):
+        return match, part
+    if part.startswith(("\n", "\r\n")):
+        return match, part.removeprefix("\r")
+    return _Match(match.start - 1, match.end), part
 
 
 def _apply(
