@@ -28,7 +28,7 @@ class Changes:
     taken: Mapping[bytes, os.stat_result | None]
     """None: not there any more."""
     left_out: Sequence[bytes]
-    """Files too large or unreadable, and repositories inside this one, whose names end with a slash."""
+    """Files too large, unreadable or of another kind; repositories inside this one, whose names end with a slash."""
 
     @property
     def lost(self) -> list[bytes]:
@@ -120,8 +120,10 @@ class PrivateIndex:
         """Whether a listed path goes into the snapshot; a deleted one does."""
         if name.endswith(b"/"):  # a repository inside this one
             return False
-        if status is None or not stat.S_ISREG(status.st_mode):
+        if status is None or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode):
             return True
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a socket where a file was
+            return False
         return status.st_size <= self._max_file_bytes and os.access(self._work_tree / os.fsdecode(name), os.R_OK)
 
     def _follow_user_index(self) -> None:

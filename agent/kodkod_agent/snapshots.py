@@ -153,7 +153,9 @@ class WorkTreeSnapshots:
 
     def _apply(self, patch: str, *options: str) -> None:
         if patch:
-            self._git.must("apply", "--whitespace=nowarn", *options, "-", data=patch.encode("utf-8"))
+            # Paths in a patch of git's own are taken from the repository's root, wherever git is called.
+            place = (f"--directory={os.fsdecode(self._place)}",) if self._place else ()
+            self._git.must("apply", "--whitespace=nowarn", *place, *options, "-", data=patch.encode("utf-8"))
 
     def left_out(self, snapshot: SnapshotId) -> tuple[str, ...]:
         """Files too large or unreadable, and repositories inside this one, that are not part of the snapshot."""
@@ -243,7 +245,8 @@ class WorkTreeSnapshots:
             usual = attributes.read_bytes()
             attributes.write_bytes(usual + b"* -diff\n")
             try:
-                return self._git.must(*_DIFF, before, after, "--", name).decode("ascii")
+                # Attributes are not those of links, whose text is where they lead.
+                return self._git.must(*_DIFF, before, after, "--", name).decode("utf-8", "replace")
             finally:
                 attributes.write_bytes(usual)
 

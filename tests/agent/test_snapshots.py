@@ -167,6 +167,27 @@ def test_diff_applies_to_what_it_was_made_from(tree: Path, opened: Opener, tmp_p
     assert snapshots.diff(first, first) == ""
 
 
+def test_a_link_to_what_is_no_utf_8_is_told(tree: Path, opened: Opener) -> None:
+    snapshots = opened(tree)
+    first = snapshots.take(1)
+    (tree / "out").symlink_to(os.fsdecode(b"caf\xe9"))
+    (tree / "é").symlink_to("é")
+    (tree / "latin.txt").write_bytes(b"caf\xe9\n")
+    patch = snapshots.diff(first, snapshots.take(2))
+    assert "+caf\ufffd" in patch
+    assert "+é" in patch
+
+
+def test_a_pipe_in_the_place_of_a_file_is_left_out(tree: Path, opened: Opener) -> None:
+    snapshots, before = opened(tree), files(tree)
+    first = snapshots.take(1)
+    (tree / "a.py").unlink()
+    os.mkfifo(tree / "a.py")
+    assert snapshots.left_out(snapshots.take(2)) == ("a.py",)
+    snapshots.restore(first)
+    assert files(tree) == before
+
+
 def test_odd_names(tree: Path, opened: Opener) -> None:
     snapshots = opened(tree)
     names = [
@@ -291,6 +312,10 @@ def test_a_folder_in_a_repository(tree: Path, opened: Opener, tmp_path: Path) ->
     snapshots.restore(first)
     assert files(tree) == {**whole, "a.py": files(tree)["a.py"]}
     assert (tree / "a.py").read_text() == "outside the part"
+    snapshots.apply("", patch)
+    assert (part / "x.py").read_text() == "2\n"
+    snapshots.apply(patch, "")
+    assert (part / "x.py").read_text() == "1\n"
 
 
 @pytest.mark.parametrize("inside", [False, True])
