@@ -132,7 +132,7 @@ def find_repository(work_tree: Path, timeout_s: float) -> Repository | None:
         return None
     folder, top = lines[1], Path(lines[2])
     git = Git(work_tree, {"GIT_DIR": folder, "GIT_WORK_TREE": str(top)}, timeout_s)
-    if top != work_tree and _is_ignored(git):
+    if top != work_tree and _is_ignored(git, work_tree, top):
         return None
     names = ("objects", "index", "info/exclude", "refs/heads")
     where = {name: work_tree / git.line("rev-parse", "--git-path", name) for name in names}
@@ -144,9 +144,14 @@ def find_repository(work_tree: Path, timeout_s: float) -> Repository | None:
     return Repository(git, top, where["objects"], where["index"], where["refs/heads"].parent, files, object_format)
 
 
-def _is_ignored(git: Git) -> bool:
+def _is_ignored(git: Git, work_tree: Path, top: Path) -> bool:
+    """Whether the repository ignores the folder; what the folder's own list says is of what is in it."""
     plain = replace(git, environment={**git.environment, "GIT_LITERAL_PATHSPECS": "0"})  # it knows no other
-    return plain.run("check-ignore", "--quiet", ".").returncode == 0
+    told = split(plain.run("check-ignore", "--verbose", "-z", "--stdin", data=b".\0").stdout)
+    if not told:
+        return False
+    source, _, pattern, _ = told
+    return top / os.fsdecode(source) != work_tree / ".gitignore" and not pattern.startswith(b"!")
 
 
 def open_private(folder: Path, work_tree: Path, repository: Repository | None, timeout_s: float) -> Git:

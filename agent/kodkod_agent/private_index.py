@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,10 @@ class Changes:
         """Whether it is quicker to leave the index as it is."""
         num_bytes = sum(status.st_size for status in self.taken.values() if status)
         return len(self.taken) <= _FEW_FILES and num_bytes <= _FEW_BYTES
+
+    def among(self, names: Container[bytes]) -> Changes:
+        """Those that are taken, of these names."""
+        return Changes({name: status for name, status in self.taken.items() if name in names}, ())
 
 
 class PrivateIndex:

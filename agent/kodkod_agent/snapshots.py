@@ -17,6 +17,7 @@ into the private index, from which the next few are counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,6 +40,7 @@ _DIFF = (
     "diff-tree", "-r", "--patch", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv",
     "--no-color", "--relative", "--src-prefix=a/", "--dst-prefix=b/",
 )  # fmt: skip
+_ADDED = ("diff-index", "--cached", "-z", "--name-only", "--relative", "--no-renames", "--diff-filter=A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +113,22 @@ class WorkTreeSnapshots:
             return self._write_few(changes, step) or self._write_any(changes, step)
 
     def restore(self, snapshot: SnapshotId) -> None:
-        """Put the files back as they were, and remove those that were not there; what was left out then stays.
+        """Put the files back as they were, and remove those that were not there; what was left out, or ignored, stays.
 
         Raises:
             GitFault: no such snapshot, or a file cannot be written.
         """
         with self._lock:
-            kept = self.left_out(snapshot)
+            kept = {os.fsencode(name) for name in self.left_out(snapshot)}
             self._index.record(self._index.changes())
-            self._index.forget([os.fsencode(name) for name in kept])
+            added = split(self._git.must(*_ADDED, snapshot))
+            self._index.forget([*kept, *added])
             self._git.must("read-tree", "--reset", "-u", snapshot)
+            # Only now the lists of ignored names are those of then: what they name was there maybe, and is not known.
+            gone = self._index.changes().among(set(added) - kept)
+            if gone.taken:
+                self._index.record(gone)
+                self._git.must("read-tree", "--reset", "-u", snapshot)
 
     def diff(self, before: SnapshotId, after: SnapshotId) -> str:
         """What changed, as a patch for `git apply` in the work tree; empty when nothing did.
@@ -135,7 +143,8 @@ class WorkTreeSnapshots:
             try:
                 return patch.decode("utf-8")
             except UnicodeDecodeError:
-                return self._diff_by_file(before, after)
+                binary = self._as_binaries(before, after)
+                return "".join(map(_first_text, _by_file(patch), _by_file(binary)))
 
     def apply(self, undone: str, done: str) -> None:
         """Take one patch back and put another in its place: both, or the files stay as they are.
@@ -229,26 +238,27 @@ class WorkTreeSnapshots:
 
     # Patches
 
-    def _diff_by_file(self, before: SnapshotId, after: SnapshotId) -> str:
-        """The patch file by file, with those that are no UTF-8 declared binary."""
-        names = split(
-            self._git.must("diff-tree", "-r", "-z", "--name-only", "--relative", "--no-renames", before, after)
-        )
-        return "".join(self._diff_of_file(os.fsdecode(name), before, after) for name in names)
-
-    def _diff_of_file(self, name: str, before: SnapshotId, after: SnapshotId) -> str:
-        patch = self._git.must(*_DIFF, before, after, "--", name)
+    def _as_binaries(self, before: SnapshotId, after: SnapshotId) -> bytes:
+        """The patch with all files declared binary."""
+        attributes = self._folder / "info" / "attributes"
+        usual = attributes.read_bytes()
+        attributes.write_bytes(usual + b"* -diff\n")
         try:
-            return patch.decode("utf-8")
-        except UnicodeDecodeError:
-            attributes = self._folder / "info" / "attributes"
-            usual = attributes.read_bytes()
-            attributes.write_bytes(usual + b"* -diff\n")
-            try:
-                # Attributes are not those of links, whose text is where they lead.
-                return self._git.must(*_DIFF, before, after, "--", name).decode("utf-8", "replace")
-            finally:
-                attributes.write_bytes(usual)
+            return self._git.must(*_DIFF, before, after)
+        finally:
+            attributes.write_bytes(usual)
+
+
+def _by_file(patch: bytes) -> list[bytes]:
+    return re.split(rb"(?m)^(?=diff --git )", patch)
+
+
+def _first_text(*pieces: bytes) -> str:
+    """The first that is UTF-8. A link to what is none has no such patch: it can be read and not applied."""
+    for piece in pieces:
+        with contextlib.suppress(UnicodeDecodeError):
+            return piece.decode("utf-8")
+    return pieces[-1].decode("utf-8", "replace")
 
 
 def _message(changes: Changes) -> bytes:

@@ -154,10 +154,14 @@ def test_list_names_all_by_step_and_a_new_object_knows_them(tree: Path, opened: 
 
 def test_diff_applies_to_what_it_was_made_from(tree: Path, opened: Opener, tmp_path: Path) -> None:
     snapshots = opened(tree)
+    (tree / "old").mkdir()
+    (tree / "old" / "x.py").write_text("x\n")
     first = snapshots.take(1)
     change_everything(tree)
     (tree / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     (tree / "crlf.txt").write_bytes(b"a\r\nb")
+    shutil.rmtree(tree / "old")
+    (tree / "old").symlink_to("deep")
     second, after = snapshots.take(2), files(tree)
     patch = snapshots.diff(first, second)
     snapshots.restore(first)
@@ -348,6 +352,31 @@ def test_a_folder_its_repository_ignores_stands_for_itself(tree: Path, opened: O
     (tree / "build" / "a").write_text("b")
     snapshots.restore(first)
     assert (tree / "build" / "a").read_text() == "a"
+
+
+def test_a_folder_whose_own_list_ignores_most_of_it_is_its_repositorys(tree: Path, opened: Opener) -> None:
+    (tree / "part").mkdir()
+    (tree / "part" / "a").write_text("a")
+    first = opened(tree / "part").take(1)
+    (tree / "part" / ".gitignore").write_text("/*\n!a\n")
+    snapshots = opened(tree / "part")
+    assert "+!a" not in snapshots.diff(first, snapshots.take(2))
+    snapshots.restore(first)
+    assert (tree / "part" / "a").read_text() == "a"
+
+
+def test_what_was_ignored_then_stays(tree: Path, opened: Opener) -> None:
+    snapshots = opened(tree)
+    (tree / "secret.log").write_text("secret\n")
+    first = snapshots.take(1)
+    (tree / ".gitignore").write_text("build/\n")
+    (tree / "later.py").write_text("")
+    assert "+secret" in snapshots.diff(first, snapshots.take(2))
+    snapshots.restore(first)
+    assert (tree / ".gitignore").read_text() == "*.log\nbuild/\n"
+    assert (tree / "secret.log").read_text() == "secret\n"
+    assert not (tree / "later.py").exists()
+    assert snapshots.take(3) == first
 
 
 def test_large_and_unreadable_files_are_left_out_and_left_alone(tree: Path, opened: Opener) -> None:
