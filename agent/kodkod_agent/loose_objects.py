@@ -72,6 +72,11 @@ class LooseStore:
         if not path.exists():
             _put(path, f"{commit}\n".encode("ascii"), f"{path.name}.lock", 0o666)
 
+    def unlock(self, name: str) -> None:
+        """Take away the locks on references below `name` that a killed process left."""
+        for lock in (self.references / name).rglob("*.lock"):
+            lock.unlink(missing_ok=True)
+
 
 def _put(path: Path, data: bytes, temporary_name: str, mode: int) -> None:
     """Write a file so that it is there whole or not at all."""

@@ -139,7 +139,7 @@ def find_repository(work_tree: Path, timeout_s: float) -> Repository | None:
     personal = git.run("config", "--type=path", "--get", "core.excludesFile")
     default = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "git" / "ignore"
     excludes = (where["info/exclude"], Path(os.fsdecode(personal.stdout.rstrip(b"\n"))) if personal.stdout else default)
-    files = tuple(path for path in excludes if path.is_file())
+    files = tuple(path for path in (top / exclude for exclude in excludes) if path.is_file())
     object_format = git.line("rev-parse", "--show-object-format")
     return Repository(git, top, where["objects"], where["index"], where["refs/heads"].parent, files, object_format)
 
@@ -160,7 +160,7 @@ def open_private(folder: Path, work_tree: Path, repository: Repository | None, t
     Raises:
         GitFault: it cannot be made.
     """
-    if not (folder / "HEAD").exists():
+    if not (folder / "info" / "attributes").exists():  # written last: git may be killed halfway, and begin again
         folder.mkdir(parents=True, exist_ok=True)
         kind = f"--object-format={repository.object_format if repository else 'sha1'}"
         Git(folder, {"GIT_CONFIG_GLOBAL": os.devnull}, timeout_s).must(
@@ -168,8 +168,6 @@ def open_private(folder: Path, work_tree: Path, repository: Repository | None, t
         )
     (folder / "info").mkdir(exist_ok=True)
     (folder / "info" / "attributes").write_text(_RAW_ATTRIBUTES, encoding="ascii")
-    # Left by a process that was killed; no other works in this folder.
-    (folder / "index.lock").unlink(missing_ok=True)
     environment = {
         "GIT_DIR": str(folder),
         "GIT_WORK_TREE": str(repository.top if repository else work_tree),

@@ -17,14 +17,14 @@ into the private index, from which the next few are counted.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,8 @@ class WorkTreeSnapshots:
         )
         self._references: Git = self._repository.git if self._repository else self._git
         self._store = find_store(self._folder, self._git, self._repository)
+        if self._store is not None:
+            self._store.unlock(self._prefix.removeprefix("refs/"))
         self._place = os.fsencode(self._git.line("rev-parse", "--show-prefix"))
         self._base: _Base | None = None
         self._lock = threading.RLock()
@@ -108,7 +110,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: git refused, the disk is full, ...
         """
-        with self._lock:
+        with self._alone():
             changes = self._index.changes()
             return self._write_few(changes, step) or self._write_any(changes, step)
 
@@ -118,7 +120,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: no such snapshot, or a file cannot be written.
         """
-        with self._lock:
+        with self._alone():
             kept = {os.fsencode(name) for name in self.left_out(snapshot)}
             self._index.record(self._index.changes())
             added = split(self._git.must(*_ADDED, snapshot))
@@ -152,7 +154,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: the files are no longer such as the patches tell of.
         """
-        with self._lock:
+        with self._alone():
             self._apply(undone, "--reverse")
             try:
                 self._apply(done)
@@ -184,6 +186,13 @@ class WorkTreeSnapshots:
             if names:
                 self._references.must("update-ref", "--stdin", data=f"{names}\n".encode())
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One call at a time. No other process works in the folder: a lock there was left by one that was killed."""
+        with self._lock:
+            (self._folder / "index.lock").unlink(missing_ok=True)
+            yield
 
     # Commits
 
@@ -256,7 +265,7 @@ def _by_file(patch: bytes) -> list[bytes]:
 def _first_text(*pieces: bytes) -> str:
     """The first that is UTF-8. A link to what is none has no such patch: it can be read and not applied."""
     for piece in pieces:
-        with contextlib.suppress(UnicodeDecodeError):
+        with suppress(UnicodeDecodeError):
             return piece.decode("utf-8")
     return pieces[-1].decode("utf-8", "replace")
 

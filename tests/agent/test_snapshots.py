@@ -452,10 +452,40 @@ def test_a_git_environment_does_not_lead_astray(tree: Path, opened: Opener, monk
     assert files(tree) == before
 
 
-def test_a_lock_left_by_a_kill_is_no_obstacle(tree: Path, opened: Opener, tmp_path: Path) -> None:
-    opened(tree).take(1)
+def test_locks_left_by_a_kill_are_no_obstacle(tree: Path, opened: Opener, tmp_path: Path) -> None:
+    first = opened(tree).take(1)
+    own = tree / ".git" / "refs" / "kodkod" / "s1" / "000001" / first[:16]
+    own.rename(own.with_name(f"{own.name}.lock"))
+    snapshots = opened(tree)
     (tmp_path / "sessions" / "s1" / "snapshots.git" / "index.lock").touch()
-    opened(tree).take(2)
+    (tree / "a.py").write_text("#" * 2**20)
+    assert snapshots.take(1) != first
+    (tree / "a.py").write_text("print(3)\n")
+    assert snapshots.take(1) == first
+    assert own.exists()
+
+
+@pytest.mark.parametrize("is_repository", [True, False])
+def test_a_private_side_that_was_half_made_is_made(tree: Path, opened: Opener, tmp_path: Path, is_repository) -> None:
+    folder = tmp_path / "sessions" / "s1" / "snapshots.git"
+    (folder / "refs" / "heads").mkdir(parents=True)
+    (folder / "HEAD").write_text("ref: refs/heads/main\n")
+    if not is_repository:
+        shutil.rmtree(tree / ".git")
+    snapshots = opened(tree)
+    first = snapshots.take(1)
+    (tree / "a.py").write_text("print(4)\n")
+    snapshots.restore(first)
+    assert (tree / "a.py").read_text() == "print(3)\n"
+
+
+def test_a_personal_list_of_ignored_names_may_be_relative(tree: Path, opened: Opener) -> None:
+    git(tree, "config", "core.excludesFile", ".ignored-here")
+    (tree / ".ignored-here").write_text("*.mine\n")
+    snapshots = opened(tree)
+    first = snapshots.take(1)
+    (tree / "a.mine").write_text("")
+    assert snapshots.take(2) == first
 
 
 def test_faults_are_one_line(tree: Path, opened: Opener) -> None:
