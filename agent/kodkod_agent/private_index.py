@@ -90,6 +90,10 @@ class PrivateIndex:
                 left_out.append(name)
         return Changes(taken, left_out)
 
+    def tracked(self) -> set[bytes]:
+        """What the user tracks, ignored or not."""
+        return set(split(self._repository.git.must("ls-files", "-z", "--", "."))) if self._repository else set()
+
     def record(self, changes: Changes) -> None:
         """Bring it to the state of the files."""
         self._update([name for name, status in changes.taken.items() if status], "--add", "--remove", "--replace")

@@ -55,6 +55,10 @@ class Snapshots(Protocol):
         """Put the files back as they were."""
         ...
 
+    def hold(self, snapshot: str, step: int) -> None:
+        """Keep a record that another session made."""
+        ...
+
     def diff(self, before: str, after: str) -> str:
         """Unified diff between two records."""
         ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from kodkod_agent.fitness import require_fit
 from kodkod_agent.journal import MoveRecord, SnapshotRecord
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.permissions import Permissions
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.runs import Runs
@@ -285,8 +286,15 @@ class Session:
         if move.snapshot is not None:
             await self._res.take_snapshot(step)
             await asyncio.to_thread(self._res.snapshots.restore, move.snapshot)
+            await self._hold(move.snapshot, move.to.state.get("base_snapshot"), step=step)
             self._res.journal.add(SnapshotRecord(step=step, snapshot=move.snapshot))
         self._res.ledger = self._res.log.load(self._res.tokenizer, move.to.ledger_mark)
         self._res.loops.reset()
         await self._runs.place(move.to.state)
         self._res.journal.add(move.to)
+
+    async def _hold(self, *snapshots: str | None, step: int) -> None:
+        """What a fork goes back to, or compares with, was recorded by the session it left, which may be deleted."""
+        for snapshot in filter(None, snapshots):
+            with suppress(GitFault):  # gone already, with a session that an earlier version forked
+                await asyncio.to_thread(self._res.snapshots.hold, snapshot, step)

@@ -123,14 +123,22 @@ class WorkTreeSnapshots:
         with self._alone():
             kept = {os.fsencode(name) for name in self.left_out(snapshot)}
             self._index.record(self._index.changes())
-            added = split(self._git.must(*_ADDED, snapshot))
+            added = set(split(self._git.must(*_ADDED, snapshot))) - self._index.tracked()
             self._index.forget([*kept, *added])
             self._git.must("read-tree", "--reset", "-u", snapshot)
             # Only now the lists of ignored names are those of then: what they name was there maybe, and is not known.
-            gone = self._index.changes().among(set(added) - kept)
+            gone = self._index.changes().among(added - kept)
             if gone.taken:
                 self._index.record(gone)
                 self._git.must("read-tree", "--reset", "-u", snapshot)
+
+    def hold(self, snapshot: SnapshotId, step: int) -> None:
+        """Make another session's snapshot one of this session's as well, which stays when that session is deleted.
+
+        Raises:
+            GitFault: no such snapshot.
+        """
+        self._references.must("update-ref", f"refs/{self._reference(step, snapshot)}", snapshot)
 
     def diff(self, before: SnapshotId, after: SnapshotId) -> str:
         """What changed, as a patch for `git apply` in the work tree; empty when nothing did.
@@ -201,7 +209,7 @@ class WorkTreeSnapshots:
         self._index.record(changes)
         tree = self._git.line("write-tree", "--missing-ok")
         commit = self._git.line("commit-tree", tree, data=_message(changes))
-        self._references.must("update-ref", f"refs/{self._reference(step, commit)}", commit)
+        self.hold(commit, step)
         self._base = _Base(self._index.mark(), tree)
         return commit
 

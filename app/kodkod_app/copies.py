@@ -37,7 +37,12 @@ def copy_work_tree(folder: SessionFolder, target: Path, placing: Path) -> Path:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder.snapshots, placing / folder.snapshots.name)
         return target.resolve()
-    _git("clone", "--quiet", "--no-hardlinks", "--template=", "--origin=origin", "--", str(repository.top), str(target))
+    own = f"refs/kodkod/{folder.path.name}/*"
+    asked_for = f"--config=remote.origin.fetch=+{own}:{own}"  # what else a clone of a shallow repository lacks
+    _git(
+        "clone", "--quiet", "--no-hardlinks", "--template=", "--origin=origin", asked_for,
+        "--", str(repository.top), str(target),
+    )  # fmt: skip
     _git("-C", str(target), "remote", "remove", "origin")
     copy = target.resolve() / work_tree.resolve().relative_to(repository.top)
     copy.mkdir(parents=True, exist_ok=True)

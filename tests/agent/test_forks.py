@@ -11,7 +11,7 @@ from kodkod_agent.session import Session
 from kodkod_agent.session_folder import SessionFolder, list_sessions
 from kodkod_agent.snapshots import WorkTreeSnapshots
 
-from .conftest import FAULTY, FINISH, MEND, MENDED, all_events, call, says
+from .conftest import FAULTY, FINISH, MEND, MENDED, all_events, call, git, says
 
 SCRIPT = [says("", call("view", path="calc.py")), says("", MEND), says("", FINISH)]
 
@@ -93,6 +93,18 @@ async def test_a_fork_that_was_never_opened_arrives(parent, setup_of, root, proj
     async with await Session.resume(root, folder.path.name, setup_of([])) as session:
         assert (project / "calc.py").read_text() == FAULTY
         assert session.steps == [1]
+
+
+async def test_a_fork_needs_nothing_of_a_session_that_is_deleted(parent, setup_of, root, project):
+    async with await Session.fork(root, parent, 2, setup_of([])) as session:
+        forked, before = session.id, (await session.last_report()).diff
+    WorkTreeSnapshots(project, parent, folder=root / parent).drop_session()
+    git(project, "prune", "--expire=now")
+    async with await Session.resume(root, forked, setup_of([])) as session:
+        assert (await session.last_report()).diff == before != ""
+        (project / "calc.py").write_text("")
+        await session.rewind(2)
+    assert (project / "calc.py").read_text() == MENDED
 
 
 @pytest.mark.parametrize("place", ["take", "restore", "after"])

@@ -368,7 +368,9 @@ def test_a_folder_whose_own_list_ignores_most_of_it_is_its_repositorys(tree: Pat
 def test_what_was_ignored_then_stays(tree: Path, opened: Opener) -> None:
     snapshots = opened(tree)
     (tree / "secret.log").write_text("secret\n")
+    (tree / "forced.log").unlink()
     first = snapshots.take(1)
+    (tree / "forced.log").write_text("tracked though ignored\n")
     (tree / ".gitignore").write_text("build/\n")
     (tree / "later.py").write_text("")
     assert "+secret" in snapshots.diff(first, snapshots.take(2))
@@ -376,6 +378,7 @@ def test_what_was_ignored_then_stays(tree: Path, opened: Opener) -> None:
     assert (tree / ".gitignore").read_text() == "*.log\nbuild/\n"
     assert (tree / "secret.log").read_text() == "secret\n"
     assert not (tree / "later.py").exists()
+    assert not (tree / "forced.log").exists()
     assert snapshots.take(3) == first
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,14 @@ def test_a_later_candidate_mends_it(fix, project, copies, capsys, sandbox):
     assert git(project, "status", "--porcelain") == " M calc.py\n"
     kept = list_sessions(paths.sessions_folder())
     assert sorted(info.forked_from is None for info in kept) == [False, False, True]
+
+
+def test_a_shallow_repository_has_candidates_too(fix, project, tmp_path, copies, capsys):
+    git(project, "clone", "-q", "--depth=1", f"file://{project}", str(tmp_path / "shallow"))
+    shutil.rmtree(project / ".git")
+    (tmp_path / "shallow" / ".git").rename(project / ".git")
+    assert fix(TextRenderer(), WRONG, FINISH, RIGHT, FINISH, count=2) == 0, capsys.readouterr()
+    assert (project / "calc.py").read_text() == MENDED
 
 
 def test_the_result_tells_of_every_candidate(fix, capsys):
