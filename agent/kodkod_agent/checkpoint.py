@@ -19,21 +19,23 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    get_checkpoint_id,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from kodkod_agent.errors import SessionDamaged
 
-_OLDEST_KEPT = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?"
+# By the order in which they were written, not by their ids: these begin with the time, and clocks are set back.
+_LATEST = "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? ORDER BY rowid DESC LIMIT 1"
 _PRUNE = (
-    "DELETE FROM writes WHERE thread_id = ? AND checkpoint_id < ?",
-    "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_id < ?",
+    "DELETE FROM checkpoints WHERE rowid NOT IN (SELECT rowid FROM checkpoints ORDER BY rowid DESC LIMIT ?)",
+    "DELETE FROM writes WHERE checkpoint_id NOT IN (SELECT checkpoint_id FROM checkpoints)",
 )
 
 
 class PrunedSaver(SqliteSaver):
-    """A saver for one session that keeps the last checkpoints alone. A checkpoint's id grows with time."""
+    """A saver for one session that keeps the last checkpoints alone."""
 
     def __init__(self, connection: sqlite3.Connection, keep: int, path: Path) -> None:
         # No class is ever loaded from a checkpoint: the state is plain values.
@@ -58,7 +60,15 @@ class PrunedSaver(SqliteSaver):
             SessionDamaged: the file cannot be read there.
         """
         with _damage_told(self._path):
-            return super().get_tuple(config)
+            latest = config if get_checkpoint_id(config) else self._latest(config)
+            return super().get_tuple(latest) if latest is not None else None
+
+    def _latest(self, config: RunnableConfig) -> RunnableConfig | None:
+        thread_id = config["configurable"]["thread_id"]
+        with self.cursor(transaction=False) as cursor:
+            row = cursor.execute(_LATEST, (thread_id,)).fetchone()
+        place = {"thread_id": thread_id, "checkpoint_ns": config["configurable"].get("checkpoint_ns", "")}
+        return {"configurable": {**place, "checkpoint_id": row[0]}} if row else None
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See `get_tuple`."""
@@ -75,7 +85,7 @@ class PrunedSaver(SqliteSaver):
         saved = self.put(config, checkpoint, metadata, new_versions)
         self._puts += 1
         if self._puts % self._keep == 0:
-            self._prune(saved["configurable"]["thread_id"])
+            self._prune()
         return saved
 
     async def aput_writes(
@@ -89,11 +99,11 @@ class PrunedSaver(SqliteSaver):
         if all(channel in WRITES_IDX_MAP for channel, _ in writes):
             self.put_writes(config, writes, task_id, task_path)
 
-    def _prune(self, thread_id: str) -> None:
+    def _prune(self) -> None:
+        keep, rest = _PRUNE
         with self.cursor() as cursor:
-            row = cursor.execute(_OLDEST_KEPT, (thread_id, self._keep - 1)).fetchone()
-            for statement in _PRUNE if row else ():
-                cursor.execute(statement, (thread_id, row[0]))
+            cursor.execute(keep, (self._keep,))
+            cursor.execute(rest)
 
 
 @contextmanager

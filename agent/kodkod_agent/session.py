@@ -89,12 +89,11 @@ class Session:
             stack.enter_context(folder.locked())
             saver = await stack.enter_async_context(open_saver(folder.checkpoints, setup.config.checkpoints_kept))
             tools = await stack.enter_async_context(tool_context(folder, setup))
-            is_resumed = folder.trajectory.exists()
             writer = stack.enter_context(trajectory.TrajectoryWriter(folder.trajectory))
             acted_on = resources(folder, setup, tools, writer)
             stack.callback(acted_on.close)
             session = cls(folder, setup, acted_on, saver, stack)
-            session._res.record(started(session.id, setup, resumed=is_resumed), 0)
+            session._res.record(started(session.id, setup, resumed=not writer.is_empty), 0)
             await session._arrive()
             session._stack = stack.pop_all()
         return session

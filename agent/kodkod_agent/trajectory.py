@@ -276,6 +276,11 @@ class TrajectoryWriter:
         if before.torn_bytes:
             os.ftruncate(self._file, os.fstat(self._file).st_size - before.torn_bytes)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written, by this writer or one before it."""
+        return self._number == 0
+
     def append(self, event: Event, *, step: int) -> Entry:
         """Write a line; it outlives this process when this returns, and the machine after the next step's first line.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kodkod_agent.checkpoint import PrunedSaver
+from kodkod_agent.config import AgentConfig
 from kodkod_agent.graph import NODES
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
@@ -26,6 +27,7 @@ from kodkod_engine.messages import AssistantMessage, ToolMessage
 
 from .conftest import FINISH, MEND, MENDED, all_events, call, git, says
 
+LOOK = says("", call("view", path="calc.py"))
 NUM_EDITS = 6
 WHOLE = "".join(f"line {n}\n" for n in range(NUM_EDITS)) + "end\n"
 
@@ -159,6 +161,29 @@ async def test_a_stop_between_a_nodes_end_and_its_checkpoint(setup_of, project, 
         assert (end.report.status, end.report.turns) == (Status.DONE, 3)
         assert not session.ledger.pending_calls
     assert (project / "calc.py").read_text() == "# grown\n" + MENDED
+
+
+async def test_a_clock_that_is_set_back_does_not_take_the_session_back(setup_of, project, root, monkeypatch):
+    """Ids of checkpoints begin with the time. The second process has a clock of an hour ago."""
+    async with await Session.create(root, setup_of([LOOK, says("", MEND), says("", FINISH)])) as session:
+        await all_events(session, "mend add")
+        session_id, before = session.id, len(session.ledger)
+    an_hour_ago = time.time_ns() - 3_600_000_000_000
+    monkeypatch.setattr("langgraph.checkpoint.base.id._last_v6_timestamp", None)
+    monkeypatch.setattr("langgraph.checkpoint.base.id.time.time_ns", lambda: an_hour_ago)
+    for number in range(3):
+        grow = call("write", path=f"more{number}.py", content="")
+        setup = setup_of(
+            [says("", grow), LOOK, LOOK, says("", FINISH)], config=AgentConfig(baseline_tests=False, checkpoints_kept=4)
+        )
+        async with await Session.resume(root, session_id, setup) as session:
+            assert len(session.ledger) == before
+            assert not await session.is_unfinished()
+            *_, end = await all_events(session, "and a file")
+            assert (end.report.status, end.report.turns) == (Status.DONE, 4)
+            assert f"more{number}.py" in end.report.diff
+            before = len(session.ledger)
+    assert (project / "calc.py").read_text() == MENDED
 
 
 def test_an_open_question_is_asked_again_by_the_next_process(tmp_path):

@@ -17,7 +17,7 @@ from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import list_sessions
 from kodkod_agent.state import Node, Status
-from kodkod_agent.trajectory import Decided, read
+from kodkod_agent.trajectory import Decided, SessionStarted, read
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.errors import DeviceLost, EngineError
 from kodkod_engine.messages import AssistantMessage, ToolMessage, UserMessage
@@ -509,6 +509,25 @@ async def test_fork_at_every_step(setup_of, project, root):
             assert found[-1].report.status is Status.UNVERIFIED
     assert len(list_sessions(root)) == len(steps) + 1
     assert list_sessions(root, project / "elsewhere") == []
+
+
+async def test_a_session_killed_while_it_was_first_opened_has_its_beginning(setup_of, root, monkeypatch):
+    class Killed(BaseException):
+        """As if the process had ended here."""
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kodkod_agent.session.resources", killed)
+        with pytest.raises(Killed):
+            await Session.create(root, setup_of([]))
+    (info,) = list_sessions(root)
+    async with await Session.resume(root, info.id, setup_of([LOOK, says("", FINISH)])) as session:
+        await all_events(session, "look")
+        first = read(session.folder.trajectory).entries[0].event
+    assert isinstance(first, SessionStarted)
+    assert not first.resumed
 
 
 async def test_titles_and_missing_sessions(setup_of, project, root):
