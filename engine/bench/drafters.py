@@ -26,7 +26,7 @@ from speculation import code_files, with_small_change
 from torch import Tensor
 
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.layers.ngram_hash import ABSENT
 from kodkod_engine.models.loading import load_model
@@ -73,12 +73,12 @@ class Subject:
         The block drafts from the hidden state a place before and the token at this place.
         """
         run = TokenRun("text", list(ids), (), 0, list(range(BLOCKS)))
-        batch = build_batch([run], self.runner)
+        batch = self.runner.batch([run])
         model, block = self.loaded.model, self.loaded.mtp
         assert block is not None
         hidden = model(batch, self.runner.cache)
         chosen = model.logits(hidden).argmax(-1).tolist()
-        shorter = build_batch([TokenRun("text", list(ids[:-1]), (), 0, list(range(BLOCKS)))], self.runner)
+        shorter = self.runner.batch([TokenRun("text", list(ids[:-1]), (), 0, list(range(BLOCKS)))])
         follows = shorter.__class__(torch.tensor(ids[1:]), None, shorter.positions, shorter.slots, shorter.groups)
         read = model.norm(hidden) if normed else hidden
         out = block(read[:-1], follows, model.rope_table(shorter.positions), self.runner.cache)
@@ -170,7 +170,7 @@ def draft_seconds(subject: Subject, head: NgramHead, texts: list[list[int]]) -> 
     model, block = subject.loaded.model, subject.loaded.mtp
     assert block is not None
     subject.runner.forward([TokenRun("text", ids, (), 0, list(range(BLOCKS)))])
-    one = build_batch([TokenRun("text", [ids[-1]], ids[-4:-1], 255, list(range(BLOCKS)))], subject.runner)
+    one = subject.runner.batch([TokenRun("text", [ids[-1]], ids[-4:-1], 255, list(range(BLOCKS)))])
     hidden = torch.randn(1, subject.loaded.config.hidden_size, dtype=subject.loaded.activation_dtype)
     automaton = SuffixAutomaton()
     automaton.extend(ids)

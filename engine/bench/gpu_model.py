@@ -16,7 +16,7 @@ import torch
 from full_size import CONFIG
 from torch import Tensor, nn
 
-from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu.interpreter import mend
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding, ResidentRows
@@ -213,7 +213,7 @@ class Player:
         ]
 
     def batch(self, runs: list[TokenRun]) -> StepBatch:
-        return build_batch(runs, self.runner)
+        return self.runner.batch(runs)
 
     def step(self, runs: list[TokenRun]) -> list[int]:
         """Token runs in, chosen ids on the host: what the engine does for a greedy step."""

@@ -12,7 +12,6 @@ from gpu_model import BLOCK_SIZE, Player
 from gpu_record import Rows
 
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.step import Choice, TokenRun, next_run
 
@@ -68,7 +67,7 @@ def _choosing(runs: list[TokenRun], sampling: SamplingParams) -> list[TokenRun]:
 
 def _visit(player: Player, runs: list[TokenRun], num_steps: int) -> list[list[int]]:
     """What the engine does for one: runs in, the ids of each on the host."""
-    batch = build_batch(runs, player.runner, ahead=num_steps - 1)
+    batch = player.runner.batch(runs, ahead=num_steps - 1)
     choices = [run.choices[0] for run in runs]
     draws = draws_of(choices, num_steps) if choices[0].sampling.temperature > 0 else None
     ids: list[list[int]] = player.fused.choose(batch, draws, num_steps).T.tolist()

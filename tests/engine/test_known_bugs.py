@@ -19,7 +19,7 @@ from engine.oracle import Fault, Oracle, plain_row_ids, table_sizes, tensors_of
 from engine.playing import Played, greedy, play, play_scattered, relative_error
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.plan import BlockCopy
-from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import Choice
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.moe import MixtureOfExperts
@@ -279,7 +279,7 @@ def test_bug_15_a_single_layer_by_hand(tiny, tiny_folder):
 
 
 def _batch_of(played: Played, ids):
-    batch = build_batch([played.run(ids)], played.runner)
+    batch = played.runner.batch([played.run(ids)])
     return batch, played.runner.loaded.model.rope_table(batch.positions)
 
 

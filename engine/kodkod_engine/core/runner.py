@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from typing import TypeAlias
 
 import numba
-import numpy as np
 import torch
 from torch import Tensor
 
 from kodkod_engine.api import SamplingParams
+from kodkod_engine.core.batch import build_batch, windows_of
 from kodkod_engine.core.first_use import listen_to_triton, telling
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
@@ -27,18 +26,11 @@ from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
-from kodkod_engine.layers.ngram_hash import ABSENT
-from kodkod_engine.layers.step_batch import AttentionGroup, Blocks, StepBatch
+from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.loading import LoadedModel
-
-Int64s: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
-Int64Rows: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 SMALL_LAYER_BYTES = 8 << 20
 """A layer of this size is read from the cache in a tenth of a millisecond."""
-
-MAX_GROUPED_TOKENS = 16
-"""Runs up to this length attend together with runs of the same length; longer ones alone."""
 
 
 _ANY = Choice(SamplingParams(), 0, None)
@@ -90,7 +82,7 @@ class ModelRunner:
     def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
         """See `StepRunner`: table rows that lie on a disk are asked for."""
         embedding = self.loaded.model.embedding
-        windows = _windows([TokenRun(NOBODY, token_ids, context_ids, len(context_ids), ())], self.context_tokens)
+        windows = windows_of([TokenRun(NOBODY, token_ids, context_ids, len(context_ids), ())], self.context_tokens)
         if embedding is not None and windows is not None:
             embedding.row_source.expect(windows)
 
@@ -136,7 +128,7 @@ class ModelRunner:
         if not self._chooses_on_device or self.watchers or not all(map(_is_free, runs)):
             return None
         order = _by_length(runs)
-        batch = build_batch([runs[index] for index in order], self, ahead=num_steps - 1)
+        batch = self.batch([runs[index] for index in order], ahead=num_steps - 1)
         choices = [choice for index in order for choice in _of_each_token(runs[index])]
         draws = draws_of(choices, num_steps) if any(choice.sampling.temperature > 0 for choice in choices) else None
         ids = self.loaded.model.choose(batch, self.cache, draws, num_steps)
@@ -202,11 +194,15 @@ class ModelRunner:
 
     def _forward(self, runs: Sequence[TokenRun]) -> StepOutput:
         order = _by_length(runs)
-        batch = build_batch([runs[index] for index in order], self)
+        batch = self.batch([runs[index] for index in order])
         hidden: Tensor = self.loaded.model(batch, self.cache)
         parts = hidden.split([len(runs[index].token_ids) for index in order])
         by_run = dict(zip(order, parts, strict=True))
         return StepOutput(tuple(by_run[index] for index in range(len(runs))))
+
+    def batch(self, runs: Sequence[TokenRun], ahead: int = 0) -> StepBatch:
+        """See `build_batch`."""
+        return build_batch(runs, block_size=self.layout.block_size, context_tokens=self.context_tokens, ahead=ahead)
 
     def logits(self, runs: Sequence[TokenRun]) -> list[Tensor]:
         """fp32 [run length, vocab] per run: for tests, scoring and verification of drafts."""
@@ -248,84 +244,3 @@ def kernel_threads(loaded: LoadedModel) -> int:
     layer = loaded.model.dual_layers[0]
     layer_bytes = sum(parameter.nbytes for parameter in layer.parameters())
     return 1 if layer_bytes < SMALL_LAYER_BYTES else min(torch.get_num_threads(), numba.get_num_threads())
-
-
-def build_batch(runs: Sequence[TokenRun], runner: ModelRunner, ahead: int = 0) -> StepBatch:
-    """Tensors of one step, on the host; `runs` in ascending order of length.
-
-    With blocks and context for so many tokens `ahead` of its own.
-    """
-    block_size = runner.layout.block_size
-    blocks = [_int64s(run.block_ids)[: -(-(run.end + ahead) // block_size)] for run in runs]
-    lengths = [len(run.token_ids) for run in runs]
-    ids = _int64s([token_id for run in runs for token_id in run.token_ids])
-    positions = _int64s([place for run in runs for place in range(run.start, run.end)])
-    table = _table(blocks)
-    row = np.repeat(np.arange(len(runs)), lengths)
-    slots = table[row, positions // block_size] * block_size + positions % block_size
-    return StepBatch(
-        token_ids=torch.from_numpy(ids),
-        windows=_windows(runs, runner.context_tokens),
-        positions=torch.from_numpy(positions),
-        slots=torch.from_numpy(slots),
-        groups=tuple(_groups(runs, table, positions, block_size, ahead)),
-    )
-
-
-def _int64s(values: Sequence[int]) -> Int64s:
-    """In a third of the time that numpy takes for a list."""
-    return np.frombuffer(array("q", values), dtype=np.int64)
-
-
-def _table(blocks: Sequence[Int64s]) -> Int64Rows:
-    """Block ids of several sequences side by side, int64 [sequences, blocks].
-
-    The padding is a block of the sequence itself: it holds finite values, and the causal mask hides it.
-    """
-    table = np.empty((len(blocks), max(len(own) for own in blocks)), dtype=np.int64)
-    for row, own in zip(table, blocks, strict=True):
-        row[: len(own)], row[len(own) :] = own, own[-1]
-    return table
-
-
-def _windows(runs: Sequence[TokenRun], depth: int) -> Tensor | None:
-    """int64 [tokens, 1 + depth], over [the last accepted ids | the ids of the run] of each sequence."""
-    if not depth:
-        return None
-    flat: list[int] = []
-    places: list[int] = []
-    for run in runs:
-        flat += [ABSENT] * (depth - len(run.context_ids))
-        flat += run.context_ids
-        places += range(len(flat), len(flat) + len(run.token_ids))
-        flat += run.token_ids
-    return torch.from_numpy(_int64s(flat)[_int64s(places)[:, None] - np.arange(depth + 1)])
-
-
-def _groups(
-    runs: Sequence[TokenRun], table: Int64Rows, positions: Int64s, block_size: int, ahead: int
-) -> Iterator[AttentionGroup]:
-    """Of neighbouring runs of the same length; the group's rows of the table, as wide as its context."""
-    row = 0
-    for members in _together(runs):
-        query_len = len(runs[members[0]].token_ids)
-        context_len = max(runs[index].end for index in members) + ahead
-        rows = slice(row, row + len(members) * query_len)
-        own = table[members[0] : members[-1] + 1, : -(-context_len // block_size)]
-        yield AttentionGroup(
-            rows=rows,
-            num_sequences=len(members),
-            query_len=query_len,
-            places=Blocks(torch.from_numpy(own), block_size),
-            context_len=context_len,
-            positions=torch.from_numpy(positions[rows].reshape(len(members), query_len)),
-        )
-        row = rows.stop
-
-
-def _together(runs: Sequence[TokenRun]) -> Iterator[list[int]]:
-    for length, members in groupby(range(len(runs)), key=lambda index: len(runs[index].token_ids)):
-        if length <= MAX_GROUPED_TOKENS:
-            yield list(members)
-        else:
-            yield from ([index] for index in members)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.playing import play, relative_error
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.layers import attention as attention_module
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.attention import LatentAttention
@@ -209,7 +208,7 @@ def test_the_rope_key_is_shared_and_the_cache_holds_scaled_latents(tiny):
     config = tiny.config
     words = play(tiny)[0]
     with torch.inference_mode():
-        batch = build_batch([words.run([5, 9])], words.runner)
+        batch = words.runner.batch([words.run([5, 9])])
         x = tiny.model.dual_layers[0].first.input_norm(tiny.model.embed(batch))
         down = attention.qkv_a(x)[:, config.q_lora_rank :]
         latent = attention.kv_norm(down[:, : config.kv_lora_rank]) * math.sqrt(96 / 32)

@@ -9,7 +9,6 @@ import torch
 
 from engine.oracle import Fault, Oracle, tensors_of
 from engine.playing import play, relative_error
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.models.config import load_config
 from kodkod_engine.models.loading import build_model, load_model
 
@@ -23,7 +22,7 @@ def drafted(loaded, chunks):
     played, model = play(loaded)[0], loaded.model
     hidden, draft = [], []
     for start, stop in chunks:
-        batch = build_batch([played.run(IDS[start:stop])], played.runner)
+        batch = played.runner.batch([played.run(IDS[start:stop])])
         hidden.append(model.norm(model(batch, played.runner.cache)))
         follows = replace(batch, token_ids=torch.tensor(NEXT_IDS[start:stop]), windows=None)
         draft.append(loaded.mtp(hidden[-1], follows, model.rope_table(batch.positions), played.runner.cache))
@@ -73,7 +72,7 @@ def test_it_keeps_its_kv_in_a_layer_of_its_own(tiny):
     played, model = play(tiny)[0], tiny.model
     cache = played.runner.cache
     with torch.inference_mode():
-        batch = build_batch([played.run(IDS)], played.runner)
+        batch = played.runner.batch([played.run(IDS)])
         hidden = model.norm(model(batch, cache))
         before = cache._latents.clone()
         follows = replace(batch, token_ids=torch.tensor(NEXT_IDS), windows=None)
@@ -90,7 +89,7 @@ def test_several_steps_feed_on_their_own_output(tiny, tiny_folder):
     inputs, next_ids = hidden.double(), list(NEXT_IDS)
     for _ in range(2):
         token = int(tiny.model.head(draft[-1:]).argmax())
-        batch = build_batch([played.run([token])], played.runner)
+        batch = played.runner.batch([played.run([token])])
         step = replace(batch, token_ids=torch.tensor([token]), windows=None)
         previous = draft[-1:]
         draft = tiny.mtp(previous, step, tiny.model.rope_table(batch.positions), played.runner.cache)

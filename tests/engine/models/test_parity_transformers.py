@@ -14,7 +14,6 @@ import torch
 
 from engine.oracle import Oracle, tensors_of
 from engine.playing import Played, play, play_scattered, relative_error
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.layers.rotary import Rotary, rotate
 from kodkod_engine.models.loading import LoadedModel, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -189,7 +188,7 @@ def test_the_experts(pair):
 
 
 def prepared(played: Played, ids):
-    batch = build_batch([played.run(ids)], played.runner)
+    batch = played.runner.batch([played.run(ids)])
     return batch, played.runner.loaded.model.rope_table(batch.positions)
 
 

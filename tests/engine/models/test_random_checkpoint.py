@@ -12,7 +12,6 @@ import torch
 
 from engine.oracle import ATTENTION_PARTS, tensors_of
 from engine.playing import play, relative_error
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.models.config import load_config
 from kodkod_engine.models.loading import load_model
 from kodkod_engine.models.random_checkpoint import TINY, random_tensor, write_random_checkpoint
@@ -132,7 +131,7 @@ def kinds_of(loaded) -> dict[str, list[torch.Tensor]]:
 def outputs_of(loaded) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the model and of its draft block."""
     played = play(loaded)[0]
-    batch = build_batch([played.run(IDS)], played.runner)
+    batch = played.runner.batch([played.run(IDS)])
     model = loaded.model
     hidden = model(batch, played.runner.cache)
     drafted = replace(batch, token_ids=torch.tensor(NEXT_IDS))

@@ -14,7 +14,6 @@ from engine.speculation.guessers import FakeDrafter, always
 from kodkod_engine.api import GenerationRequest, SamplingParams, Speculation, collect
 from kodkod_engine.backends.native import NativeEngine, drafters_for
 from kodkod_engine.config import EngineConfig
-from kodkod_engine.core.runner import build_batch
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.speculation.drafter import Draft, Drafter, DraftTask
 from kodkod_engine.speculation.hot_head import HotHead
@@ -146,7 +145,7 @@ def test_the_block_says_what_it_says_when_it_is_fed_in_one_go(tiny):
     assert len(drafts) > 5
     for ids, draft in drafts:
         played = play(tiny)[0]
-        batch = build_batch([played.run(ids[:-1])], played.runner).to(tiny.device)
+        batch = played.runner.batch([played.run(ids[:-1])]).to(tiny.device)
         hidden = tiny.model.norm(tiny.model(batch, played.runner.cache))
         shifted = replace(batch, token_ids=torch.tensor(ids[1:], device=tiny.device), windows=None)
         out = tiny.mtp(hidden, shifted, tiny.model.rope_table(batch.positions), played.runner.cache)

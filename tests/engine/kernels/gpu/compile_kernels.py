@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu import prefill_attention
 from kodkod_engine.kernels.gpu.absent_device import compiling
@@ -98,9 +98,9 @@ def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
     """Decoding, and verifying side by side; as a device that begins kernels early; drawn ids."""
     runner = ModelRunner(loaded, BLOCKS, BLOCK_SIZE)
     for sequences, new in ((1, 1), (2, 5)):
-        batch = build_batch([run_of(index, new) for index in range(sequences)], runner)
+        batch = runner.batch([run_of(index, new) for index in range(sequences)])
         GpuStep(loaded.model, runner.cache).choose(batch)
-    batch = build_batch([run_of(0, 1)], runner)
+    batch = runner.batch([run_of(0, 1)])
     with beginning_early(can_begin_early):
         GpuStep(loaded.model, runner.cache).choose(batch)
     numbers = torch.zeros(1, dtype=torch.float64)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.core.runner import ModelRunner, build_batch
+from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import Choice, TokenRun
 from kodkod_engine.layers.packed import PackedMatrix, Precisions, Slot
 from kodkod_engine.models.loading import TableHome, load_model
@@ -51,7 +51,7 @@ def test_equals_the_model(tmp_path: Path, tables: TableHome, monkeypatch: pytest
         [_run(0, 11, [21], [18, 19, 20]), _run(8, 2, [9], prompts[1])],
     ]
     for runs in steps:
-        batch = build_batch(runs, runner)
+        batch = runner.batch(runs)
         assert fused.admits(batch)
         got = fused(batch).clone()
         wanted = loaded.model(batch, runner.cache)
@@ -129,7 +129,7 @@ def _compare_packed(
     runner.cache._latents.zero_()
     runner.forward([_run(0, 0, [5, 9, 300, 9], [])])
     fused = GpuStep(loaded.model, runner.cache)
-    batch = build_batch([_run(0, 4, ids, [9, 300, 9])], runner)
+    batch = runner.batch([_run(0, 4, ids, [9, 300, 9])])
     assert fused.admits(batch)
     got = fused(batch).clone()
     wanted = plain.model(batch, runner.cache)
