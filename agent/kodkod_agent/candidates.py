@@ -231,7 +231,9 @@ class Candidates:
     async def _try(self, number: int, start: Start, place: Place, step: int) -> CandidateReport:
         began = time.monotonic()
         parent = self._session
-        setup = replace(parent.setup, config=start.config, work_tree=place.work_tree, sandbox=place.sandbox)
+        setup = replace(
+            parent.setup, config=start.config, work_tree=place.work_tree, sandbox=place.sandbox, reads_ahead=False
+        )
         tally = Tally()
         async with await Session.fork(parent.folder.path.parent, parent.id, step, setup) as session:
             before = await session.last_report()

@@ -68,7 +68,7 @@ class AgentConfig(BaseModel):
     tell_facts: bool = True
     """Tell the model the date, git's status, changes of the mode, and when a budget is nearly used up."""
     read_ahead: bool = True
-    """While the person thinks, compute what their words come after: tools, instructions, what was said before."""
+    """While the person thinks, in the app and in editors: compute what their words come after."""
     max_tools_share: float = Field(default=0.1, ge=0, le=0.5)
     """Most of the context that the declarations of MCP servers' tools may take."""
     max_skills_chars: int = Field(default=8_000, ge=0)

@@ -183,10 +183,8 @@ class Runs:
         await self._graph.ainvoke(None, self._thread, durability="sync")
 
     async def read_ahead(self) -> None:
-        """Have the engine compute what it will go on from, until it is asked. See `Session.read_ahead`."""
-        self.require_idle()
-        if self._res.config.read_ahead and self._res.guide is None:
-            self.ahead.begin(coming_ids(await self.state(), self._res))
+        """While nothing runs: have the engine compute what it will go on from, until it is asked."""
+        self.ahead.begin(coming_ids(await self.state(), self._res))
 
     async def report(self, fault: BaseException | None = None) -> RunReport:
         """How the last run ended, or how it stands."""

@@ -96,6 +96,7 @@ class Session:
             session._res.record(started(session.id, setup, resumed=not writer.is_empty), 0)
             await session._arrive()
             session._stack = stack.pop_all()
+        await session._read_ahead()
         return session
 
     async def __aenter__(self) -> Self:
@@ -155,17 +156,6 @@ class Session:
         # A fork stands in the middle of a run, one that nothing was said in at the beginning of none.
         return status is not Status.DONE and (status is not Status.RUNNING or state["step"] > 0)
 
-    async def read_ahead(self) -> None:
-        """While the person thinks: have the engine compute the conversation as it will stand before their next words.
-
-        It ends by itself, or when a run begins; what was computed by then is in the cache. Nothing is done for a guided
-        model, which computes no prompt. Not to be called with a recording, which has an answer for each request.
-
-        Raises:
-            SessionBusy: a run is going on.
-        """
-        await self._runs.read_ahead()
-
     async def send(self, text: str) -> AsyncGenerator[events.Event, None]:
         """Say something and follow the run it starts, to its `RunEnded`.
 
@@ -180,6 +170,7 @@ class Session:
         async with aclosing(self._runs.follow(new_run(text, step=state["step"]), 0.0)) as run:
             async for event in run:
                 yield event
+        await self._read_ahead()
 
     async def proceed(self) -> AsyncGenerator[events.Event, None]:
         """Go on with a run that was cut short; nothing happens when there is none. See `send`."""
@@ -187,6 +178,7 @@ class Session:
             async with aclosing(self._runs.follow(None, (await self._runs.state())["active_s"])) as run:
                 async for event in run:
                     yield event
+            await self._read_ahead()
 
     async def go_on(self, turns: Sequence[Sequence[int]] = ()) -> AsyncGenerator[events.Event, None]:
         """In a fresh fork: go on with the run that was under way at its step. See `send`.
@@ -268,6 +260,12 @@ class Session:
         mark = self._res.log.sync(earlier.fork(len(earlier)))
         self._res.journal.add(forks.move_to(record, mark, snapshot))
         await self._arrive()
+        await self._read_ahead()
+
+    async def _read_ahead(self) -> None:
+        """Use the time until the person has said something; a guided model computes no prompt."""
+        if self._setup.reads_ahead and self._res.guide is None:
+            await self._runs.read_ahead()
 
     async def _arrive(self) -> None:
         """Go where the journal says that the session is to be, and begin if it never did."""

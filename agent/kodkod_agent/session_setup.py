@@ -58,6 +58,8 @@ class SessionSetup:
     """The person trusts this folder."""
     sandboxed: bool = False
     """The box holds the work tree alone and has no network."""
+    reads_ahead: bool = False
+    """While nobody asks, have the engine compute what will be asked; a recording would take it for a request."""
     model: str = ""
     """Name of the checkpoint, for the record."""
     profile: Profile = field(default_factory=Profile)

@@ -79,15 +79,10 @@ async def open_attended(
     if tell is not None:
         for note in extras.news():
             tell(note)
-    session = await open_session(options, session_setup(settings, model, box, extras))
-    await read_ahead(model, session)
+    setup = session_setup(settings, model, box, extras)
+    reads_ahead = settings.agent.read_ahead and not model.is_recording
+    session = await open_session(options, replace(setup, reads_ahead=reads_ahead))
     return Attended(settings, plan, box, model, extras, session)
-
-
-async def read_ahead(model: Model, session: Session) -> None:
-    """Use the time until the person has said something; a recording would take it for a request."""
-    if not model.is_recording:
-        await session.read_ahead()
 
 
 def _with_first(note: str, news: Callable[[], Sequence[str]]) -> Callable[[], Sequence[str]]:

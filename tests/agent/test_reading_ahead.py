@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 
 from kodkod_agent import events
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.errors import SessionBusy
-from kodkod_agent.policy import PermissionMode
 from kodkod_agent.profile import Profile
 from kodkod_agent.session import Session, SessionSetup
 from kodkod_agent.skills import Skill, read_skills
@@ -36,10 +33,10 @@ def skills_in(folder: Path) -> tuple[Skill, ...]:
     return read_skills(folder, folder).found
 
 
-async def idle(engine: ScriptedEngine) -> None:
-    """Wait until the engine computes nothing."""
+async def idle(engine: ScriptedEngine, asked_before: int = 0) -> None:
+    """Wait until the engine has done more than this many prompt tokens, and computes nothing."""
     async with asyncio.timeout(20):
-        while engine.stats().running or engine.stats().waiting or not engine.stats().prompt_tokens:
+        while engine.stats().running or engine.stats().waiting or engine.stats().prompt_tokens <= asked_before:
             await asyncio.sleep(0.01)
 
 
@@ -59,8 +56,8 @@ def rich(setup_of: Callable[..., SessionSetup], project: Path, tmp_path: Path) -
 
     def make(script: list[Any], **options: Any) -> SessionSetup:
         (project / "AGENTS.md").write_text("Write short functions.\n" * 20)
-        given = {"config": ATTENDED, "more": offering(FakeForeign()), "skills": skills_in(tmp_path / "skills")}
-        return setup_of(script, **{**given, **options})
+        told = {"more": offering(FakeForeign()), "skills": skills_in(tmp_path / "skills")}
+        return setup_of(script, **{"config": ATTENDED, "reads_ahead": True, **told, **options})
 
     return make
 
@@ -69,7 +66,6 @@ async def test_all_but_the_facts_and_the_words_is_there_when_they_come(root, ric
     setup = rich([NOBODY_READS, says("Here.")])
     async with await Session.create(root, setup) as session:
         head = len(session.ledger)
-        await session.read_ahead()
         assert len(session.ledger) == head, "only thought of"
         await idle(setup.engine)
         ahead = setup.engine.stats().prompt_tokens
@@ -88,7 +84,6 @@ async def test_nothing_of_it_is_written_down_or_told(root, rich):
     setup = rich([NOBODY_READS, says("Here.")], news=lambda: [news.pop()] if news else [])
     async with await Session.create(root, setup) as session:
         before = written(session)
-        await session.read_ahead()
         await idle(setup.engine)
         assert written(session) == before
         told = [event.text for event in await all_events(session, "where?") if isinstance(event, events.Notice)]
@@ -101,7 +96,6 @@ async def test_it_gives_way_when_something_is_asked(root, rich):
     slow = {"config": EngineConfig(max_step_tokens=64), "seconds_per_step": 0.02}
     setup = rich([NOBODY_READS, says("Here.")], engine=slow)
     async with await Session.create(root, setup) as session:
-        await session.read_ahead()
         while setup.engine.stats().steps < 3:
             await asyncio.sleep(0.01)
         usage = usage_of(await all_events(session, "where is it?"))
@@ -112,8 +106,7 @@ async def test_it_gives_way_when_something_is_asked(root, rich):
 
 async def test_closing_ends_it(root, rich):
     setup = rich([NOBODY_READS], engine={"config": EngineConfig(max_step_tokens=64), "seconds_per_step": 0.02})
-    async with await Session.create(root, setup) as session:
-        await session.read_ahead()
+    async with await Session.create(root, setup):
         while not setup.engine.stats().steps:
             await asyncio.sleep(0.01)
     steps = setup.engine.stats().steps
@@ -123,56 +116,66 @@ async def test_closing_ends_it(root, rich):
 
 
 async def test_a_session_that_is_gone_on_with_is_read_to_its_end(root, rich):
-    setup = rich([says("Here."), NOBODY_READS, says("There.")])
+    setup = rich([says("Here.")], reads_ahead=False)
     async with await Session.create(root, setup) as session:
         await all_events(session, "where is it?")
         whole = len(session.ledger)
     other = rich([NOBODY_READS, says("There.")])
     async with await Session.resume(root, session.id, other) as session:
-        await session.read_ahead()
         await idle(other.engine)
         assert other.engine.stats().prompt_tokens == whole, "all was told before"
         assert usage_of(await all_events(session, "and now?")).reused_tokens == whole
 
 
+async def test_what_a_run_leaves_uncomputed_is_read_after_it(root, rich):
+    """One that is stopped behind a long answer of a tool, say."""
+    setup = rich([NOBODY_READS, says("Here."), NOBODY_READS, says("There.")])
+    async with await Session.create(root, setup) as session:
+        await idle(setup.engine)
+        ahead = setup.engine.stats().prompt_tokens
+        usage = usage_of(await all_events(session, "where is it?"))
+        await idle(setup.engine, ahead + usage.prompt_tokens)
+        whole = len(session.ledger)
+        assert usage_of(await all_events(session, "and now?")).reused_tokens == whole
+
+
+async def test_so_it_is_after_going_back(root, rich):
+    setup = rich([NOBODY_READS, says("Here."), NOBODY_READS, NOBODY_READS, says("There.")])
+    async with await Session.create(root, setup) as session:
+        await idle(setup.engine)
+        ahead = setup.engine.stats().prompt_tokens
+        first = usage_of(await all_events(session, "where is it?"))
+        await session.rewind(0)
+        await idle(setup.engine, ahead + first.prompt_tokens)
+        assert usage_of(await all_events(session, "and now?")).reused_tokens >= ahead
+
+
 async def test_a_run_that_was_cut_short_is_read_as_it_stands(root, setup_of):
-    look = call("view", path="calc.py")
-    setup = setup_of([says("", look), NOBODY_READS], config=ATTENDED, mode=PermissionMode.DEFAULT, trusted=False)
+    look = says("", call("view", path="calc.py"))
+    setup = setup_of([look, NOBODY_READS], config=ATTENDED)
     async with await Session.create(root, setup) as session:
         run = session.send("look")
         async for event in run:
             if isinstance(event, events.CallWritten):
                 break
         await run.aclose()
-        await session.read_ahead()
-        await idle(setup.engine)
+    other = setup_of([NOBODY_READS], config=ATTENDED, reads_ahead=True)
+    async with await Session.resume(root, session.id, other) as session:
+        await idle(other.engine)
+        assert other.engine.stats().prompt_tokens == len(session.ledger)
 
 
-@pytest.mark.parametrize(
-    "update",
-    [{"config": ATTENDED.model_copy(update={"read_ahead": False})}, {"profile": Profile(guided=True, system=False)}],
-    ids=["switched off", "guided"],
-)
-async def test_where_it_serves_nothing_nothing_is_asked(root, setup_of, update):
-    setup = setup_of([], config=ATTENDED)
-    async with await Session.create(root, replace(setup, **update)) as session:
-        await session.read_ahead()
+async def test_a_guided_model_computes_no_prompt(root, setup_of):
+    setup = setup_of([NOBODY_READS], config=ATTENDED, reads_ahead=True, profile=Profile(guided=True, system=False))
+    async with await Session.create(root, setup):
+        pass
     assert setup.engine.stats().prompt_tokens == 0
 
 
-async def test_what_does_not_fit_is_left_to_who_asks_for_it(root, rich):
+async def test_what_the_engine_refuses_is_left_to_who_asks_for_it(root, rich):
     setup = rich([NOBODY_READS], engine={"config": EngineConfig(max_cached_tokens=256)})
-    async with await Session.create(root, setup) as session:
-        await session.read_ahead()
+    async with await Session.create(root, setup):
+        pass
     setup.engine.close()
-    async with await Session.create(root, setup) as session:
-        await session.read_ahead()
-
-
-async def test_not_while_a_run_goes_on(root, setup_of):
-    setup = setup_of([says("Here.")], config=ATTENDED)
-    async with await Session.create(root, setup) as session:
-        async for _ in session.send("where?"):
-            with pytest.raises(SessionBusy):
-                await session.read_ahead()
-            break
+    async with await Session.create(root, setup):
+        pass

@@ -42,7 +42,6 @@ class Desk:
 
         from kodkod_agent.session import Session
         from kodkod_app import paths
-        from kodkod_app.attended import read_ahead
         from kodkod_app.session_shelf import remove_unsaid
 
         setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session.folder
@@ -54,14 +53,6 @@ class Desk:
             self.session = await Session.resume(root, before.path.name, setup)
             raise
         await asyncio.to_thread(remove_unsaid, before)
-        await read_ahead(self.model, self.session)
-
-    async def rewind(self, step: int) -> None:
-        """Take the session back to where it was after `step` turns."""
-        from kodkod_app.attended import read_ahead
-
-        await self.session.rewind(step)
-        await read_ahead(self.model, self.session)
 
     async def opened(self) -> u.Opened:
         """What the screen is told of it."""

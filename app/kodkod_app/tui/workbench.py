@@ -281,7 +281,7 @@ class Workbench:
 
     async def _rewind(self, step: int) -> None:
         assert self._desk is not None
-        await self._desk.rewind(step)
+        await self._desk.session.rewind(step)
         await self._tell_opened()
 
 
