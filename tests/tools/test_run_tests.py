@@ -10,7 +10,7 @@ import pytest
 from kodkod_tools import junit
 from kodkod_tools.base import ErrorCode, ToolContext
 from kodkod_tools.config import ToolsConfig
-from kodkod_tools.scratch import read_scratch, scratch
+from kodkod_tools.scratch import read_scratch, scratch, write_scratch
 
 AREA = """
 def area(w, h):
@@ -280,4 +280,21 @@ async def test_a_scratch_folder_that_is_a_link_is_refused(tree: Path, tmp_path: 
     (tree / ".kodkod").symlink_to(tmp_path / "elsewhere")
     result = await call("test")
     assert result.error is ErrorCode.SYSTEM
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_a_link_in_the_scratch_folder_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+    (tree / ".kodkod" / "tmp").mkdir(parents=True)
+    (tree / ".kodkod" / "tmp" / ".gitignore").symlink_to(tmp_path / "profile")
+    with scratch(tree):
+        assert not (tmp_path / "profile").exists()
+
+
+async def test_a_folder_that_becomes_a_link_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    with scratch(tree) as place:
+        place.absolute.rmdir()
+        place.absolute.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(NotADirectoryError):
+            write_scratch(place, "plugin.py", b"x")
     assert list((tmp_path / "elsewhere").iterdir()) == []

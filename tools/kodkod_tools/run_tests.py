@@ -154,7 +154,7 @@ async def _with_report(arguments: TestArguments, context: ToolContext) -> ToolSt
 
 
 def _tracing(place: Place, context: ToolContext) -> Tracing:
-    return tracing(place.absolute, context.work_tree, context.sandbox.options.env.get("PYTHONPATH", ""))
+    return tracing(place, context.work_tree, context.sandbox.options.env.get("PYTHONPATH", ""))
 
 
 def _files(targets: Sequence[str]) -> list[str]:

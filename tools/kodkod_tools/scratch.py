@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kodkod_tools.base import ErrorCode, ToolError
-from kodkod_tools.paths import Place, open_file
+from kodkod_tools.paths import Place, open_file, opened_folder
 
 _FOLDERS = (".kodkod", "tmp")
 
@@ -38,19 +38,26 @@ def scratch(work_tree: Path) -> Iterator[Place]:
 
 
 def _make(work_tree: Path, name: str, made: list[Path]) -> None:
-    folder = work_tree
-    for part in _FOLDERS:
-        folder = folder / part
-        if folder.is_symlink():
-            raise OSError(0, f"{part} is a link")
-        if not folder.exists():
-            folder.mkdir()
-            made.append(folder)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
-    (folder / name).mkdir()
-    (folder / name).chmod(0o777)  # commands in the box may run as another user
+    # By descriptors throughout: a command that runs meanwhile may put a link in any folder's place.
+    for count in range(1, len(_FOLDERS) + 1):
+        folder = work_tree.joinpath(*_FOLDERS[:count])
+        made += [] if os.path.lexists(folder) else [folder]
+    with opened_folder(Place(work_tree, _FOLDERS), _FOLDERS, create=True) as folder_fd:
+        with contextlib.suppress(FileExistsError):
+            _write(folder_fd, ".gitignore", b"*\n")
+        os.mkdir(name, dir_fd=folder_fd)
+        own = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder_fd)
+    try:
+        os.fchmod(own, 0o777)  # commands in the box may run as another user
+    finally:
+        os.close(own)
+
+
+def _write(folder: int, name: str, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(data)
 
 
 def _remove(folder: Path) -> None:
@@ -60,6 +67,16 @@ def _remove(folder: Path) -> None:
         if [*folder.iterdir()] == [ignore] and folder.name == _FOLDERS[-1]:
             ignore.unlink()
         folder.rmdir()
+
+
+def write_scratch(place: Place, name: str, data: bytes) -> None:
+    """A new file there for the box to read.
+
+    Raises:
+        OSError: it cannot be written, or is there already.
+    """
+    with opened_folder(place, place.parts) as folder:
+        _write(folder, name, data)
 
 
 def read_scratch(place: Place, name: str, max_bytes: int) -> bytes | None:

@@ -64,7 +64,7 @@ class Bench:
     async def trace(self, targets: Sequence[str], timeout_s: float = 60.0) -> Trace | None:
         """Run tests and record which lines each runs; None where that fails."""
         with scratch(self.tree) as place:
-            traced = tracing(place.absolute, self.tree, self.box.options.env.get("PYTHONPATH", ""))
+            traced = tracing(place, self.tree, self.box.options.env.get("PYTHONPATH", ""))
             options = [*traced.options, "-q", "-o", f"cache_dir={place.absolute / 'cache'}"]
             environment = {**traced.environment, "PYTHONDONTWRITEBYTECODE": "1"}
             await self.box.exec(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from kodkod_tools.paths import Place
+from kodkod_tools.scratch import write_scratch
+
 _PLUGIN = "kodkod_locate"
 """The plugin's name beside the tests: one no project has."""
 TRACE_FILE = "trace.json"
@@ -22,19 +25,17 @@ class Tracing:
     environment: Mapping[str, str]
 
 
-def tracing(folder: Path, root: Path, python_path: str = "") -> Tracing:
-    """Put the plugin into `folder`; the run then leaves `TRACE_FILE` there (see `plugin`).
+def tracing(place: Place, root: Path, python_path: str = "") -> Tracing:
+    """Put the plugin into a scratch folder; the run then leaves `TRACE_FILE` there (see `plugin`).
 
-    `folder` and `root` (the project, absolute) have the same path where the tests run. `python_path` is the PYTHONPATH
+    It and `root` (the project, absolute) have the same path where the tests run. `python_path` is the PYTHONPATH
     the run has anyway.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    text = resources.files("kodkod_tools.locate").joinpath("plugin.py").read_text(encoding="utf-8")
-    plugin = folder / f"{_PLUGIN}.py"
-    plugin.write_text(text, encoding="utf-8")
-    plugin.chmod(0o644)  # the tests may run as another user
+    write_scratch(place, f"{_PLUGIN}.py", resources.files("kodkod_tools.locate").joinpath("plugin.py").read_bytes())
+    folder = place.absolute
     environment = {
         "KODKOD_TRACE_FILE": str(folder / TRACE_FILE),
         "KODKOD_TRACE_ROOT": str(root),
