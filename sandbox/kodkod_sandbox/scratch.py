@@ -57,8 +57,17 @@ def reap_scratch() -> list[Path]:
 
 
 def _base() -> Path:
-    """The parent of all scratch folders of this user; nobody else may write there."""
-    base = Path(tempfile.gettempdir(), f"kodkod-{os.geteuid()}")
+    """The parent of all scratch folders of this user."""
+    return own_folder(f"kodkod-{os.geteuid()}")
+
+
+def own_folder(name: str) -> Path:
+    """A folder for temporary files of this user; nobody else may write there.
+
+    Raises:
+        SandboxUnavailable: it cannot be made, or is another's.
+    """
+    base = Path(tempfile.gettempdir(), name)
     try:
         base.mkdir(mode=0o711, exist_ok=True)
         found = base.lstat()

@@ -19,7 +19,9 @@ from kodkod_sandbox.errors import SandboxUnavailable
 from kodkod_sandbox.launcher import kernel
 from kodkod_sandbox.launcher.spec import Identity
 from kodkod_sandbox.owner import Owner
+from kodkod_sandbox.scratch import own_folder
 
+_NAME = "kodkod-views"
 _SCRIPT = str(Path(launcher.__path__[0], "translate.py"))
 
 
@@ -27,13 +29,12 @@ def make_view(source: Path, who: Identity) -> Path:
     """A place where `source` is seen as belonging to the box's user.
 
     Raises:
-        SandboxUnavailable: this kernel or file system cannot translate owners.
+        SandboxUnavailable: this kernel or file system cannot translate owners, or the place is another's.
     """
-    place = _base() / f"{Owner.current()}.{secrets.token_hex(4)}"
+    place = own_folder(_NAME) / f"{Owner.current()}.{secrets.token_hex(4)}"
     if source.is_dir():
-        place.mkdir(parents=True)
+        place.mkdir()
     else:
-        place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     numbers = (who.tree_uid, who.tree_gid, who.uid, who.gid)
     done = subprocess.run(
@@ -63,14 +64,14 @@ def remove_view(place: Path) -> None:
 
 
 def reap_views() -> None:
-    """Take away the views of kodkods that live no more."""
-    if os.geteuid() != 0 or not _base().is_dir():
+    """Take away the views of kodkods that live no more.
+
+    Raises:
+        SandboxUnavailable: the place they are made in is another's.
+    """
+    if os.geteuid() != 0 or not Path(tempfile.gettempdir(), _NAME).exists():
         return
-    for place in _base().iterdir():
+    for place in own_folder(_NAME).iterdir():
         owner = Owner.parse(place.name.partition(".")[0])
         if owner and owner.is_dead:
             remove_view(place)
-
-
-def _base() -> Path:
-    return Path(tempfile.gettempdir(), "kodkod-views")
