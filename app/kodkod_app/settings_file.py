@@ -79,6 +79,7 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode=0o600)  # nobody else's to read, at no moment: a server's headers may be in it
         temporary.write_text(text, encoding="utf-8")
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o7777)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -91,10 +92,15 @@ def open_spans(config: TelemetryConfig, model: str) -> Iterator[Spans]:
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
     path = config.file or paths.sessions_folder().parent / "spans.jsonl"
-    with path.open("a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=_own) as file:  # what is said may be in it
         exporter = ConsoleSpanExporter(out=file, formatter=lambda span: f"{span.to_json(indent=None)}\n")
         with spans_to(BatchSpanProcessor(exporter), model, content=config.content) as spans:
             yield spans
+
+
+def _own(path: str, flags: int) -> int:
+    """Where it is new, nobody else may read it."""
+    return os.open(path, flags, 0o600)
 
 
 def require_telemetry(config: TelemetryConfig) -> None:

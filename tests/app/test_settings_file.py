@@ -78,6 +78,14 @@ def test_a_file_is_made_with_its_folder(home: Path) -> None:
     assert path.read_text() == 'sandbox = "landlock"\n'
 
 
+def test_nobody_else_may_read_a_new_file_and_an_old_one_keeps_its_mode(settings_file: Path) -> None:
+    save_value(settings_file, "agent.max_turns", 7)
+    assert settings_file.stat().st_mode & 0o777 == 0o600
+    settings_file.chmod(0o640)
+    save_value(settings_file, "agent.max_turns", 8)
+    assert settings_file.stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

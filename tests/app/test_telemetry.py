@@ -102,7 +102,9 @@ def test_a_fault_is_told_by_its_kind(tmp_path):
 def test_calls_that_are_refused_are_not_done(kodkod, project, record, settings_file):
     settings_file.write_text('[telemetry]\nexporter = "file"\n[permissions]\ndeny = ["edit"]\n')
     assert kodkod("fix", "-C", project, "--issue", "x", "-m", record(MEND, LOOK, FINISH), *PLAIN).code == 3
-    lines = (paths.sessions_folder().parent / "spans.jsonl").read_text().splitlines()
+    written = paths.sessions_folder().parent / "spans.jsonl"
+    assert written.stat().st_mode & 0o077 == 0
+    lines = written.read_text().splitlines()
     names = [json.loads(line)["name"] for line in lines]
     assert [name for name in names if name.startswith("execute_tool")] == ["execute_tool view", "execute_tool finish"]
     assert names[-1] == "invoke_agent kodkod"
