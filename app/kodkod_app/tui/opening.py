@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from textual import events
+from textual.timer import Timer
 
 from kodkod_app import paths
 from kodkod_app.tui import updates as u
@@ -25,11 +29,18 @@ if TYPE_CHECKING:
     from kodkod_app.wish import Wish
 
 
+_PAUSE_S = 0.7
+"""Nobody who writes waits so long between two letters, but for to think."""
+
+
 class Opening(Updating):
     """The part of the app that opens screens."""
 
     wish: Wish
     _approval: ApprovalScreen | None = None
+    _asking_soon: Timer | None = None
+    _typed_s = float("-inf")
+    """When the last letter was typed that was no answer to a question."""
 
     def is_free(self) -> bool:
         """Whether a session is open in which nothing runs; the person is told when not."""
@@ -47,8 +58,22 @@ class Opening(Updating):
 
     # Approval
 
+    async def on_event(self, event: events.Event) -> None:
+        """Know when something is written."""
+        if isinstance(event, events.Key) and event.is_printable and self._approval is None:
+            self._typed_s = time.monotonic()
+        await super().on_event(event)
+
     def open_approval(self, asked: u.Asked) -> None:
-        """Ask the person about calls; leaving without a word interrupts the run."""
+        """Ask the person about calls, once they pause: the next letter of what they write would be their answer."""
+        left_s = self._typed_s + _PAUSE_S - time.monotonic()
+        if left_s > 0:
+            self._asking_soon = self.set_timer(left_s, lambda: self.open_approval(asked))
+        else:
+            self._ask(asked)
+
+    def _ask(self, asked: u.Asked) -> None:
+        """Leaving without a word interrupts the run."""
         from kodkod_app.tui.screens.approval import ApprovalScreen
         from kodkod_app.tui.screens.judging import judge_of
 
@@ -59,6 +84,7 @@ class Opening(Updating):
                 if self._approval is screen:
                     self.workbench.interrupt()
                 return
+            self._approval = None
             self.was_answered(asked)
             self.workbench.answer(approvals)
 
@@ -70,6 +96,8 @@ class Opening(Updating):
 
     def close_approval(self) -> None:
         """The run is over: nothing waits for an answer any more."""
+        if self._asking_soon is not None:
+            self._asking_soon.stop()
         if self._approval is not None and self.screen is self._approval:
             self._approval.dismiss(None)
         self._approval = None

@@ -56,7 +56,7 @@ class Updating(App[int]):
         self._shell: s.ShellRun | None = None
         self._scene = {"model": "", "mode": "default", "box": "", "branch": ""}
         self._activity = ""
-        self._began_s = 0.0
+        self._began_s = self._asked_s = 0.0
         self._was_interrupted = False
 
     async def take_updates(self, items: list[object]) -> None:
@@ -143,6 +143,7 @@ class Updating(App[int]):
         raise NotImplementedError
 
     def _asked(self, asked: u.Asked) -> None:
+        self._asked_s = time.monotonic()
         if self._teller is not None:
             self._teller.asked(request.call.id for request in asked.requests)
         self.open_approval(asked)
@@ -156,7 +157,8 @@ class Updating(App[int]):
         raise NotImplementedError
 
     def was_answered(self, asked: u.Asked) -> None:
-        """The person has answered."""
+        """The person has answered. What they took for it is no work."""
+        self._began_s += time.monotonic() - self._asked_s
         if self._teller is not None:
             self._teller.answered(request.call.id for request in asked.requests)
         self.run_worker(self.transcript.refresh_store(), group="window")

@@ -39,6 +39,25 @@ async def test_from_prompt_to_approved_edit_to_green_tests(open_app, record, pro
         await driver.until(lambda: "calc.py  +1 -1" in driver.screen_text(), "the files that changed")
 
 
+async def test_a_question_waits_for_a_pause_in_what_is_written(open_app, record, project):
+    """The letters that were on their way answered it: a `y` allowed the call."""
+    async with open_app(record(MEND, FINISH)) as driver:
+        await driver.opened()
+        await driver.pilot.press("y")
+        await driver.app.say("mend it")
+        while not any(call.state is s.CallState.ASKED for call in driver.entries(s.Call)):
+            await driver.pilot.press("y")
+        await driver.pilot.press(*"yyyyy")
+        written = driver.app.prompt.text
+        await driver.until(lambda: len(driver.app.screen_stack) > 1, "the question")
+        assert set(written) == {"y"}
+        assert (project / "calc.py").read_text() == FAULTY
+        await driver.pilot.press("y")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == MENDED
+        assert driver.app.prompt.text == written
+
+
 async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, project):
     async with open_app(record(MEND, turn("Then not."))) as driver:
         await driver.opened()
