@@ -59,9 +59,12 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         height: auto; border: none; padding: 0; background: transparent;
     }
     ApprovalScreen .form-head { color: $text-muted; }
-    ApprovalScreen.-low #call { max-height: 30vh; margin: 0; }
-    ApprovalScreen.-low #why { margin-bottom: 0; }
-    ApprovalScreen.-low #pending { margin-bottom: 0; }
+    ApprovalScreen.-low #why, ApprovalScreen.-lower #why { margin-bottom: 0; }
+    ApprovalScreen.-low #pending, ApprovalScreen.-lower #pending { margin-bottom: 0; }
+    ApprovalScreen.-low #call { max-height: 45vh; margin: 0; }
+    ApprovalScreen.-lower #call { max-height: 30vh; margin: 0; }
+    ApprovalScreen.-form #call { max-height: 30vh; }
+    ApprovalScreen.-low #fields, ApprovalScreen.-lower #fields { max-height: 33vh; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "once", "Allow"),
@@ -78,7 +81,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         Binding("escape", "back", "Back"),
         Binding("escape", "leave", "Stop"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
+    VERTICAL_BREAKPOINTS = [(0, "-lower"), (20, "-low"), (32, "-high")]  # noqa: RUF012 - no class variable to Textual
 
     def __init__(
         self,
@@ -168,13 +171,12 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         return Content(" ").join(parts)
 
     def _show_choices(self) -> None:
-        self.query_one("#answer", ContentSwitcher).current = _CHOICES
+        self._open(_CHOICES)
         choices = self.query_one(f"#{_CHOICES}", OptionList)
         choices.clear_options()
         choices.add_options(list(self._options()))
         choices.highlighted = 0
         choices.focus()
-        self.refresh_bindings()
 
     def _options(self) -> list[Option]:
         rules = " | ".join(map(str, self._rules))
@@ -276,8 +278,9 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
     async def _changed(self, event: ArgumentsForm.Changed) -> None:
         await self._answer(Approval(call_id=self._request.call.id, allowed=True, arguments=event.arguments))
 
-    def _open(self, form: str) -> None:
-        self.query_one("#answer", ContentSwitcher).current = form
+    def _open(self, part: str) -> None:
+        self.query_one("#answer", ContentSwitcher).current = part
+        self.set_class(part != _CHOICES, "-form")
         self.refresh_bindings()
 
     async def _answer(self, approval: Approval) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import JsonValue, ValidationError
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -40,14 +39,29 @@ class Note(Static):
         self.display = bool(text)
 
 
+class Tick(Checkbox, inherit_bindings=False):
+    """A box to tick. Whether it is ticked shows without colours too, and Enter is left to the form."""
+
+    BUTTON_INNER = " "
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("space", "toggle_button", "Tick")]
+
+    def watch_value(self) -> None:
+        """Show it."""
+        self.BUTTON_INNER = "X" if self.value else " "
+        super().watch_value()
+
+
 class RuleForm(Vertical):
     """The rules `always` would keep, to be read and changed first."""
 
     DEFAULT_CSS = """
     RuleForm { height: auto; }
     RuleForm Input { margin: 0; }
-    RuleForm Checkbox { border: none; padding: 0; background: transparent; }
+    RuleForm Tick { border: none; padding: 0; background: transparent; }
     """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "agree", "Always allow so", priority=True),
+    ]
 
     @dataclass
     class Agreed(Message):
@@ -67,7 +81,7 @@ class RuleForm(Vertical):
         """An input of rules; filled in by `ask`."""
         yield Label("Always allow what these rules match, for the rest of the session:", classes="form-head")
         yield Line(id="rules", placeholder="tool(pattern), several with  |  between")
-        save = Checkbox("in later sessions too", id="for-good", compact=True)
+        save = Tick("in later sessions too", id="for-good", compact=True)
         save.display = self._can_save
         yield save
         yield Note(id="rule-note", markup=False)
@@ -78,20 +92,21 @@ class RuleForm(Vertical):
         entry = self.query_one("#rules", Input)
         entry.value = inert(" | ".join(map(str, rules)))
         entry.focus()
+        self.query_one(Tick).value = False
         self.query_one("#rule-note", Note).say("")
 
-    @on(Input.Submitted, "#rules")
-    def _agree(self, event: Input.Submitted) -> None:
-        event.stop()
+    def action_agree(self) -> None:
+        """Keep them, if they allow the call."""
+        parts = self.query_one("#rules", Input).value.split(" | ")
         try:
-            rules = tuple(Rule.read(part) for part in event.value.split(" | ") if part.strip())
+            rules = tuple(Rule.read(part) for part in parts if part.strip())
         except ValidationError as fault:
             self.query_one("#rule-note", Note).say(fault.errors()[0]["msg"].removeprefix("Value error, "))
             return
         cause = self._fault(rules)
         self.query_one("#rule-note", Note).say(cause)
         if not cause:
-            self.post_message(self.Agreed(rules, self.query_one("#for-good", Checkbox).value))
+            self.post_message(self.Agreed(rules, self.query_one(Tick).value))
 
     def _fault(self, rules: tuple[Rule, ...]) -> str:
         if not rules:
@@ -106,6 +121,7 @@ class RefusalForm(Vertical):
     """Why not, in words that reach the model."""
 
     DEFAULT_CSS = "RefusalForm { height: auto; }"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "refuse", "Refuse", priority=True)]
 
     @dataclass
     class Refused(Message):
@@ -124,10 +140,9 @@ class RefusalForm(Vertical):
         entry.value = ""
         entry.focus()
 
-    @on(Input.Submitted, "#reason")
-    def _refuse(self, event: Input.Submitted) -> None:
-        event.stop()
-        self.post_message(self.Refused(event.value.strip()))
+    def action_refuse(self) -> None:
+        """Say no."""
+        self.post_message(self.Refused(self.query_one("#reason", Input).value.strip()))
 
 
 class ArgumentsForm(Vertical):

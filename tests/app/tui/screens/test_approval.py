@@ -12,6 +12,7 @@ from kodkod_agent.approval import Approval
 from kodkod_agent.permissions import Permissions
 from kodkod_agent.rules import Rule, Rules
 from kodkod_app.tui.screens.approval import ApprovalScreen
+from kodkod_app.tui.screens.approval_forms import Tick
 from kodkod_app.tui.screens.judging import judge_of
 from kodkod_app.tui.widgets.diff import DiffView
 
@@ -88,6 +89,32 @@ async def test_an_edited_rule_is_taken_and_saved_when_wanted(tmp_path: Path) -> 
         rule = Rule.read("shell(pytest -x *)")
         assert app.result[0].always == (rule,)
         assert saved == [(rule,)]
+
+
+async def test_enter_agrees_from_the_tick_too_which_shows_without_colours(tmp_path: Path) -> None:
+    saved: list[Any] = []
+    app = Host(lambda: screen(SHELL, judge=judge(tmp_path), save_rules=saved.append))
+    async with app.run_test() as pilot:
+        await pilot.press("a", "tab")
+        tick = app.screen.query_one(Tick)
+        assert "X" not in tick.render().plain
+        await pilot.press("space")
+        assert "X" in tick.render().plain
+        await pilot.press("enter")
+        assert app.result[0].always == saved[0]
+
+
+@pytest.mark.parametrize("height", [20, 24, 32, 36])
+@pytest.mark.parametrize("key", ["", "a", "n", "e"])
+async def test_every_part_has_room_below_a_long_call(height: int, key: str) -> None:
+    long = question("shell", "changes files", command="\n".join(f"echo {number}" for number in range(60)))
+    app = Host(lambda: screen(long))
+    async with app.run_test(size=(80, height)) as pilot:
+        await pilot.press(*key)
+        await pilot.pause()
+        sheet, answer = app.screen.query_one("#sheet"), app.screen.query_one("#answer")
+        assert answer.region.bottom < sheet.region.bottom
+        assert sheet.region.bottom <= height - 1
 
 
 async def test_what_has_no_rule_offers_none() -> None:
