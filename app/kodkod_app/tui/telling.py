@@ -156,9 +156,10 @@ class Teller:
             call.diff = told_diff(event.for_person)
             call.outcome = f"+{call.diff.added} -{call.diff.removed}"
         elif event.for_person and call.state is s.CallState.DONE:
-            # What it is about is told already: a summary is both.
-            is_told = inert(event.for_person) == call.subject
-            call.outcome = "" if is_told else inert_line(event.for_person, _MAX_OUTCOME_CHARS)
+            # What it is about is told already: a summary is both, and what is looked at is named first.
+            told = inert(event.for_person)
+            rest = "" if told == call.subject else told.removeprefix(f"{call.subject}, ")
+            call.outcome = inert_line(rest, _MAX_OUTCOME_CHARS)
         self._store.touch(call)
 
     def _counted(self, event: events.TurnStarted | events.UsageReported, counters: EngineStats) -> None:

@@ -64,7 +64,10 @@ class Completion(Widget):
         width = max((len(choice.shown) for choice in self.choices), default=0)
         first = max(0, min(self.place - _SHOWN // 2, len(self.choices) - _SHOWN))
         shown = list(enumerate(self.choices))[first : first + _SHOWN]
-        return Content("\n").join([self._line(index, choice, width) for index, choice in shown])
+        lines = [self._line(index, choice, width) for index, choice in shown]
+        if (more := len(self.choices) - _SHOWN) > 0:
+            lines.append(Content.styled(f"  … {more} more", "$muted"))
+        return Content("\n").join(lines)
 
     def _line(self, index: int, choice: Choice, width: int) -> Content:
         is_marked = index == self.place

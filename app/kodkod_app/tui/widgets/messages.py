@@ -95,7 +95,8 @@ class EndingView(EntryView):
         ending = self.entry
         assert isinstance(ending, Ending)
         mark, color = _STATUS_MARKS.get(ending.status, ("!", "$warning"))
-        tests = f" · {ending.tests}" if ending.tests else ""
+        # Of a run that is done the reason tells how many pass.
+        tests = f" · {ending.tests}" if ending.tests and ending.status != "done" else ""
         head = Content.assemble((f"{mark} {ending.status}", f"bold {color}"), f"  {ending.reason}{tests}")
         yield PlainText(head)
         if ending.files:
