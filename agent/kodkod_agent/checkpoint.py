@@ -111,6 +111,8 @@ def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as fault:
+        if getattr(fault, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # nothing is damaged
+            raise
         raise SessionDamaged(
             f"{path} cannot be read ({fault}); go on in a fork: kodkod --fork {path.parent.name}"
         ) from fault

@@ -7,7 +7,6 @@ conversation and the files of any step.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -121,15 +120,20 @@ class Journal:
         """(turns before it, snapshot) in the order they were taken."""
         self.move: MoveRecord | None = None
         """Begun, and not done as far as is known."""
-        for record in _records(path):
+        whole = _whole_lines(path)
+        self._size = len(whole)
+        for record in _records(path, whole):
             self._index(record)
-        _cut_torn_line(path)
 
     def add(self, record: Record) -> None:
-        """Write a record; it is on its way to the disk when this returns."""
+        """Write a record; it is on its way to the disk when this returns. For the one who holds the session alone."""
+        # Not pydantic's own writer: tool output may hold lone surrogates, which it refuses.
+        line = json.dumps(record.model_dump(mode="json")).encode("ascii") + b"\n"
         with self._path.open("ab") as file:
-            # Not pydantic's own writer: tool output may hold lone surrogates, which it refuses.
-            file.write(json.dumps(record.model_dump(mode="json")).encode("ascii") + b"\n")
+            # Only now, for who reads along must change nothing: what a kill or a full disk left torn is cut off.
+            file.truncate(self._size)
+            file.write(line)
+        self._size += len(line)
         self._index(record)
 
     def intent(self, key: str) -> IntentRecord | None:
@@ -180,18 +184,24 @@ class Journal:
         self._snapshots = [(turns, snapshot) for turns, snapshot in self._snapshots if turns < step]
 
 
-def _records(path: Path) -> Iterator[Record]:
-    """Whole lines alone: the last may have been torn by a kill, and then it tells of nothing that was done."""
-    if not path.exists():
-        return
+def _whole_lines(path: Path) -> bytes:
+    """The last line may have been torn by a kill, or is being written: then it tells of nothing that was done."""
     try:
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            yield _RECORD.validate_python(json.loads(line))
-    except (OSError, ValidationError, ValueError) as fault:
-        raise SessionDamaged(f"{path} cannot be read ({cause_of(fault)}); start a new session") from fault
-
-
-def _cut_torn_line(path: Path) -> None:
-    if path.exists():
         data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return b""
+    except OSError as fault:
+        raise _damaged(path, fault) from fault
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _records(path: Path, lines: bytes) -> Iterator[Record]:
+    try:
+        for line in lines.split(b"\n")[:-1]:
+            yield _RECORD.validate_python(json.loads(line))
+    except (ValidationError, ValueError) as fault:
+        raise _damaged(path, fault) from fault
+
+
+def _damaged(path: Path, fault: Exception) -> SessionDamaged:
+    return SessionDamaged(f"{path} cannot be read ({cause_of(fault)}); start a new session")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import sys
 
-_CONDITIONS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What is written to an open file fails by these, without the file's name."""
+_CONDITIONS = (errno.EACCES, errno.EPERM, errno.EROFS, *_NO_ROOM)
 
 
 def told_condition(fault: BaseException) -> str | None:
     """The line; None for a fault of another kind."""
     if isinstance(fault, OSError) and fault.errno in _CONDITIONS and fault.filename is not None:
         return f"{fault.filename}: {fault.strerror}; make room or allow it, then try again"
-    if _is_full_database(fault):
-        return "no room is left on the disk for the session; make room, then go on with it"
+    if _is_full_database(fault) or (isinstance(fault, OSError) and fault.errno in _NO_ROOM):
+        return "no room is left on the disk; make room, then go on"
     return None
 
 

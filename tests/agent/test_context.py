@@ -199,12 +199,23 @@ def test_the_journal_tells_what_was_begun_and_what_was_done(tmp_path):
     journal.add(IntentRecord(key="b:call_1", step=2, snapshot="s1"))
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"kind": "outcome", "key": "b:ca')
+    torn = (tmp_path / "journal.jsonl").read_bytes()
     again = Journal(tmp_path / "journal.jsonl")
+    assert (tmp_path / "journal.jsonl").read_bytes() == torn, "who reads changes nothing: another may be writing"
     assert again.outcome("b:call_0") == outcome("call_0")
     assert again.outcome("b:call_1") is None
     assert again.intent("b:call_1").snapshot == "s1"
     again.add(OutcomeRecord(key="b:call_1", outcome=outcome("call_1")))
     assert Journal(tmp_path / "journal.jsonl").outcome("b:call_1") == outcome("call_1")
+
+
+def test_a_line_that_a_full_disk_cut_off_is_not_in_the_way_of_the_next(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.add(SnapshotRecord(step=0, snapshot="s0"))
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"kind": "snap')
+    journal.add(SnapshotRecord(step=1, snapshot="s1"))
+    assert Journal(tmp_path / "journal.jsonl").snapshot_after(1) == "s1"
 
 
 def test_the_journal_knows_the_files_of_every_step(tmp_path):

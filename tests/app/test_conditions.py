@@ -24,7 +24,8 @@ def full() -> sqlite3.OperationalError:
 
 
 def test_what_a_machine_says_of_files_is_told_with_the_way_out(full: sqlite3.OperationalError) -> None:
-    assert told_condition(full) == "no room is left on the disk for the session; make room, then go on with it"
+    assert told_condition(full) == "no room is left on the disk; make room, then go on"
+    assert told_condition(OSError(errno.ENOSPC, "No space left on device")) == told_condition(full)
     assert told_condition(OSError(errno.ENOSPC, "No space left on device", "/there/x")) == (
         "/there/x: No space left on device; make room or allow it, then try again"
     )
