@@ -85,6 +85,8 @@ async def _rebuild(state: AgentState, res: Resources) -> AgentState:
     if state["rebuilds"] >= res.config.max_rebuilds:
         raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
     before = len(res.ledger)
+    # The model writes a summary and reads it: on a processor that takes minutes.
+    res.emit(events.Notice(f"the conversation has {before:,} of {res.budget.context:,} tokens and is being shortened"))
     res.ledger, summary = await shorten(res.ledger, res.engine, res.tokenizer, res.tools, res.config)
     res.stream_id = None
     res.emit(events.ContextRebuilt(before, len(res.ledger), summary))

@@ -550,6 +550,8 @@ async def test_a_full_context_is_shortened_and_the_work_goes_on(setup_of, projec
     config = AgentConfig(baseline_tests=False, max_turn_tokens=300, summary_tokens=200, rebuild_share=0.9)
     found, view = await run(root, setup_of(script, config=config, engine={"max_context_tokens": 16_000}))
     (rebuilt,) = of(found, events.ContextRebuilt)
+    before = found[: found.index(rebuilt)]
+    assert any("is being shortened" in note.text for note in of(before, events.Notice)), "it takes its time"
     assert rebuilt.tokens_after < rebuilt.tokens_before
     assert found[-1].report.status is Status.DONE
     texts = [message.text for message in view if isinstance(message, UserMessage)]
