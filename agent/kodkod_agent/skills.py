@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kodkod_tools.small_files import read_small
 from kodkod_tools.text.cleaned import cleaned, one_line
 
 FILE_NAME = "SKILL.md"
@@ -86,11 +87,7 @@ def read_skills(folder: Path, inside: Path) -> Skills:
 def _read(file: Path, inside: Path) -> Skill:
     if not file.resolve().is_relative_to(inside):
         raise ValueError("it lies elsewhere")
-    with file.open("rb") as opened:
-        data = opened.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-    head = _head(data.decode("utf-8"))
+    head = _head(read_small(file, MAX_FILE_BYTES).decode("utf-8"))
     if not _NAME.fullmatch(head.name) or head.name != file.parent.name:
         raise ValueError("its name is not that of its folder, in small letters, digits and single -")
     return Skill(head.name, one_line(head.description, MAX_DESCRIPTION_CHARS), file.absolute())

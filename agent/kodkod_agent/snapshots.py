@@ -31,6 +31,8 @@ from pathlib import Path
 from kodkod_agent.loose_objects import Entry, FileTree, LooseStore, ancestors
 from kodkod_agent.private_git import IDENTITY_LINES, Git, GitFault, find_repository, find_store, open_private, split
 from kodkod_agent.private_index import Changes, PrivateIndex
+from kodkod_tools.base import ToolError
+from kodkod_tools.paths import Place, open_file
 
 SnapshotId = str
 """A commit id."""
@@ -248,7 +250,16 @@ class WorkTreeSnapshots:
         if stat.S_ISLNK(status.st_mode):
             return Entry(b"120000", store.add("blob", os.fsencode(path.readlink())))
         mode = b"100755" if status.st_mode & stat.S_IXUSR else b"100644"
-        return Entry(mode, store.add("blob", path.read_bytes()))
+        return Entry(mode, store.add("blob", self._content(name)))
+
+    def _content(self, name: bytes) -> bytes:
+        """Of a file that was one when it was looked at: a link in its place by now, or above it, is not followed."""
+        place = Place(self._work_tree, tuple(os.fsdecode(name).split("/")))
+        try:
+            with os.fdopen(open_file(place), "rb") as file:
+                return file.read()
+        except ToolError as error:
+            raise OSError(error.message) from error
 
     def _reference(self, step: int, commit: str) -> str:
         return f"{self._prefix.removeprefix('refs/')}{step:06d}/{commit[:16]}"

@@ -15,10 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kodkod_tools.small_files import read_small
+
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")))
 """What every box shows anyway."""
 _OF_PROJECT = (".venv", "venv")
+_CONFIG = "pyvenv.cfg"
+_MAX_CONFIG_BYTES = 64 * 1024
 _OURS = {"PYTEST_ADDOPTS": "-p no:langsmith_plugin"}
 """For the environment kodkod runs in: a plugin that comes with langgraph, 0.9 s a run, is none of a project's."""
 
@@ -79,7 +83,8 @@ def _of_project(work_tree: Path, variables: Mapping[str, str]) -> Iterator[tuple
 
 
 def _is_environment(folder: Path) -> bool:
-    return (folder / "bin" / "python").is_file() and not _holds_home(folder.resolve())
+    is_one = (folder / _CONFIG).is_file() or _is_interpreter(folder)
+    return is_one and (folder / "bin" / "python").is_file() and not _holds_home(folder.resolve())
 
 
 def _described(folder: Path, origin: str, work_tree: Path) -> PythonEnvironment:
@@ -100,7 +105,7 @@ def _needed(folder: Path) -> Iterator[Path]:
 def _home(folder: Path) -> Path:
     """The folder of the interpreter an environment was made with, by its `pyvenv.cfg`; its own `bin` without one."""
     try:
-        lines = (folder / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+        lines = read_small(folder / _CONFIG, _MAX_CONFIG_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     pairs = (line.partition("=") for line in lines)

@@ -50,8 +50,10 @@ from kodkod_tools import registry
 from kodkod_tools.config import ToolsConfig
 from kodkod_tools.mcp import names
 from kodkod_tools.mcp.config import PROJECT_FILE, McpServer, require_name
+from kodkod_tools.small_files import read_small
 
 PREFIX = "KODKOD_"
+_MAX_FILE_BYTES = 1024**2
 Layer = dict[str, Any]
 """What one source says: plain values, some of the keys of `Settings`."""
 
@@ -158,7 +160,7 @@ def merge_sources(layers: Layers, *, trusted: bool) -> Settings:
 
 def _read(path: Path) -> Layer:
     try:
-        layer = tomllib.loads(path.read_text(encoding="utf-8"))
+        layer = tomllib.loads(read_small(path, _MAX_FILE_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kodkod_agent.errors import cause_of
 from kodkod_app import paths
 from kodkod_app.settings import SettingsFault, project_hooks
-from kodkod_tools.mcp.config import PROJECT_FILE
+from kodkod_tools.mcp.config import MAX_FILE_BYTES, PROJECT_FILE
+from kodkod_tools.small_files import read_small
 
 
 class Standing(StrEnum):
@@ -45,7 +46,7 @@ def fingerprint(work_tree: Path) -> str:
 
 def _servers(work_tree: Path) -> bytes:
     try:
-        return (work_tree / PROJECT_FILE).read_bytes()
+        return read_small(work_tree / PROJECT_FILE, MAX_FILE_BYTES)
     except OSError as fault:
         return str(fault.errno).encode()
 

@@ -661,6 +661,36 @@ def test_a_folder_may_become_a_link(tree: Path, opened: Opener) -> None:
     assert files(tree) == after
 
 
+@pytest.mark.parametrize("linked", ["a.py", "deep"])
+def test_a_link_that_comes_meanwhile_is_not_followed(
+    tree: Path, opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: str
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in ("a.py", "b.py"):
+        (secrets / name).write_text("secret\n")
+    (tree / "deep").mkdir()
+    (tree / "deep" / "b.py").write_text("b\n")
+    snapshots = opened(tree)
+    snapshots.take(1)
+    for name in ("a.py", "deep/b.py"):
+        (tree / name).write_text("changed\n")
+    look = snapshots._index.changes
+
+    def late() -> object:
+        found = look()
+        (tree / linked).rename(tmp_path / "away")
+        (tree / linked).symlink_to(secrets if linked == "deep" else secrets / "a.py")
+        return found
+
+    monkeypatch.setattr(snapshots._index, "changes", late)
+    try:
+        taken = snapshots.take(2)
+    except GitFault:
+        return
+    assert "secret\n" not in {git(tree, "show", f"{taken}:{name}", check=False) for name in ("a.py", "deep/b.py")}
+
+
 def test_a_step_in_a_large_tree_reads_what_changed_alone(
     tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

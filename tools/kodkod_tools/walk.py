@@ -13,9 +13,12 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from kodkod_tools.small_files import read_small
+
 _NEVER = frozenset({".git"})
 _GLOB_SIGNS = re.compile(r"[*?\[{]")
 _MAX_ALTERNATIVES = 64
+_MAX_IGNORE_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,12 @@ def _is_repository(folder: str) -> bool:
 
 def _level(folder: str, above: _Ignores | None) -> _Ignores | None:
     try:
-        text = Path(folder, ".gitignore").read_text(encoding="utf-8", errors="surrogateescape")
+        # git does not follow a link in its place either.
+        data = read_small(Path(folder, ".gitignore"), _MAX_IGNORE_BYTES, follows_links=False)
     except OSError:
         return above
-    return _Ignores(folder, GitIgnoreSpec.from_lines(_valid(text.removeprefix("\ufeff"))), above)
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    return _Ignores(folder, GitIgnoreSpec.from_lines(_valid(text)), above)
 
 
 def _valid(text: str) -> list[str]:

@@ -18,6 +18,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kodkod_tools.small_files import read_small
+
 PROJECT_FILE = ".mcp.json"
 MAX_FILE_BYTES = 256 * 1024
 MAX_SERVERS = 32
@@ -157,11 +159,7 @@ def _server(entry: Any, *, ignore_unknown: bool) -> McpServer:
 
 
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-    return data.decode("utf-8")
+    return read_small(path, MAX_FILE_BYTES).decode("utf-8")
 
 
 def _cause(fault: ValueError) -> str:
