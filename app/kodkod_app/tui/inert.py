@@ -40,6 +40,13 @@ def cut_lines(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
     return "\n".join(_cut(line, max_chars) for line in text.split("\n"))
 
 
+def beginning(text: str, max_lines: int, max_chars: int) -> str:
+    """The first lines of a text that is too long, and how much more there is."""
+    lines = text.split("\n", max_lines)
+    shown = "\n".join(lines[:max_lines])[:max_chars]
+    return text if len(shown) == len(text) else f"{shown}\n… [{len(text) - len(shown):,} more characters]"
+
+
 def _cut(line: str, max_chars: int) -> str:
     more = len(line) - max_chars
     return line if more <= 0 else f"{line[:max_chars]}… [{more:,} more characters]"

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MAX_ENTRIES = 1_000
+_MAX_KEPT_CHARS = 100_000
+"""A longer one is not written down: all of them are read before the first comes back."""
 
 
 class PromptHistory:
@@ -32,12 +34,16 @@ class PromptHistory:
         entries = self.entries
         if not entries or entries[-1] != text:
             entries.append(text)
-            with suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                with os.fdopen(file, "a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(text) + "\n")
+            if len(text) <= _MAX_KEPT_CHARS:
+                self._write(text)
         self._place = len(entries)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(file, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(text) + "\n")
 
     def back(self, draft: str) -> str | None:
         """The one before; None at the oldest."""

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
-from kodkod_app.tui.inert import cut_lines, inert
+from kodkod_app.tui.inert import beginning, cut_lines, inert
 
 MAX_OUTPUT_CHARS = 100_000
 """Kept of one command's output for the screen: its end. The whole is in the session's logs."""
+MAX_SAID_LINES, MAX_SAID_CHARS = 200, 20_000
+"""Kept of what the person said. The whole is in the conversation."""
 
 
 class CallState(StrEnum):
@@ -62,6 +64,10 @@ class Said(Entry):
     """The person spoke."""
 
     text: str
+    """Of very much the beginning."""
+
+    def __post_init__(self) -> None:
+        self.text = beginning(self.text, MAX_SAID_LINES, MAX_SAID_CHARS)
 
 
 @dataclass(slots=True, eq=False)

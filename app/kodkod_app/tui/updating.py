@@ -190,8 +190,7 @@ class Updating(App[int]):
         """After an interrupt nothing is said by itself: what waited is the person's again."""
         self._was_interrupted = False
         if waiting := self.queue.take_all():
-            draft = self.prompt.text
-            self.prompt.put(f"{waiting}\n\n{draft}" if draft else waiting)
+            self.prompt.put_before(waiting)
 
     async def _send_next(self) -> None:
         if self.is_open and (text := self.queue.take_first()) is not None:

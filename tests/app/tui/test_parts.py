@@ -48,6 +48,13 @@ def test_escape_sequences_are_seen_and_not_obeyed() -> None:
     assert inert_line("name\nof\x07file") == "name␤of␇file"
 
 
+def test_of_what_was_said_the_beginning_is_shown() -> None:
+    assert s.Said("a\nb").text == "a\nb"
+    assert s.Said("x" * 1_000_000).text == "x" * 20_000 + "\n… [980,000 more characters]"
+    lines = s.Said("\n".join(map(str, range(10_000)))).text.split("\n")
+    assert lines[199:] == ["199", "… [48,200 more characters]"]
+
+
 def test_a_line_of_a_megabyte_is_cut_and_says_so() -> None:
     cut = cut_lines("x" * 1_000_000 + "\nshort")
     assert len(cut) < 3_000

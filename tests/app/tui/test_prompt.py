@@ -46,6 +46,30 @@ async def test_lines_history_and_pastes(open_app, record):
         assert prompt.whole_text == prompt.text
 
 
+async def test_a_very_long_text_comes_back_as_a_mark_and_a_mark_goes_as_a_whole(open_app, record):
+    """It took a text area ten seconds, in which nothing could be pressed."""
+    async with open_app(record(turn("One.")), is_held=True) as driver:
+        prompt, press = driver.app.prompt, driver.pilot.press
+        long = "x" * 1_000_000
+        prompt.post_message(events.Paste(long))
+        await driver.until(lambda: "[pasted #1" in prompt.text, "what was pasted")
+        await press("enter", "up")  # it waits, and is taken back
+        assert prompt.text == "[pasted #1: 1 line, 1,000,000 characters]"
+        assert prompt.whole_text == long
+        await press("a", "backspace", "backspace")
+        assert prompt.text == ""
+        prompt.put("draft")
+        await press("up")
+        assert prompt.whole_text == long
+        await press("down")
+        assert prompt.text == "draft"
+        prompt.put_before(long)
+        assert prompt.whole_text == f"{long}\n\ndraft"
+        prompt.put("[pasted #99: 1 line, 5 characters]")
+        await press("backspace")
+        assert prompt.text == "[pasted #99: 1 line, 5 characters"
+
+
 async def test_keys_that_come_faster_than_they_are_handled_keep_their_order(open_app, record):
     async with open_app(record(turn("x")), is_held=True) as driver:
         for key, character in (

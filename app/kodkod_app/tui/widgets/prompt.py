@@ -20,8 +20,11 @@ from kodkod_app.tui.widgets.completion import Choice, Completion
 FOLD_LINES = 8
 """A paste of more lines is shown as one mark."""
 FOLD_CHARS = 1_000
+_MAX_WRITTEN_CHARS = 20_000
+"""What is brought back and is longer is one mark too: a text area takes seconds to lay it out."""
 _AT_WORD = re.compile(r"(?:^|(?<=\s))@([^\s@]*)$")
 _FOLDED = re.compile(r"\[pasted #(\d+): [\d,]+ lines?, [\d,]+ characters\]")
+_FOLDED_LAST = re.compile(rf"{_FOLDED.pattern}$")
 
 
 class Prompt(TextArea):
@@ -83,11 +86,25 @@ class Prompt(TextArea):
     @property
     def whole_text(self) -> str:
         """What was written, pastes unfolded."""
-        return _FOLDED.sub(lambda found: self._pastes.get(int(found[1]), found[0]), self.text)
+        return self._unfolded(self.text)
+
+    def _unfolded(self, text: str) -> str:
+        return _FOLDED.sub(lambda found: self._pastes.get(int(found[1]), found[0]), text)
+
+    def _fold(self, text: str) -> str:
+        """A mark that stands for it."""
+        number, lines = len(self._pastes) + 1, text.count("\n") + 1
+        self._pastes[number] = text
+        return f"[pasted #{number}: {lines:,} line{'s' if lines > 1 else ''}, {len(text):,} characters]"
+
+    def put_before(self, text: str) -> None:
+        """Give back what was not said, before what is written now."""
+        shown = self._fold(text) if len(text) > _MAX_WRITTEN_CHARS else text
+        self.put(f"{shown}\n\n{self.text}" if self.text else shown)
 
     def put(self, text: str) -> None:
         """Replace what is written; the cursor goes to its end."""
-        self.text = text
+        self.text = self._fold(self._unfolded(text)) if len(text) > _MAX_WRITTEN_CHARS else text
         self.move_cursor(self.document.end)
         self.refresh(layout=True)  # a text area that shrank keeps its height otherwise
 
@@ -162,7 +179,7 @@ class Prompt(TextArea):
         if not self.text and (queued := self.take_back()) is not None:
             self.put(queued)
             return
-        if (text := self._history.back(self.whole_text)) is not None:
+        if (text := self._history.back(self.text)) is not None:
             self.put(text)
             self.move_cursor((0, 0))
 
@@ -222,11 +239,16 @@ class Prompt(TextArea):
     def on_paste(self, event: events.Paste) -> None:
         """A long one becomes a mark; what it stands for is sent."""
         text = inert(event.text.replace("\r\n", "\n").replace("\r", "\n"))
-        lines = text.count("\n") + 1
         event.stop()
         event.prevent_default()
-        if lines > FOLD_LINES or len(text) > FOLD_CHARS:
-            number = len(self._pastes) + 1
-            self._pastes[number] = text
-            text = f"[pasted #{number}: {lines:,} line{'s' if lines > 1 else ''}, {len(text):,} characters]"
-        self.replace(text, *self.selection)
+        is_long = text.count("\n") >= FOLD_LINES or len(text) > FOLD_CHARS
+        self.replace(self._fold(text) if is_long else text, *self.selection)
+
+    def action_delete_left(self) -> None:
+        """A mark goes as a whole: a part of it would stand for nothing."""
+        row, column = self.cursor_location
+        mark = _FOLDED_LAST.search(self.document.get_line(row)[:column])
+        if mark is not None and int(mark[1]) in self._pastes and self.selection.is_empty:
+            self.delete((row, mark.start()), (row, column))
+        else:
+            super().action_delete_left()
