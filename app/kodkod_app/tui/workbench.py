@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Command = Callable[[], Awaitable[None]]
 _CLOSE_TIMEOUT_S = 5.0
-"""A model that is still being loaded is not waited for any longer."""
+"""A model that is still being loaded is not waited for any longer, and once."""
 _MAX_SHOWN_TO_MODEL_CHARS = 4_000
 
 
@@ -56,6 +56,7 @@ class Workbench:
         self._was_stopped = False
         """The last command was told to end; it may have come to nothing that could be stopped yet."""
         self._shell_notes: list[str] = []
+        self._was_closed = False
 
     def start(self) -> None:
         """Begin to open everything."""
@@ -134,8 +135,9 @@ class Workbench:
         """Stop what runs, and close all in order; False where the thread does not end. May be called again."""
         self.interrupt()
         self._call(lambda: self._commands.put_nowait(None))
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not (self._was_closed and self._desk is None):
             self._thread.join(_CLOSE_TIMEOUT_S)
+        self._was_closed = True
         return not self._thread.is_alive()
 
     def _call(self, function: Callable[[], object]) -> None:

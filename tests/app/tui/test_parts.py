@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
 from kodkod_app.tui import store as s
+from kodkod_app.tui import workbench
 from kodkod_app.tui.commands import COMMANDS, find_command, matching
 from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.heights import Heights
@@ -27,6 +29,7 @@ from kodkod_app.tui.telling import Teller, coalesced
 from kodkod_app.tui.themes import wanted_theme
 from kodkod_app.tui.widgets.diff import read_unified
 from kodkod_app.tui.widgets.status import short
+from kodkod_app.wish import Wish
 from kodkod_engine.api import DraftUsage, EngineStats, Usage
 from kodkod_engine.messages import ToolCall
 from kodkod_sandbox.base import Channel
@@ -401,3 +404,23 @@ def test_a_theme_that_cannot_be_read_is_the_default(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         assert wanted_theme(file) == name
+
+
+def test_what_is_still_being_loaded_is_waited_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leaving asks twice: the app, and the command that opened it."""
+    is_loaded = threading.Event()
+
+    async def load(*_: object) -> None:
+        is_loaded.wait(60)
+
+    monkeypatch.setattr(workbench, "open_desk", load)
+    monkeypatch.setattr(workbench, "_CLOSE_TIMEOUT_S", 0.5)
+    bench = workbench.Workbench(Wish(tmp_path), Feed())
+    bench.start()
+    assert not bench.close()
+    monkeypatch.setattr(workbench, "_CLOSE_TIMEOUT_S", 60.0)
+    began_s = time.monotonic()
+    assert not bench.close()
+    assert time.monotonic() - began_s < 30
+    is_loaded.set()
+    bench._thread.join(60)
