@@ -25,8 +25,9 @@ from kodkod_app.session_opening import (
     session_setup,
     what_was_asked,
 )
-from kodkod_app.settings import Settings, load_settings, merge_layers
+from kodkod_app.settings import Settings, merge_layers
 from kodkod_app.telemetry import require_telemetry
+from kodkod_app.trust import session_settings
 from kodkod_app.wish import Wish
 from kodkod_sandbox.base import Sandbox
 
@@ -100,7 +101,7 @@ def _with_first(note: str, news: Callable[[], Sequence[str]]) -> Callable[[], Se
 def _options(wish: Wish) -> RunOptions:
     before = what_was_asked(wish.session_id) if wish.session_id is not None else {}
     asked = merge_layers(merge_layers(before, dict(wish.said)), {"agent": {"attended": True}})
-    settings = load_settings(wish.work_tree, trusted=True, environment=os.environ, flags=asked)
+    settings = session_settings(wish.work_tree, trusted=wish.trusts, environment=os.environ, flags=asked)
     update = {
         "permission_mode": settings.permission_mode or PermissionMode.DEFAULT,
         "mcp_servers": {**wish.servers, **settings.mcp_servers},

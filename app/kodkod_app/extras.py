@@ -10,21 +10,21 @@ What a project brings counts in a trusted folder alone; else one line says what 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kodkod_agent.hooks import CommandHooks, Hook, Hooks, NoHooks
 from kodkod_agent.skills import Skill, Skills, read_skills
 from kodkod_agent.spans import NoSpans, Spans
 from kodkod_app import paths
-from kodkod_app.settings import Settings, project_hooks
-from kodkod_app.trust import Standing, standing
+from kodkod_app.settings import Layer, Settings
+from kodkod_app.trust import Asked, Standing, read_asked, standing
 from kodkod_tools.base import ForeignTool
-from kodkod_tools.mcp.config import McpServer, NamedServers, read_project_file
+from kodkod_tools.mcp.config import McpServer
 
 if TYPE_CHECKING:
     from kodkod_tools.mcp.servers import McpServers
@@ -70,43 +70,54 @@ def find_extras(work_tree: Path, settings: Settings, *, trusted: bool = False) -
     """
     mine = read_skills(paths.user_skills(), paths.user_skills())
     brought = read_project(work_tree)
-    stands = Standing.TRUSTED if trusted else standing(work_tree)
+    stands = Standing.TRUSTED if trusted else standing(work_tree, brought.asked)
     if stands is not Standing.TRUSTED:
         return Found(
             settings.mcp_servers, mine.found, settings.hooks, (*mine.faults, *_untrusted(work_tree, brought, stands))
         )
     skills = {skill.name: skill for skill in (*brought.skills.found, *mine.found)}
-    twice = [f"MCP server {name}" for name in brought.named.servers if name in settings.mcp_servers]
+    asked = brought.asked
+    twice = [f"MCP server {name}" for name in asked.named.servers if name in settings.mcp_servers]
     twice += [f"skill {one.name}" for one in brought.skills.found if skills[one.name] is not one]
     notes = (
         *brought.faults,
         *mine.faults,
         *(f"the project's {what} is not used: yours has its name" for what in twice),
     )
-    hooks = (*settings.hooks, *brought.hooks)
-    return Found({**brought.named.servers, **settings.mcp_servers}, tuple(skills.values()), hooks, notes)
+    hooks = (*settings.hooks, *asked.hooks)
+    return Found({**asked.named.servers, **settings.mcp_servers}, tuple(skills.values()), hooks, notes)
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
     """What a project brings along."""
 
-    named: NamedServers
+    asked: Asked
     skills: Skills
-    hooks: tuple[Hook, ...]
 
     @property
     def faults(self) -> tuple[str, ...]:
         """What of it cannot be used, a line each."""
-        return (*self.named.faults, *self.skills.faults)
+        return (*self.asked.named.faults, *self.skills.faults)
 
     @property
     def parts(self) -> list[str]:
         """What there is, in a few words each."""
-        servers, skills = ", ".join(self.named.servers), ", ".join(skill.name for skill in self.skills.found)
+        servers, skills = ", ".join(self.asked.named.servers), ", ".join(skill.name for skill in self.skills.found)
         parts = [f"MCP servers ({servers})"] if servers else []
         parts += [f"skills ({skills})"] if skills else []
-        return parts + ([f"hooks ({len(self.hooks)})"] if self.hooks else [])
+        parts += [f"hooks ({len(self.asked.hooks)})"] if self.asked.hooks else []
+        settings = ", ".join(name for name, _ in flat(self.asked.widening))
+        return parts + ([f"settings ({settings})"] if settings else [])
+
+
+def flat(layer: Layer, section: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings one by one, by their whole names."""
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}", value
 
 
 def read_project(work_tree: Path) -> Brought:
@@ -116,7 +127,7 @@ def read_project(work_tree: Path) -> Brought:
         SettingsFault: the project's settings cannot be read.
     """
     skills = read_skills(paths.project_skills(work_tree), work_tree)
-    return Brought(read_project_file(work_tree), skills, project_hooks(work_tree))
+    return Brought(read_asked(work_tree), skills)
 
 
 def _untrusted(work_tree: Path, brought: Brought, stands: Standing) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ MCP servers are tables as in `.mcp.json`; they are the person's alone to set, a 
 
 Hooks are an array of tables, `[[hooks]]`. A project's are run after yours, once `kodkod trust` was said of the folder.
 
-The files of a project come with the project. Those of one that is not trusted may narrow what is allowed (`ask` and
-`deny` rules) and say nothing else; even a trusted one can neither do without a box nor without permissions.
+The files of a project come with the project. What opens more than a stranger may (`widening`) counts once
+`kodkod trust` was said of the folder; even then it can neither do without a box nor without permissions. Where a
+command has nothing to do with the project it stands in, only what narrows (`ask` and `deny` rules) is heard.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def read_layers(
 
     Args:
         work_tree: where the project's file is looked for.
-        trusted: whether the person trusts this folder.
+        trusted: whether the person means to work on this folder.
         environment: variables of the process.
         flags: what was said on the command line; None stands for "not said".
 
@@ -188,13 +189,40 @@ def _read_project(path: Path, *, trusted: bool) -> Layer:
     return layer
 
 
-def project_hooks(work_tree: Path) -> tuple[Hook, ...]:
-    """What a project's file says of hooks, for whoever knows that they may be run.
+def of_project(work_tree: Path) -> Layer:
+    """All that a project's file says, for whoever asks what of it needs trust.
 
     Raises:
         SettingsFault: the file cannot be read, or says what cannot be.
     """
-    return Settings.model_validate(_read(paths.project_settings(work_tree))).hooks
+    return _read(paths.project_settings(work_tree))
+
+
+def hooks_of(layer: Layer) -> tuple[Hook, ...]:
+    """The hooks among some settings."""
+    return Settings.model_validate(layer).hooks
+
+
+def widening(layer: Layer) -> Layer:
+    """What opens more than a stranger may: where the model is, which learns all that is said; what is done unasked."""
+    found: Layer = {key: layer[key] for key in ("model", "env") if key in layer}
+    if layer.get("permission_mode", PermissionMode.PLAN) != PermissionMode.PLAN:
+        found["permission_mode"] = layer["permission_mode"]
+    for section, key in (("permissions", "allow"), ("engine", "vllm")):
+        if layer.get(section, {}).get(key):
+            found[section] = {key: layer[section][key]}
+    return found
+
+
+def without(layer: Layer, part: Layer) -> Layer:
+    """Settings without some of them."""
+    kept = {}
+    for key, value in layer.items():
+        if key not in part:
+            kept[key] = value
+        elif isinstance(part[key], dict):
+            kept[key] = without(value, part[key])
+    return kept
 
 
 def _from_environment(environment: Mapping[str, str]) -> Layer:

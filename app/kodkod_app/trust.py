@@ -1,7 +1,7 @@
 """Which folders a person trusts to start programs outside the box: those that `kodkod trust` was said of.
 
-What a project would start (its MCP servers and hooks) may change with the next pull. So trust is given to a folder as
-it stands: its fingerprint is kept, and a folder whose fingerprint is another is no longer trusted.
+What a project would start (its MCP servers and hooks) or open (settings that widen) may change with the next pull. So
+trust is given to a folder as it stands: its fingerprint is kept, and a folder that has another is no longer trusted.
 """
 
 from __future__ import annotations
@@ -9,16 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kodkod_agent.errors import cause_of
+from kodkod_agent.hooks import Hook
 from kodkod_app import paths
-from kodkod_app.settings import SettingsFault, project_hooks
-from kodkod_tools.mcp.config import MAX_FILE_BYTES, PROJECT_FILE
-from kodkod_tools.small_files import read_small
+from kodkod_app.settings import (
+    Layer,
+    Layers,
+    Settings,
+    SettingsFault,
+    hooks_of,
+    merge_sources,
+    of_project,
+    read_layers,
+    widening,
+    without,
+)
+from kodkod_tools.mcp.config import NamedServers, read_project_file
 
 
 class Standing(StrEnum):
@@ -38,27 +51,68 @@ class _Kept(BaseModel):
     """Fingerprints by absolute path."""
 
 
-def fingerprint(work_tree: Path) -> str:
-    """Names what a project would start, as it stands: the whole file of its servers, and its hooks."""
-    parts = [_servers(work_tree), _hooks(work_tree)]
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a project asks trust for, read once: what is shown, trusted and used is the same."""
+
+    named: NamedServers
+    hooks: tuple[Hook, ...]
+    widening: Layer
+    """Settings that open more than a stranger may."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names it: the servers' whole file, hooks, and these settings; others are changed for other reasons."""
+        hooks = json.dumps([hook.model_dump(mode="json") for hook in self.hooks]).encode() if self.hooks else b""
+        parts = [self.named.source, hooks]
+        parts += [json.dumps(self.widening, sort_keys=True, default=str).encode()] if self.widening else []
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _servers(work_tree: Path) -> bytes:
-    try:
-        return read_small(work_tree / PROJECT_FILE, MAX_FILE_BYTES)
-    except OSError as fault:
-        return str(fault.errno).encode()
+def read_asked(work_tree: Path) -> Asked:
+    """Look, trusted or not.
+
+    Raises:
+        SettingsFault: the project's settings cannot be read.
+    """
+    layer = of_project(work_tree)
+    return Asked(read_project_file(work_tree), hooks_of(layer), widening(layer))
 
 
-def _hooks(work_tree: Path) -> bytes:
-    """Nothing else of the settings: they are changed for other reasons."""
-    hooks = project_hooks(work_tree)
-    return json.dumps([hook.model_dump(mode="json") for hook in hooks]).encode() if hooks else b""
+def session_layers(
+    work_tree: Path, *, trusted: bool, environment: Mapping[str, str], flags: Mapping[str, Any] | None = None
+) -> Layers:
+    """What a session on a project goes by: one that is not trusted opens nothing more.
+
+    Args:
+        work_tree: the project.
+        trusted: the person said so for this once.
+        environment: variables of the process.
+        flags: what was said on the command line.
+
+    Raises:
+        SettingsFault: as `read_layers`, or the list of trusted folders cannot be read.
+    """
+    layers = read_layers(work_tree, trusted=True, environment=environment, flags=flags)
+    opened = widening(layers.project)
+    if trusted or not opened:
+        return layers
+    asked = read_asked(work_tree)
+    if asked.widening == opened and standing(work_tree, asked) is Standing.TRUSTED:
+        return layers
+    return replace(layers, project=without(layers.project, opened))
 
 
-def standing(work_tree: Path) -> Standing:
-    """How a folder stands.
+def session_settings(
+    work_tree: Path, *, trusted: bool, environment: Mapping[str, str], flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """The layers of `session_layers`, put together."""
+    layers = session_layers(work_tree, trusted=trusted, environment=environment, flags=flags)
+    return merge_sources(layers, trusted=True)
+
+
+def standing(work_tree: Path, asked: Asked | None = None) -> Standing:
+    """How a folder stands, with what it asks for, if that was read already.
 
     Raises:
         SettingsFault: the list, or the project's settings, cannot be read.
@@ -66,7 +120,7 @@ def standing(work_tree: Path) -> Standing:
     kept = trusted_folders().get(str(work_tree.resolve()))
     if kept is None:
         return Standing.UNTRUSTED
-    return Standing.TRUSTED if kept == fingerprint(work_tree) else Standing.CHANGED
+    return Standing.TRUSTED if kept == (asked or read_asked(work_tree)).fingerprint else Standing.CHANGED
 
 
 def trusted_folders() -> Mapping[str, str]:
@@ -86,13 +140,13 @@ def trusted_folders() -> Mapping[str, str]:
         ) from fault
 
 
-def trust(work_tree: Path) -> None:
-    """Trust a folder as it stands.
+def trust(work_tree: Path, asked: Asked) -> None:
+    """Trust a folder with what the person was shown of it.
 
     Raises:
         SettingsFault: the list cannot be read or written.
     """
-    _write({**trusted_folders(), str(work_tree.resolve()): fingerprint(work_tree)})
+    _write({**trusted_folders(), str(work_tree.resolve()): asked.fingerprint})
 
 
 def forget(work_tree: Path) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from kodkod_app.python_environment import find_environment
 from kodkod_app.settings import SettingsFault, load_settings
-from kodkod_app.trust import fingerprint
+from kodkod_app.trust import read_asked
 from kodkod_tools.mcp.config import read_project_file
 from kodkod_tools.small_files import read_small
 from kodkod_tools.walk import walk
@@ -50,7 +50,7 @@ def test_a_project_of_such_files_is_opened(tmp_path: Path, put: Callable[[Path],
     (tmp_path / "a.py").touch()
     assert "a.py" in list(walk(tmp_path))
     assert "cannot be read" in read_project_file(tmp_path).faults[0]
-    assert fingerprint(tmp_path)
+    assert read_asked(tmp_path).fingerprint
     find_environment(tmp_path, None, {})
     put(tmp_path / ".kodkod" / "config.toml")
     with pytest.raises(SettingsFault, match="it is no plain file"):

@@ -132,12 +132,13 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
     from kodkod_app.bootstrap import SMALL_MODEL_NOTE, require_model
     from kodkod_app.headless import run_headless
     from kodkod_app.session_opening import Extension, RunOptions, what_was_asked
-    from kodkod_app.settings import load_settings, merge_layers, said_layer
+    from kodkod_app.settings import merge_layers, said_layer
     from kodkod_app.telemetry import require_telemetry
+    from kodkod_app.trust import session_settings
 
     before = what_was_asked(place.session_id) if place.session_id is not None else {}
     asked = merge_layers(before, said_layer(_said(flags, agent)))
-    settings = load_settings(place.work_tree, trusted=True, environment=os.environ, flags=asked)
+    settings = session_settings(place.work_tree, trusted=flags["trust"], environment=os.environ, flags=asked)
     require_model(settings.model)
     require_telemetry(settings.telemetry)
     if settings.model is None and prompt is not None and not agent.get("test_targets"):

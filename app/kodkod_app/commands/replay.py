@@ -24,7 +24,8 @@ from kodkod_app.render import for_terminal
 from kodkod_app.replay_differences import Difference
 from kodkod_app.replaying import Replayed, Stage, replay
 from kodkod_app.session_opening import what_was_asked
-from kodkod_app.settings import Settings, load_settings
+from kodkod_app.settings import Settings
+from kodkod_app.trust import session_settings
 from kodkod_sandbox.choose import SandboxKind
 
 PARTED = 3
@@ -82,7 +83,7 @@ def command(
 def _settings(folder: SessionFolder, sandbox: str | None) -> Settings:
     """As they were for the session, as far as that was kept; the box is chosen anew."""
     asked = {**what_was_asked(folder.path.name), "sandbox": sandbox}
-    return load_settings(folder.info.work_tree, trusted=True, environment=os.environ, flags=asked)
+    return session_settings(folder.info.work_tree, trusted=False, environment=os.environ, flags=asked)
 
 
 def _require_empty(target: Path | None) -> Path | None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kodkod_app.commands.asking import confirmed
+from kodkod_app.render import for_terminal
+
+if TYPE_CHECKING:
+    from kodkod_app.extras import Brought
 
 
 @click.command(name="trust")
@@ -22,6 +28,7 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
     stands: when what it would start has changed, nothing of it is used until you trust it again.
     """
     from kodkod_app import trust
+    from kodkod_app.extras import read_project
 
     if lists:
         for path in trust.trusted_folders():
@@ -31,13 +38,15 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
         return 0
     work_tree = _work_tree(folder)
     if forget:
-        click.echo(f"{work_tree} {'is trusted no longer' if trust.forget(work_tree) else 'was not trusted'}")
+        told = "is trusted no longer" if trust.forget(work_tree) else "was not trusted"
+        click.echo(for_terminal(f"{work_tree} {told}"))
         return 0
-    for line in started_by(work_tree):
+    brought = read_project(work_tree)
+    for line in started_by(brought):
         click.echo(line)
     if not yes and not confirmed(f"trust {work_tree}?"):
         return 1
-    trust.trust(work_tree)
+    trust.trust(work_tree, brought.asked)
     click.echo("trusted as it stands; it counts from the next session on")
     return 0
 
@@ -48,14 +57,15 @@ def _work_tree(folder: Path) -> Path:
     return folder.resolve()
 
 
-def started_by(work_tree: Path) -> list[str]:
-    """What a project would start, a line each, made safe to show."""
-    from kodkod_app.extras import read_project
+def started_by(brought: Brought) -> list[str]:
+    """What a project would start and open, a line each and whole, made safe to show."""
+    from kodkod_app.extras import flat
     from kodkod_app.tui.inert import inert_line
 
-    brought = read_project(work_tree)
-    lines = [f"MCP server {name}: {server.shown()}" for name, server in brought.named.servers.items()]
-    lines += [f"hook {hook.event} {', '.join(hook.tools)}: {hook.command}" for hook in brought.hooks]
+    asked = brought.asked
+    lines = [f"MCP server {name}: {server.told()}" for name, server in asked.named.servers.items()]
+    lines += [f"hook {hook.event} {', '.join(hook.tools)}: {hook.command}" for hook in asked.hooks]
     lines += [f"skill {skill.name}: {skill.description}" for skill in brought.skills.found]
-    lines = [inert_line(line) for line in [*lines, *brought.faults]]
+    lines += [f"setting {name} = {json.dumps(value, default=str)}" for name, value in flat(asked.widening)]
+    lines = [inert_line(line, sys.maxsize) for line in [*lines, *brought.faults]]
     return lines or ["the project brings nothing that needs trust"]

@@ -246,10 +246,12 @@ class Opening(Updating):
         self.push_screen(screen, self._take_settings)
 
     def _setting_fields(self) -> list[SettingField]:
-        from kodkod_app.settings import merge_sources, read_layers
+        from kodkod_app.settings import merge_sources
         from kodkod_app.settings_fields import setting_fields
+        from kodkod_app.trust import session_layers
 
-        layers = read_layers(self.wish.work_tree, trusted=True, environment=os.environ, flags=self.wish.said)
+        wish = self.wish
+        layers = session_layers(wish.work_tree, trusted=wish.trusts, environment=os.environ, flags=wish.said)
         return setting_fields(layers, merge_sources(layers, trusted=True))
 
     def _take_settings(self, changed: tuple[str, ...] | None) -> None:

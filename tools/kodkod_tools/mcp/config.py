@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,6 +69,13 @@ class McpServer(BaseModel):
         """What it is, in one line and before any variable is filled in."""
         return self.url or " ".join([self.command or "", *self.args])
 
+    def told(self) -> str:
+        """All of it that decides what is started and what it learns, in one line, before any variable is filled in."""
+        if self.url:
+            return " ".join([self.url, *(f"[{name}: {value}]" for name, value in self.headers.items())])
+        variables = [f"{name}={value}" for name, value in self.env.items()]
+        return " ".join([*variables, self.command or "", *self.args, *([f"[in {self.cwd}]"] if self.cwd else [])])
+
     def expanded(self, environment: Mapping[str, str]) -> McpServer:
         """With variables filled in.
 
@@ -104,20 +111,28 @@ class NamedServers:
 
     servers: Mapping[str, McpServer] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    source: bytes = field(default=b"", compare=False)
+    """The whole file, or the number of the error that reading it gave."""
 
 
 def read_project_file(work_tree: Path) -> NamedServers:
     """A project's servers. Keys that other programs have in the file are passed over; faults are told, never raised."""
     path = work_tree / PROJECT_FILE
     try:
-        text = _read(path)
-    except FileNotFoundError:
-        return NamedServers()
-    except (OSError, ValueError) as fault:
-        return NamedServers(faults=(f"{path} cannot be read ({_one_line(fault)}); mend or remove it",))
+        source = read_small(path, MAX_FILE_BYTES)
+    except OSError as fault:
+        is_there = not isinstance(fault, FileNotFoundError)
+        faults = (f"{path} cannot be read ({_one_line(fault)}); mend or remove it",) if is_there else ()
+        return NamedServers(faults=faults, source=str(fault.errno).encode())
+    return replace(_read_named(source, path), source=source)
+
+
+def _read_named(source: bytes, path: Path) -> NamedServers:
     try:
-        named = json.loads(text).get("mcpServers", {})
+        named = json.loads(source.decode("utf-8")).get("mcpServers", {})
         entries = dict(named)
+    except UnicodeDecodeError as fault:
+        return NamedServers(faults=(f"{path} cannot be read ({_one_line(fault)}); mend or remove it",))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return NamedServers(faults=(f'{path} is not {{"mcpServers": {{NAME: ...}}}}; mend or remove it',))
     return read_servers(entries, str(path), ignore_unknown=True)
@@ -156,10 +171,6 @@ def _server(entry: Any, *, ignore_unknown: bool) -> McpServer:
         if ignore_unknown:
             entry = {key: value for key, value in entry.items() if key in McpServer.model_fields}
     return McpServer.model_validate(entry)
-
-
-def _read(path: Path) -> str:
-    return read_small(path, MAX_FILE_BYTES).decode("utf-8")
 
 
 def _cause(fault: ValueError) -> str:
