@@ -143,7 +143,7 @@ class Candidates:
             words = " ".join(str(fault).split()) or type(fault).__name__
             yield events.RunEnded(_total(replace(report, status=Status.FAULT, reason=words), tried))
             raise
-        if winner is None:
+        if winner is None or self._is_cancelled:
             yield events.RunEnded(_total(self._without_winner(report, len(tried)), tried))
             return
         async with aclosing(self._adopt(winner, report, tried)) as adopted:
@@ -166,6 +166,8 @@ class Candidates:
                 async for event in found:
                     tally.count(event)
                     if isinstance(event, events.RunStarted):
+                        if self._is_cancelled:
+                            self._session.cancel()  # there was nothing yet that could be
                         continue
                     if isinstance(event, events.RunEnded):
                         ended = replace(event.report, winner=winner.number, seconds=report.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
 
 import pytest
@@ -190,6 +190,32 @@ async def test_several_at_once_and_the_rest_are_stopped(root, project, setup_of,
     assert (report.status, report.winner) == (Status.DONE, 3)
     assert [one.number for one in report.candidates] == [1, 3]
     assert list(places.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["a candidate passed", "its changes are put in"])
+async def test_cancelled_between_a_candidate_that_passes_and_its_adoption(root, setup_of, places, monkeypatch, moment):
+    """Nothing runs then that could be stopped: the interrupt was lost."""
+    adopt = Session.adopt
+
+    async def interrupted(session, *arguments):
+        candidates.cancel()
+        async with aclosing(adopt(session, *arguments)) as found:
+            async for event in found:
+                yield event
+
+    if moment == "its changes are put in":
+        monkeypatch.setattr(Session, "adopt", interrupted)
+    setup = setup_of([edit("a * b"), END, edit("a + b"), END], config=CONFIG)
+    async with asyncio.timeout(60), await Session.create(root, setup) as session:
+        candidates = Candidates(session, CandidatesConfig(count=2), places)
+        last = None
+        async for event in candidates.follow(session.send("mend it")):
+            last = event
+            if isinstance(event, events.CandidateEnded) and event.report.status is Status.DONE:
+                assert event.report.number == 2
+                if moment == "a candidate passed":
+                    candidates.cancel()
+    assert last.report.status is Status.INTERRUPTED
 
 
 async def test_cancelled_while_candidates_are_tried(root, setup_of, places):
