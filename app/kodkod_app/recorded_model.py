@@ -78,7 +78,7 @@ def open_recording(path: Path) -> ScriptedEngine:
 def read_turns(path: Path) -> list[RecordedTurn]:
     """The turns of a file; see `open_recording`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as fault:
         raise CheckpointMissing(f"there is no recording {path}; give a file of turns as {PREFIX}FILE") from fault
     except (OSError, UnicodeDecodeError) as fault:

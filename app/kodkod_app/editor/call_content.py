@@ -14,6 +14,7 @@ from acp.schema import ContentToolCallContent, FileEditToolCallContent, ToolCall
 from kodkod_app.render import for_terminal, one_line
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import FileDiff
+from kodkod_tools.text.lines import with_ends
 
 Content = ContentToolCallContent | FileEditToolCallContent
 KINDS: Mapping[str, ToolKind] = {
@@ -112,7 +113,7 @@ def sides_of(diff: FileDiff) -> Sides:
     before: list[str] = []
     after: list[str] = []
     first = at = 0
-    for row in diff.unified.splitlines(keepends=True):
+    for row in with_ends(diff.unified):
         if (hunk := _HUNK.match(row)) is not None:
             at = int(hunk[1])
         elif at and row[0] in "- +":

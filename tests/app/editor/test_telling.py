@@ -38,6 +38,8 @@ def test_a_change_is_shown_by_its_sides():
         "7\n8\n9\nten\n--\n11\n12\n13\n",
         10,
     )
+    paged = sides_of(FileDiff("a.c", "--- a/a.c\n+++ b/a.c\n@@ -1,2 +1,2 @@\n \x0c\n-a\u2028b\r\n+b\n", 1, 1))
+    assert (paged.before, paged.after) == ("\x0c\na\u2028b\r\n", "\x0c\nb\n")
     made = sides_of(diff("", "--- a\n+++ b\n"))
     assert (made.before, made.after, made.line) == (None, "--- a\n+++ b\n", 1)
 
