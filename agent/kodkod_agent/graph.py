@@ -67,10 +67,8 @@ async def _next(state: AgentState) -> str:  # LangGraph sends what is not async 
 async def _guarded(name: Node, node: NodeFunction, res: Resources, state: AgentState) -> dict[str, Any]:
     try:
         _settle_ledger(name, state, res)
-        update = await _in_time(name, node, state, res)
+        update = await _to_its_end(name, node, state, res)
         _heed_cancel()
-    except RunFlow as flow:
-        update = end_run(flow, res)
     except GraphBubbleUp:
         raise
     except BaseException:
@@ -84,6 +82,13 @@ def _heed_cancel() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def _to_its_end(name: Node, node: NodeFunction, state: AgentState, res: Resources) -> AgentState:
+    try:
+        return await _in_time(name, node, state, res)
+    except RunFlow as flow:
+        return end_run(flow, res)
 
 
 def _settle_ledger(name: Node, state: AgentState, res: Resources) -> None:

@@ -163,6 +163,26 @@ async def test_a_stop_between_a_nodes_end_and_its_checkpoint(setup_of, project, 
     assert (project / "calc.py").read_text() == "# grown\n" + MENDED
 
 
+async def test_an_end_that_cannot_be_written_is_come_to_again(setup_of, root, monkeypatch):
+    """What the node had put into the conversation by then is read anew from the disk."""
+    stops = iter([True])
+    whole = LedgerLog.sync
+
+    def stopping(self, ledger):
+        if not ledger.pending_calls and len(ledger.view()) > 3 and next(stops, False):
+            raise OSError("the disk is full")
+        return whole(self, ledger)
+
+    config = AgentConfig(baseline_tests=False, max_malformed_calls=1, constraints=False)
+    setup = setup_of([says("", call("explode")), LOOK], config=config)
+    async with await Session.create(root, setup) as session:
+        monkeypatch.setattr(LedgerLog, "sync", stopping)
+        with pytest.raises(OSError, match="disk is full"):
+            await all_events(session, "go")
+        *_, end = [event async for event in session.proceed()]
+        assert (end.report.status, end.report.turns) == (Status.LIMIT, 1)
+
+
 async def test_a_clock_that_is_set_back_does_not_take_the_session_back(setup_of, project, root, monkeypatch):
     """Ids of checkpoints begin with the time. The second process has a clock of an hour ago."""
     async with await Session.create(root, setup_of([LOOK, says("", MEND), says("", FINISH)])) as session:
