@@ -75,6 +75,19 @@ async def test_bad_arguments_are_told_one_per_line(context: ToolContext) -> None
     ]
 
 
+@pytest.mark.parametrize("word", ["a\0b", "\ud83d", "x" * 128 * 1024])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("shell", "command"), ("test", "targets"), ("search", "pattern"), ("git", "revision"), ("view", "path")],
+)
+async def test_what_no_program_can_be_given_is_a_bad_argument(name, key, word, context: ToolContext) -> None:
+    more = {"action": "log"} if name == "git" else {}
+    arguments = {**more, key: [word] if key == "targets" else word}
+    result = await run(ToolCall(id="1", name=name, arguments=arguments), context)
+    assert result.error in (ErrorCode.BAD_ARGUMENTS, ErrorCode.SYSTEM)
+    assert len(result.for_model) < 1_000
+
+
 def test_numbers_and_booleans_may_come_as_text() -> None:
     written = {"path": "a", "old": "b", "new": "c", "line": "3", "replace_all": "true"}
     tool, arguments = parse_call(ToolCall(id="1", name="edit", arguments=written))

@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import Field, JsonValue, model_validator
 
 from kodkod_tools import gitstatus
-from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolResult, ToolStream
+from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolResult, ToolStream, Word
 from kodkod_tools.output import keep_text
 from kodkod_tools.paths import resolve, resolve_writable
 from kodkod_tools.repository import Repository, first_line
@@ -39,9 +39,11 @@ class GitArguments(Arguments):
 
     action: Action
     path: str | None = Field(default=None, description="Only this file or folder")
-    revision: str | None = Field(default=None, description="Commit, branch or tag, for diff, log, show, blame, restore")
-    message: str | None = Field(default=None, min_length=1, description="For commit")
-    name: str | None = Field(default=None, min_length=1, description="For branch: switch to it, created if new")
+    revision: Word | None = Field(
+        default=None, description="Commit, branch or tag, for diff, log, show, blame, restore"
+    )
+    message: Word | None = Field(default=None, min_length=1, description="For commit")
+    name: Word | None = Field(default=None, min_length=1, description="For branch: switch to it, created if new")
     start: int | None = Field(default=None, ge=1, description="For blame: first line")
     end: int | None = Field(default=None, ge=1, description="For blame: last line")
     limit: int = Field(default=_DEFAULT_COMMITS, ge=1, le=200, description="For log: number of commits")

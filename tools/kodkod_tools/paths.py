@@ -75,13 +75,20 @@ def _under(root: Path, path: str, outside: str) -> Place:
 
 
 def _resolved(said: str, path: Path) -> Path:
-    if not said.strip() or "\0" in said:
+    if not said.strip() or not _may_be_a_name(said):
         raise ToolError(ErrorCode.BAD_ARGUMENTS, "path: must name a file or folder in the project")
     try:
         return path.resolve()
     except (RuntimeError, OSError) as error:
         reason = "links to itself" if isinstance(error, RuntimeError) else error.strerror
         raise ToolError(ErrorCode.SYSTEM, f"{said[:200]}: {reason}") from error
+
+
+def _may_be_a_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

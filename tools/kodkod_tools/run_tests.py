@@ -14,7 +14,17 @@ from pydantic import Field, JsonValue
 
 from kodkod_sandbox.base import ExecResult
 from kodkod_tools import junit, unittest_words
-from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolOutput, ToolResult, ToolStream
+from kodkod_tools.base import (
+    Arguments,
+    Effect,
+    ErrorCode,
+    ToolContext,
+    ToolError,
+    ToolOutput,
+    ToolResult,
+    ToolStream,
+    Word,
+)
 from kodkod_tools.files import read_text
 from kodkod_tools.jobs import streaming
 from kodkod_tools.locate.suspects import BadTrace, Suspect, read_trace, suspects
@@ -45,7 +55,7 @@ class TestArguments(Arguments):
 
     __test__ = False  # not a test class, whatever its name says to pytest
 
-    targets: list[str] = Field(
+    targets: list[Word] = Field(
         default=[], description="Files, folders or ids such as tests/test_a.py::test_x; default: all"
     )
     timeout_s: float | None = Field(default=None, gt=0, description="Seconds")

@@ -8,7 +8,17 @@ from typing import Self
 from pydantic import Field, JsonValue, model_validator
 
 from kodkod_sandbox.base import ExecResult
-from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolOutput, ToolResult, ToolStream
+from kodkod_tools.base import (
+    Arguments,
+    Effect,
+    ErrorCode,
+    ToolContext,
+    ToolError,
+    ToolOutput,
+    ToolResult,
+    ToolStream,
+    Word,
+)
 from kodkod_tools.jobs import Job, streaming
 from kodkod_tools.output import Kept, OutputKeeper, Tail
 from kodkod_tools.schema import declare
@@ -21,7 +31,7 @@ _ENDING_CHARS = 300
 class ShellArguments(Arguments):
     """A command to run, or a job to ask after."""
 
-    command: str | None = Field(default=None, min_length=1, description="Command line for bash")
+    command: Word | None = Field(default=None, min_length=1, description="Command line for bash")
     timeout_s: float | None = Field(default=None, gt=0, description="Seconds; with job: how long to wait for it")
     background: bool = Field(default=False, description="Start the command as a job and return at once")
     job: str | None = Field(default=None, description="Instead of command: id of a job to read from")
