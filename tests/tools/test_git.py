@@ -255,6 +255,24 @@ async def test_an_unknown_revision_is_told(repo: Path, call) -> None:
         assert "nonsense" in result.for_model
 
 
+async def test_a_link_is_a_file_of_its_own(repo: Path, call, run_git: Git) -> None:
+    (repo / "link").symlink_to("a.py")
+    committed = await call("git", action="commit", message="link", path="link")
+    assert committed.error is None
+    assert run_git(repo, "show", "--name-only", "--format=", "HEAD") == "link"
+    (repo / "link").unlink()
+    (repo / "link").symlink_to("docs")
+    (repo / "a.py").write_text("work\n")
+    assert "a.py" not in (await call("git", action="diff", path="link")).for_model.replace("-a.py", "")
+    restored = await call("git", action="restore", path=str(repo / "link"))
+    assert restored.changed_paths == ("link",)
+    assert (repo / "link").readlink() == Path("a.py")
+    assert (repo / "a.py").read_text() == "work\n"
+    (repo / "out").symlink_to("/")
+    assert (await call("git", action="commit", message="out", path="out")).error is None
+    assert (await call("git", action="diff", path="out/etc")).error is ErrorCode.OUTSIDE_TREE
+
+
 def test_which_calls_write() -> None:
     told = {
         action: writes(GitArguments(action=action, path="x", message="m"))

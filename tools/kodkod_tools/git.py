@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 from kodkod_tools import gitstatus
 from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolResult, ToolStream, Word
 from kodkod_tools.output import keep_text
-from kodkod_tools.paths import resolve, resolve_writable
+from kodkod_tools.paths import resolve_entry
 from kodkod_tools.repository import Repository, first_line
 from kodkod_tools.schema import declare
 
@@ -93,7 +93,7 @@ def _needs_no_files(arguments: GitArguments) -> bool:
 
 
 def _paths(arguments: GitArguments, context: ToolContext) -> list[str]:
-    return ["--", resolve(context, arguments.path).relative if arguments.path else "."]
+    return ["--", resolve_entry(context, arguments.path).relative if arguments.path else "."]
 
 
 def _status(arguments: GitArguments, context: ToolContext, repository: Repository) -> ToolResult:
@@ -213,7 +213,7 @@ def _branch(arguments: GitArguments, context: ToolContext, repository: Repositor
 
 
 def _restore(arguments: GitArguments, context: ToolContext, repository: Repository) -> ToolResult:
-    path = resolve_writable(context, arguments.path or "").relative
+    path = resolve_entry(context, arguments.path or "", writable=True).relative
     if not repository.has_commits:
         raise ToolError(ErrorCode.FAILED, "no commits yet: there is nothing to restore from")
     source = arguments.revision or "HEAD"

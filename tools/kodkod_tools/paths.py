@@ -59,7 +59,20 @@ def resolve_readable(context: ToolContext, path: str) -> Place:
 
 def resolve_writable(context: ToolContext, path: str) -> Place:
     """As `resolve`, refusing the root and git's own files (`PROTECTED`)."""
-    place = resolve(context, path)
+    return _writable(resolve(context, path), path)
+
+
+def resolve_entry(context: ToolContext, path: str, *, writable: bool = False) -> Place:
+    """As `resolve` (`resolve_writable`), but for a link at the path's end, which git has as a file of its own."""
+    named = context.work_tree / path
+    if not named.is_symlink():
+        return resolve_writable(context, path) if writable else resolve(context, path)
+    folder = resolve(context, str(named.parent))
+    place = Place(folder.root, (*folder.parts, named.name))
+    return _writable(place, path) if writable else place
+
+
+def _writable(place: Place, path: str) -> Place:
     if not place.parts:
         raise ToolError(ErrorCode.NOT_A_FILE, f"{path} is the project folder; name a file in it")
     if any(part.casefold() == ".git" for part in place.parts):
