@@ -49,6 +49,7 @@ GAPS: dict[str, dict[str, str]] = {
             "no_foreign_processes",
             "no_foreign_signals",
             "no_ptrace",
+            "no_keys",
             "no_new_privileges",
             "boxes_are_apart",
         ),

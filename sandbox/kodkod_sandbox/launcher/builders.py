@@ -79,6 +79,7 @@ def _run_on_host(spec: LaunchSpec, group: Cgroup | None, *, locked: bool) -> NoR
     command.choose_processors(spec.cpus)
     if locked:
         command.become_user(spec.identity)
+        kernel.leave_keyring()
         command.lock(command.host_rules(spec), deny_sockets=not spec.network)
         kernel.drop_capabilities()
     command.run(spec)
@@ -116,6 +117,7 @@ def _be_init(spec: LaunchSpec, group: Cgroup | None, leave_root: Callable[[], No
     if pid == 0:
         try:
             leave_root()
+            kernel.leave_keyring()
             command.set_limits(command.limits(spec, pids=spec.pids + _OWN_PROCESSES, memory=group is None))
             command.choose_processors(spec.cpus)
             kernel.drop_capabilities()
@@ -150,6 +152,7 @@ def start_bubblewrap(spec: LaunchSpec, group: Cgroup | None) -> Started:
         fds = [f"{option}={fd}" for option, fd in (("info", info[1]), ("block", block[0]), ("json-status", status[1]))]
         options = [part for pair in fds for part in (f"--{pair.split('=')[0]}-fd", pair.split("=")[1])]
         command.become_user(spec.identity)
+        kernel.leave_keyring()
         command.choose_processors(spec.cpus)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

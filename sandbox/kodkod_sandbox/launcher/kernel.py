@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
 CLONE_NEWNS = 0x00020000
@@ -31,6 +32,9 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_MOUNT_SETATTR = 442
+
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -155,6 +159,18 @@ def show_memory() -> None:
 def forbid_new_privileges() -> None:
     """Set-user-id programs and file capabilities give nothing from here on."""
     _prctl("PR_SET_NO_NEW_PRIVS", _PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1))
+
+
+def leave_keyring() -> None:
+    """Hold no keys of the person's session: tickets and pass phrases are kept there, and children inherit them."""
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is None:
+        return
+    try:
+        syscall(number, "keyctl", _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as fault:
+        if fault.errno != errno.ENOSYS:  # a kernel without keys has none to lose
+            raise
 
 
 def install_filter(instructions: bytes) -> None:

@@ -2,7 +2,8 @@
 
 Landlock alone cannot do it: its network rules know TCP only, and a socket file may be connected to whatever the file
 rules say. So `socket` is refused for every family (pairs of connected sockets within a program still work), and so is
-io_uring, which could open one unseen.
+io_uring, which could open one unseen. The kernel's keys are refused as well: without a user namespace of its own a
+command would share those of the user.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ _OFFSET_NUMBER, _OFFSET_ARCHITECTURE = 0, 4
 _IO_URING_SETUP = 425
 _X32_BIT = 0x40000000
 
-_MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198), "riscv64": (0xC00000F3, 198)}
-"""AUDIT_ARCH number and the number of `socket`, by machine name."""
+_MACHINES = {
+    "x86_64": (0xC000003E, (41, 248, 249, 250)),
+    "aarch64": (0xC00000B7, (198, 217, 218, 219)),
+    "riscv64": (0xC00000F3, (198, 217, 218, 219)),
+}
+"""AUDIT_ARCH number, and the numbers of `socket`, `add_key`, `request_key` and `keyctl`, by machine name."""
 
 
 def is_known_machine() -> bool:
@@ -30,15 +35,14 @@ def is_known_machine() -> bool:
 
 def forbid_sockets() -> None:
     """Install the filter for this process and its descendants. New privileges must have been forbidden before."""
-    architecture, socket_number = _MACHINES[os.uname().machine]
+    architecture, numbers = _MACHINES[os.uname().machine]
+    checks = [(_JUMP_AT_LEAST, _X32_BIT), *((_JUMP_EQUAL, number) for number in (*numbers, _IO_URING_SETUP))]
     program = (
         (_LOAD_WORD, 0, 0, _OFFSET_ARCHITECTURE),
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),  # another instruction set has other numbers
         (_LOAD_WORD, 0, 0, _OFFSET_NUMBER),
-        (_JUMP_AT_LEAST, 3, 0, _X32_BIT),
-        (_JUMP_EQUAL, 2, 0, socket_number),
-        (_JUMP_EQUAL, 1, 0, _IO_URING_SETUP),
+        *((kind, len(checks) - place, 0, value) for place, (kind, value) in enumerate(checks)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | errno.EACCES),
     )

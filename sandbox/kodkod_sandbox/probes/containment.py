@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kodkod_sandbox.launcher import kernel
 from kodkod_sandbox.probes.bench import Bench, ProbeList, expect
 
 PROBES = ProbeList()
@@ -55,6 +58,15 @@ for pid in map(int, sys.argv[1:]):
             pass
 print(reached)
 sys.exit(1 if reached else 0)
+"""
+_FIND_KEY = """
+import ctypes, os, sys
+keyctl = {"x86_64": 250}.get(os.uname().machine, 219)
+libc = ctypes.CDLL(None, use_errno=True)
+for ring in (-3, -4, -5):  # of the session, of the user, of the user's sessions
+    libc.syscall(keyctl, 8, ring, -3)  # KEYCTL_LINK: what is linked into one's own session may be read
+    if libc.syscall(keyctl, 10, ring, b"user", sys.argv[1].encode(), 0) > 0:  # KEYCTL_SEARCH
+        sys.exit(f"found in {ring}")
 """
 
 
@@ -227,6 +239,31 @@ async def no_ptrace(bench: Bench) -> None:
     """Processes outside the box cannot be traced, nor their memory or environment be read."""
     # The user's numbers mean nobody inside a box with processes of its own: nothing there has them.
     result = await bench.python(_TRACE, bench.foreign_process(), os.getpid())
+    expect(result.exit_code == 0, result)
+
+
+@contextmanager
+def _key() -> Iterator[str]:
+    """A key of the user's, in a session of its own; none where the kernel has none."""
+    name = f"kodkod-{secrets.token_hex(4)}"
+    add_key, keyctl = (248, 250) if os.uname().machine == "x86_64" else (217, 219)
+    kernel.leave_keyring()
+    keys: dict[int, int] = {}
+    with suppress(OSError):
+        for ring in (-3, -4):  # of the session, of the user
+            keys[ring] = kernel.syscall(add_key, "add_key", b"user", name.encode(), b"secret", 6, ring)
+    try:
+        yield name
+    finally:
+        for ring, key in keys.items():
+            kernel.syscall(keyctl, "keyctl", 9, key, ring)  # KEYCTL_UNLINK
+
+
+@PROBES.add
+async def no_keys(bench: Bench) -> None:
+    """Keys that the kernel holds for the user's session cannot be found."""
+    with _key() as name:
+        result = await bench.python(_FIND_KEY, name)
     expect(result.exit_code == 0, result)
 
 
