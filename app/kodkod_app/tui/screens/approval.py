@@ -76,8 +76,8 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
         Binding("left", "go(-1)", "Before", show=False),
         Binding("right", "go(1)", "Next", show=False),
         Binding("right_square_bracket", "go(1)", "Next", key_display="← →"),
-        Binding("pageup", "scroll(-1)", "Scroll", show=False),
-        Binding("pagedown", "scroll(1)", "Scroll", show=False),
+        Binding("pageup", "scroll(-1)", "Scroll", show=False, priority=True),
+        Binding("pagedown", "scroll(1)", "Scroll", show=False, priority=True),
         Binding("escape", "back", "Back"),
         Binding("escape", "leave", "Stop"),
     ]

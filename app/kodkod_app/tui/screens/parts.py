@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from textual import events
@@ -11,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Input, Static, TextArea
+from textual.widgets import Footer, Input, OptionList, Static, TextArea
 
 from kodkod_app.report_text import FileStat
 from kodkod_app.tui.inert import inert, inert_line
@@ -60,6 +61,20 @@ class Lines(TextArea):
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.text = inert(event.text)
+
+
+class Options(OptionList):
+    """Choices one moves in. Where there is no room for one there is no page: Textual knows no line then, and fails."""
+
+    def action_page_up(self) -> None:
+        """Up by what is seen."""
+        with suppress(KeyError):
+            super().action_page_up()  # type: ignore[no-untyped-call]  # Textual left it so
+
+    def action_page_down(self) -> None:
+        """Down by what is seen."""
+        with suppress(KeyError):
+            super().action_page_down()  # type: ignore[no-untyped-call]  # Textual left it so
 
 
 class ConfirmScreen(ModalScreen[bool]):

@@ -19,7 +19,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import files_content, put_late
+from kodkod_app.tui.screens.parts import Options, files_content, put_late
 
 
 class RewindScreen(ModalScreen[int | None]):
@@ -57,7 +57,7 @@ class RewindScreen(ModalScreen[int | None]):
         """The steps, and the price of going there."""
         with Vertical() as sheet:
             sheet.border_title = "Back to …"
-            yield OptionList(*self._options())
+            yield Options(*self._options())
             yield Static(id="cost")
         yield Footer(show_command_palette=False)
 

@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 from kodkod_app.settings import SettingsFault
 from kodkod_app.settings_fields import SettingField, Source, read_typed
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading, Line
+from kodkod_app.tui.screens.parts import Heading, Line, Options
 
 _KEY_WIDTH = 30
 Load = Callable[[], list[SettingField]]
@@ -177,7 +177,7 @@ class ValueScreen(ModalScreen[bool]):
             box.border_title = escape(self._field.key)
             yield Static(inert_line(self._field.doc), classes="words", markup=False)
             if self._field.choices:
-                yield OptionList(*(Option(Content(choice), id=choice) for choice in self._field.choices))
+                yield Options(*(Option(Content(choice), id=choice) for choice in self._field.choices))
             else:
                 yield Line(self._field.value, placeholder=self._field.kind)
             yield Static(id="fault", markup=False)

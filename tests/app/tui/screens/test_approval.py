@@ -104,6 +104,18 @@ async def test_enter_agrees_from_the_tick_too_which_shows_without_colours(tmp_pa
         assert app.result[0].always == saved[0]
 
 
+async def test_pages_are_those_of_the_call_not_of_the_answers() -> None:
+    """The answers took the keys, and Enter was "Refuse" afterwards."""
+    long = question("shell", "changes files", command="\n".join(f"echo {number}" for number in range(60)))
+    app = Host(lambda: screen(long))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("pagedown")
+        await pilot.pause()
+        assert app.screen.query_one("#call").scroll_y > 0
+        await pilot.press("enter")
+        assert app.result == (Approval(call_id="1", allowed=True),)
+
+
 @pytest.mark.parametrize("height", [20, 24, 32, 36])
 @pytest.mark.parametrize("key", ["", "a", "n", "e"])
 async def test_every_part_has_room_below_a_long_call(height: int, key: str) -> None:

@@ -102,6 +102,19 @@ async def test_rewind(keys: tuple[str, ...], expected: int | None) -> None:
         assert app.result == expected
 
 
+async def test_page_keys_where_there_is_no_room_for_a_step() -> None:
+    """Textual has no lines to go to there, and ended the app."""
+    app = Host(lambda: RewindScreen(TREE.steps, changed_files=lambda _step: ()))
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        steps = app.screen.query_one(OptionList)
+        steps.styles.height = 0
+        await pilot.pause()
+        steps.notify_style_update()
+        await pilot.press("pagedown", "pageup", "escape")
+        assert app.result is None
+
+
 async def test_a_session_without_steps_can_go_to_its_beginning() -> None:
     app = Host(lambda: RewindScreen((), changed_files=lambda _step: ()))
     async with app.run_test() as pilot:
