@@ -96,8 +96,7 @@ def _settle_ledger(name: Node, state: AgentState, res: Resources) -> None:
     mark = state["ledger_mark"]
     if not res.is_stale and res.log.mark == mark:
         return
-    read = res.log.at if name is Node.MODEL else res.log.load
-    res.ledger = read(res.tokenizer, mark)
+    res.ledger = res.log.load(res.tokenizer, mark, cut=name is not Node.MODEL)
     res.stream_id, res.is_stale = None, False
 
 

@@ -88,7 +88,9 @@ class LedgerLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written = LedgerShape()
-        """What the file holds, all of it replayed."""
+        """What the file holds, replayed up to `_size`."""
+        self._size: int | None = None
+        """Bytes; what lies behind goes with the next `sync`. None: all there is."""
 
     @property
     def mark(self) -> int:
@@ -104,13 +106,14 @@ class LedgerLog:
             records.append(_branch_record(ledger, start, with_tools=not self._written.branch_id))
         records += [DeclaredRecord(declaration=one) for one in ledger.declarations if one.at > start]
         records += _span_records(ledger, start)
+        if self._size is not None:
+            self._cut(self._size)
         if records:
             self._append("".join(f"{record.model_dump_json()}\n" for record in records))
-        self._written = LedgerShape.of(ledger)
-        return self.mark
+        return self._stand_at(ledger, self.mark)
 
-    def load(self, tokenizer: Tokenizer, mark: int) -> TokenLedger:
-        """The ledger as of a mark; the file is cut there.
+    def load(self, tokenizer: Tokenizer, mark: int, *, cut: bool = True) -> TokenLedger:
+        """The ledger as of a mark, to go on from there; the file is cut, or what lies behind is left for `turn_behind`.
 
         Raises:
             SessionDamaged: the file is shorter than the mark, or cannot be read.
@@ -118,9 +121,10 @@ class LedgerLog:
         """
         if self.mark < mark:
             raise SessionDamaged(f"{self._path} is shorter than its session; fork an earlier step")
-        self._cut(mark)
+        if cut:
+            self._cut(mark)
         ledger = self._replayed(tokenizer, mark)
-        self._written = LedgerShape.of(ledger)
+        self._stand_at(ledger, mark)
         return ledger
 
     def at(self, tokenizer: Tokenizer, mark: int) -> TokenLedger:
@@ -180,14 +184,19 @@ class LedgerLog:
         is_torn = not self._path.read_bytes().endswith(b"\n")
         if is_torn or after.branch_id != before.branch_id or after.turn_open or not is_turn:
             self._cut(mark)
+            self._stand_at(before, mark)
             return None
-        self._written = LedgerShape.of(after)
+        self._stand_at(after, self.mark)
         return after
 
     def copy_to(self, other: Path, mark: int) -> None:
         """Write the file as of a mark to a new place."""
         with self._path.open("rb") as file:
             other.write_bytes(file.read(mark))
+
+    def _stand_at(self, ledger: TokenLedger, mark: int) -> int:
+        self._written, self._size = LedgerShape.of(ledger), mark
+        return mark
 
     def _cut(self, mark: int) -> None:
         if self.mark > mark:

@@ -145,6 +145,26 @@ def test_what_lies_behind_the_mark_is_dropped_unless_it_is_a_whole_turn(tokenize
     assert log.mark == mark
 
 
+@pytest.mark.parametrize("looks_behind", [True, False])
+def test_what_was_dropped_is_not_taken_for_written(tokenizer, tmp_path, looks_behind):
+    """An end that was written and never became a checkpoint, and a turn in the place of it, in the same process."""
+    log = LedgerLog(tmp_path / "ledger.jsonl")
+    ledger = TokenLedger.open(tokenizer, registry.specs(), "system")
+    ledger.append_user("one")
+    mark = log.sync(ledger)
+    ledger.begin_turn()
+    ledger.append_generated(turn_ids(tokenizer, says("Done")))
+    ledger.append_notice("interrupted")
+    log.sync(ledger)
+    ledger = log.load(tokenizer, mark, cut=False)
+    if looks_behind:
+        assert log.turn_behind(tokenizer, mark) is None
+    ledger.begin_turn()
+    ledger.append_generated(turn_ids(tokenizer, says("Something else, and more of it", MEND)))
+    after = log.sync(ledger)
+    assert LedgerLog(tmp_path / "ledger.jsonl").load(tokenizer, after).state() == ledger.state()
+
+
 def test_a_damaged_ledger_is_said_to_be(tokenizer, tmp_path):
     path = tmp_path / "ledger.jsonl"
     log = LedgerLog(path)
