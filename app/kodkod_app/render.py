@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
+from kodkod_app import unseen
 from kodkod_engine.chat.surrogates import without_lone_surrogates
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""C0, C1, line separators, and the signs that turn the direction of writing, which can make code read as it is not."""
+_UNSEEN = re.compile(f"[{unseen.CONTROLS}{unseen.MARKS}{unseen.EMPTY}]")
 
 
 def for_terminal(text: str) -> str:
-    """Text with its control characters made visible, so that no escape sequence reaches the terminal.
+    """Text with its control characters and what is not seen made visible: no escape sequence reaches the terminal.
 
     Line feeds and tabs stay.
     """
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def one_line(text: str, max_chars: int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.feed import Feed
+from kodkod_app.tui.inert import inert_line
 from kodkod_app.wish import Wish
 
 if TYPE_CHECKING:
@@ -154,9 +155,7 @@ def branch_of(work_tree: Path) -> str:
     """The branch that is checked out, or the commit's short name; empty outside a repository."""
     for question in (["symbolic-ref", "--quiet", "--short", "HEAD"], ["rev-parse", "--short", "HEAD"]):
         with suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["git", *question], cwd=work_tree, capture_output=True, text=True, timeout=5, check=False
-            )
+            done = subprocess.run(["git", *question], cwd=work_tree, capture_output=True, timeout=5, check=False)
             if done.returncode == 0:
-                return done.stdout.strip()
+                return inert_line(done.stdout.decode("utf-8", "replace").strip())
     return ""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import re
 
+from kodkod_app import unseen
+
 MAX_LINE_CHARS = 2_000
 """Longest line that is shown; the rest of it is counted."""
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls; line feeds and tabs stay
-    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # directions, zero width, annotations
-    "\u2028\u2029\u0085"  # line ends that terminals do not know
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # lone surrogates, tags
-)
+_UNSEEN = re.compile(f"[{unseen.CONTROLS}{unseen.MARKS}{unseen.EMPTY}{unseen.SURROGATES}]")
 _LINE_END = re.compile("\r\n")
 _TAB = "    "
 

@@ -44,9 +44,13 @@ TEXTS = {
     "wide": "日本語" * 30 + "👩‍👩‍👧 e\u0301\u0300\u0302\u0303 ａ end",
     "many_marks": "e" + "\u0301" * 5_000 + " end",
     "surrogates": "\udcff\ud83d \udc00 end",
+    "hidden": "a\u200bb\u3164c\U000e0041\U000e0101d\ufeffe end",
     "lines": "one\ntwo\r\nthree\u2028four\u2029five\x85six end",
 }
-UNWANTED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]")
+UNWANTED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff"
+    "\u200b\u3164\ufeff\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
 
 
 def approval(text: str) -> Screen[Any]:

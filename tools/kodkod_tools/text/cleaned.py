@@ -6,7 +6,10 @@ import re
 
 from kodkod_tools.text.truncate import plain
 
-_UNSEEN = re.compile("[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+_UNSEEN = re.compile(
+    "[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\u115f\u1160\u3164\uffa0\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
+)
 """Marks that hide what a person is shown, or turn it round."""
 
 
