@@ -131,7 +131,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         result: Any = kodkod.main(arguments, prog_name="kodkod", standalone_mode=False)
     except click.ClickException as fault:
-        fault.show()
+        _show(fault)
         return fault.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("kodkod: interrupted", err=True)
@@ -146,6 +146,15 @@ def _run(arguments: list[str] | None) -> int:
         _tell(str(fault))
         return int(exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _show(fault: click.ClickException) -> None:
+    """As click does, whatever was typed: names of files are in it."""
+    from kodkod_app.render import for_terminal
+
+    told = io.StringIO()
+    fault.show(told)
+    click.echo(for_terminal(told.getvalue()), err=True, nl=False)
 
 
 def _tell(fault: str) -> None:

@@ -161,3 +161,9 @@ async def test_so_it_is_in_the_terminal_app_and_in_editors(much, record):
     with pytest.raises(WorkTreeUnfit, match="is no git repository"):
         async with AsyncExitStack() as stack:
             await open_attended(Wish(much, {"model": record()}), None, stack)
+
+
+def test_what_is_wrong_in_a_command_is_told_without_obeying_it(kodkod):
+    found = kodkod("-p", "look", "-C", "no\x1b[31m\u202efolder")
+    assert found.code == 2
+    assert "no�[31m�folder is not a folder" in found.err
