@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import JsonValue, ValidationError
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
@@ -60,7 +61,7 @@ class RuleForm(Vertical):
     RuleForm Tick { border: none; padding: 0; background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "agree", "Always allow so", priority=True),
+        Binding("enter", "agree", "Always allow so"),
     ]
 
     @dataclass
@@ -80,7 +81,7 @@ class RuleForm(Vertical):
     def compose(self) -> ComposeResult:
         """An input of rules; filled in by `ask`."""
         yield Label("Always allow what these rules match, for the rest of the session:", classes="form-head")
-        yield Line(id="rules", placeholder="tool(pattern), several with  |  between")
+        yield Line(id="rules", placeholder="tool(pattern), several with  |  between", enter="Always allow so")
         save = Tick("in later sessions too", id="for-good", compact=True)
         save.display = self._can_save
         yield save
@@ -95,6 +96,7 @@ class RuleForm(Vertical):
         self.query_one(Tick).value = False
         self.query_one("#rule-note", Note).say("")
 
+    @on(Input.Submitted)
     def action_agree(self) -> None:
         """Keep them, if they allow the call."""
         parts = self.query_one("#rules", Input).value.split(" | ")
@@ -121,7 +123,6 @@ class RefusalForm(Vertical):
     """Why not, in words that reach the model."""
 
     DEFAULT_CSS = "RefusalForm { height: auto; }"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "refuse", "Refuse", priority=True)]
 
     @dataclass
     class Refused(Message):
@@ -132,7 +133,7 @@ class RefusalForm(Vertical):
     def compose(self) -> ComposeResult:
         """One input."""
         yield Label("Refuse, and tell the model why or what to do instead:", classes="form-head")
-        yield Line(id="reason", placeholder="nothing said: it is told only that you refused")
+        yield Line(id="reason", placeholder="nothing said: it is told only that you refused", enter="Refuse")
 
     def ask(self) -> None:
         """Begin with an empty line."""
@@ -140,8 +141,8 @@ class RefusalForm(Vertical):
         entry.value = ""
         entry.focus()
 
-    def action_refuse(self) -> None:
-        """Say no."""
+    @on(Input.Submitted)
+    def _refuse(self) -> None:
         self.post_message(self.Refused(self.query_one("#reason", Input).value.strip()))
 
 
@@ -154,7 +155,7 @@ class ArgumentsForm(Vertical):
     ArgumentsForm TextArea { height: auto; max-height: 8; min-height: 1; }
     ArgumentsForm .key { color: $text-muted; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "take", "Run it so", priority=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "take", "Run it so")]
 
     @dataclass
     class Changed(Message):

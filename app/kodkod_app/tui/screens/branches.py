@@ -22,7 +22,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading, counted, files_content, put_late
+from kodkod_app.tui.screens.parts import Heading, bind_enter, counted, files_content, put_late
 
 _MAX_LABEL_CHARS = 100
 
@@ -74,7 +74,6 @@ class BranchesScreen(Screen[Jump | None]):
     BranchesScreen.-narrow #detail-pane { width: 1fr; height: 2fr; border-left: none; border-top: solid $rule; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "jump", "Go there", priority=True),
         Binding("r", "rewind", "Rewind"),
         Binding("f", "fork", "Fork"),
         Binding("space", "fold", "Fold"),
@@ -105,6 +104,7 @@ class BranchesScreen(Screen[Jump | None]):
             tree.show_root = False
             tree.guide_depth = 2
             tree.auto_expand = False
+            bind_enter(tree, "screen.jump", "Go there")
             yield tree
             with VerticalScroll(id="detail-pane", can_focus=False):
                 yield Static(id="detail")

@@ -41,7 +41,6 @@ class ExportScreen(ModalScreen[tuple[Path, ...]]):
     ExportScreen #note { height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "write", "Write", priority=True),
         Binding("up", "other", show=False, priority=True),
         Binding("down", "other", "Format", key_display="↑ ↓", priority=True),
         Binding("escape", "leave", "Leave"),
@@ -67,7 +66,7 @@ class ExportScreen(ModalScreen[tuple[Path, ...]]):
         with Vertical() as box:
             box.border_title = "Export this session"
             yield OptionList(*(Option(Content(f" {words}"), id=name) for name, (words, _) in FORMATS.items()))
-            yield Line(self._path("markdown"))
+            yield Line(self._path("markdown"), enter="Write")
             yield Static(id="note", markup=False)
         yield Footer(show_command_palette=False)
 
@@ -96,6 +95,7 @@ class ExportScreen(ModalScreen[tuple[Path, ...]]):
     def _forget(self) -> None:
         self._agreed = None
 
+    @on(Input.Submitted)
     @work(exclusive=True)
     async def action_write(self) -> None:
         """Write it, after a second enter where a file is there."""

@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
+from textual.widget import Widget
 from textual.widgets import Footer, Input, OptionList, Static, TextArea
 
 from kodkod_app.report_text import FileStat
@@ -46,8 +47,11 @@ class Heading(Static):
 class Line(Input):
     """One line to type in. What is pasted into it, or stands in it at first, is made inert."""
 
-    def __init__(self, value: str = "", *, placeholder: str = "", id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, value: str = "", *, placeholder: str = "", enter: str = "", id: str | None = None) -> None:  # noqa: A002
+        """`enter` tells what Enter does."""
         super().__init__(inert_line(value), placeholder=placeholder, id=id, select_on_focus=False, compact=True)
+        if enter:
+            bind_enter(self, "submit", enter)
 
     def _on_paste(self, event: events.Paste) -> None:
         event.text = inert_line(event.text.strip())
@@ -61,6 +65,11 @@ class Lines(TextArea):
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.text = inert(event.text)
+
+
+def bind_enter(widget: Widget, action: str, words: str) -> None:
+    """What Enter does in a widget, told at the foot. As a key of the screen it would overtake what came before it."""
+    widget._bindings.key_to_bindings["enter"] = [Binding("enter", action, words)]
 
 
 class Options(OptionList):

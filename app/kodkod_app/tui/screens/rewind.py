@@ -19,7 +19,7 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Options, files_content, put_late
+from kodkod_app.tui.screens.parts import Options, bind_enter, files_content, put_late
 
 
 class RewindScreen(ModalScreen[int | None]):
@@ -38,7 +38,6 @@ class RewindScreen(ModalScreen[int | None]):
     RewindScreen #cost { height: auto; max-height: 30vh; margin: 1 1 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Go back there", priority=True),
         Binding("escape", "close", "Stay"),
     ]
 
@@ -57,7 +56,9 @@ class RewindScreen(ModalScreen[int | None]):
         """The steps, and the price of going there."""
         with Vertical() as sheet:
             sheet.border_title = "Back to …"
-            yield Options(*self._options())
+            steps = Options(*self._options())
+            bind_enter(steps, "select", "Go back there")
+            yield steps
             yield Static(id="cost")
         yield Footer(show_command_palette=False)
 
@@ -100,10 +101,6 @@ class RewindScreen(ModalScreen[int | None]):
         event.stop()
         if event.option.id is not None:
             self.dismiss(int(event.option.id))
-
-    def action_select(self) -> None:
-        """As enter in the list."""
-        self.query_one(OptionList).action_select()
 
     def action_close(self) -> None:
         """Stay."""

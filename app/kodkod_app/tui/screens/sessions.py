@@ -64,7 +64,6 @@ class SessionsScreen(Screen[SessionChoice | None]):
     SessionsScreen.-wide #detail-pane { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "resume", "Resume", priority=True),
         Binding("ctrl+f", "fork", "Fork", priority=True),
         Binding("ctrl+b", "branches", "Branches", priority=True),
         Binding("ctrl+x", "delete", "Delete", priority=True),
@@ -95,7 +94,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
     def compose(self) -> ComposeResult:
         """A line to type in, the list, and what is known of the one under the cursor."""
         yield Heading("Sessions", "looking", id="heading")
-        yield Line(placeholder="search")
+        yield Line(placeholder="search", enter="Resume")
         with Horizontal():
             yield OptionList()
             with VerticalScroll(id="detail-pane", can_focus=False):
@@ -157,6 +156,7 @@ class SessionsScreen(Screen[SessionChoice | None]):
     # What the person does
 
     @on(OptionList.OptionSelected)
+    @on(Input.Submitted)
     def action_resume(self) -> None:
         """Go on in it."""
         self._choose()

@@ -39,7 +39,6 @@ class SettingsScreen(Screen[tuple[str, ...]]):
     SettingsScreen #about { height: 5; padding: 0 1; border-top: solid $rule; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "change", "Change", priority=True),
         Binding("ctrl+d", "forget", "Default", priority=True),
         Binding("up", "move(-1)", show=False),
         Binding("down", "move(1)", show=False),
@@ -66,7 +65,7 @@ class SettingsScreen(Screen[tuple[str, ...]]):
     def compose(self) -> ComposeResult:
         """A line to type in, the settings, and what is known of the one under the cursor."""
         yield Heading("Settings", self._path)
-        yield Line(placeholder="search")
+        yield Line(placeholder="search", enter="Change")
         yield OptionList()
         yield Static(id="about")
         yield Footer(show_command_palette=False)
@@ -116,6 +115,8 @@ class SettingsScreen(Screen[tuple[str, ...]]):
         if entries.option_count:
             entries.highlighted = max(0, min(entries.option_count - 1, (entries.highlighted or 0) + by))
 
+    @on(OptionList.OptionSelected)
+    @on(Input.Submitted)
     @work
     async def action_change(self) -> None:
         """Ask for another value."""

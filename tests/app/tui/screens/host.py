@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from textual import events
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.screen import Screen
@@ -39,6 +40,14 @@ async def until(pilot: Pilot[Any], is_so: Callable[[], object], what: str) -> No
     while not is_so():
         assert time.monotonic() < end_s, f"{what} never came"
         await pilot.pause(0.01)
+
+
+async def press_at_once(pilot: Pilot[Any], *keys: str) -> None:
+    """Keys that are all there before the first is dealt with, as over a slow line."""
+    for key in keys:
+        pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+    await pilot.pause()
+    await settled(pilot)
 
 
 async def settled(pilot: Pilot[Any]) -> None:

@@ -17,8 +17,9 @@ from kodkod_app.tui.screens.judging import judge_of
 from kodkod_app.tui.widgets.diff import DiffView
 
 from .examples import EDIT, REMOVE, SHELL, WRITE, Question, question
-from .host import Host
+from .host import Host, press_at_once
 
+COMMAND = str(SHELL.request.call.arguments["command"])
 READ_ONLY = question("view", "outside the project", path="/etc/passwd")
 
 
@@ -102,6 +103,20 @@ async def test_enter_agrees_from_the_tick_too_which_shows_without_colours(tmp_pa
         assert "X" in tick.render().plain
         await pilot.press("enter")
         assert app.result[0].always == saved[0]
+
+
+async def test_keys_that_come_at_once_are_taken_in_their_order() -> None:
+    """Those that the screen looked at first overtook the letters before them."""
+    for before, keys, wanted in (
+        ("n", (*"not now", "enter"), Approval(call_id="1", allowed=False, message="not now")),
+        ("e", (*" -v", "ctrl+s"), Approval(call_id="1", allowed=True, arguments={"command": f"{COMMAND} -v"})),
+    ):
+        app = Host(lambda: screen(SHELL))
+        async with app.run_test() as pilot:
+            await pilot.press(before)
+            await pilot.pause()
+            await press_at_once(pilot, *keys)
+            assert app.result == (wanted,)
 
 
 async def test_pages_are_those_of_the_call_not_of_the_answers() -> None:

@@ -15,7 +15,7 @@ from kodkod_app.tui.screens.branches import BranchesScreen, Jump, JumpKind
 from kodkod_app.tui.screens.rewind import RewindScreen
 
 from .examples import CHANGED, TREE
-from .host import Host, settled, until
+from .host import Host, press_at_once, settled, until
 
 
 def tree_app(current: str = "two") -> Host:
@@ -100,6 +100,20 @@ async def test_rewind(keys: tuple[str, ...], expected: int | None) -> None:
         assert "1 file changes" in cost
         await pilot.press(*keys)
         assert app.result == expected
+
+
+async def test_keys_that_come_at_once_are_taken_in_their_order() -> None:
+    """Enter was looked at first, and led to where the cursor stood before it was moved."""
+    app = Host(lambda: RewindScreen(TREE.steps, changed_files=lambda _step: ()))
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        await press_at_once(pilot, "up", "up", "enter")
+        assert app.result == 4
+    app = tree_app()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settled(pilot)
+        await press_at_once(pilot, "up", "up", "enter")
+        assert app.result == Jump("two", 5, JumpKind.REWIND)
 
 
 async def test_page_keys_where_there_is_no_room_for_a_step() -> None:

@@ -9,7 +9,7 @@ from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.sessions import SessionChoice, SessionsScreen
 
 from .examples import FIRST, PROJECT, SESSIONS, Shelf
-from .host import Host, settled, until
+from .host import Host, press_at_once, settled, until
 
 CURRENT = SESSIONS[0].info.id
 
@@ -41,6 +41,19 @@ async def test_resume_and_fork_the_one_under_the_cursor() -> None:
             await settled(pilot)
             await pilot.press("down", "down", key)
             assert app.result == SessionChoice(FIRST.info.id, PROJECT, fork=fork)
+
+
+async def test_enter_resumes_what_the_letters_before_it_have_found() -> None:
+    """It was looked at before them, and resumed another session."""
+    app = app_of()
+    async with app.run_test() as pilot:
+        await settled(pilot)
+        await pilot.press(*"DONE overlap")
+        found = app.screen.query_one(OptionList).get_option_at_index(0).id
+        await pilot.press("ctrl+u")
+        assert app.screen.query_one(OptionList).get_option_at_index(0).id != found
+        await press_at_once(pilot, *"overlap", "enter")
+        assert app.result.session_id == found
 
 
 async def test_other_folders_are_shown_when_asked_for() -> None:
