@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.driver import Driver
@@ -176,6 +177,27 @@ class KodkodApp(Actions):
         self.prompt.offer_paths(fragment, [inert_line(path) for path in found])
 
     # Keys
+
+    def on_key(self, event: events.Key) -> None:
+        """A letter that means nothing where the focus is belongs to the prompt."""
+        if (
+            self._is_for_prompt
+            and event.character
+            and event.is_printable
+            and event.key not in self.screen.active_bindings
+        ):
+            self.prompt.focus()
+            self.prompt.insert(event.character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """So does what is pasted."""
+        if self._is_for_prompt:
+            self.prompt.focus()
+            self.prompt.on_paste(event)
+
+    @property
+    def _is_for_prompt(self) -> bool:
+        return self.focused is not self.prompt and not self._is_covered
 
     def action_stop(self) -> None:
         """Interrupt what runs; when nothing does, two presses go back in the session."""

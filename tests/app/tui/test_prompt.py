@@ -10,6 +10,7 @@ from kodkod_app import paths
 from kodkod_app.tui import app
 from kodkod_app.tui import store as s
 from kodkod_app.tui.widgets.completion import Completion
+from kodkod_app.tui.widgets.tool_call import ToolCallView
 
 from ..conftest import FINISH, LOOK, shell, turn
 
@@ -68,6 +69,23 @@ async def test_a_very_long_text_comes_back_as_a_mark_and_a_mark_goes_as_a_whole(
         prompt.put("[pasted #99: 1 line, 5 characters]")
         await press("backspace")
         assert prompt.text == "[pasted #99: 1 line, 5 characters"
+
+
+async def test_what_is_typed_or_pasted_with_the_focus_elsewhere_is_for_the_prompt(open_app, record):
+    """It was lost: a click into the conversation is enough for that."""
+    async with open_app(record(shell("echo on")), permission_mode="bypassPermissions") as driver:
+        await driver.opened()
+        await driver.say("go")
+        await driver.idle()
+        prompt = driver.app.prompt
+        driver.app.transcript.focus()
+        await driver.pilot.press("w", "h", "y")
+        assert prompt.text == "why"
+        assert prompt.has_focus
+        driver.app.query_one(ToolCallView).focus()
+        await driver.pilot.press("y")  # copies it
+        driver.app.post_message(events.Paste(" not"))
+        await driver.until(lambda: prompt.text == "why not", "what was pasted")
 
 
 async def test_keys_that_come_faster_than_they_are_handled_keep_their_order(open_app, record):
