@@ -83,8 +83,11 @@ def _of_project(work_tree: Path, variables: Mapping[str, str]) -> Iterator[tuple
 
 
 def _is_environment(folder: Path) -> bool:
-    is_one = (folder / _CONFIG).is_file() or _is_interpreter(folder)
-    return is_one and (folder / "bin" / "python").is_file() and not _holds_home(folder.resolve())
+    try:
+        is_one = (folder / _CONFIG).is_file() or _is_interpreter(folder)
+        return is_one and (folder / "bin" / "python").is_file() and not _holds_home(folder.resolve())
+    except (OSError, ValueError):  # a name that no disk takes
+        return False
 
 
 def _described(folder: Path, origin: str, work_tree: Path) -> PythonEnvironment:

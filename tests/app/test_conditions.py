@@ -29,6 +29,9 @@ def test_what_a_machine_says_of_files_is_told_with_the_way_out(full: sqlite3.Ope
     assert told_condition(OSError(errno.ENOSPC, "No space left on device", "/there/x")) == (
         "/there/x: No space left on device; make room or allow it, then try again"
     )
+    with pytest.raises(OSError, match="too long") as fault:
+        Path("/x" * 3_000).stat()
+    assert told_condition(fault.value) == f"{'/x' * 30}…: no disk takes a name of this length; name another"
     for other in (
         sqlite3.OperationalError("no such table: t"),
         OSError(errno.EIO, "Input/output error", "x"),

@@ -54,9 +54,10 @@ def test_pytest_in_the_environment_of_kodkod_loads_no_plugin_that_only_kodkod_br
     assert "PYTEST_ADDOPTS" not in find_environment(tree, make(tree / ".venv"), {}).variables
 
 
-def test_a_named_folder_that_is_no_environment_is_a_usage_error(tree):
+@pytest.mark.parametrize("name", [".", "x" * 5_000, "a\0b"])
+def test_a_named_folder_that_is_no_environment_is_a_usage_error(tree, name):
     with pytest.raises(EnvironmentFault, match="no Python environment") as fault:
-        find_environment(tree, tree, {})
+        find_environment(tree, tree / name, {})
     assert fault.value.exit_code == 2
 
 
