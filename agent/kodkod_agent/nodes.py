@@ -37,6 +37,7 @@ from kodkod_agent.telling import (
 )
 from kodkod_agent.ways import Ways
 from kodkod_engine.api import SamplingParams
+from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.constraints.call_constraint import CallConstraint
 from kodkod_engine.messages import AssistantMessage, ToolCall
@@ -107,13 +108,17 @@ async def model(state: AgentState, res: Resources) -> AgentState:
     res.asked.clear()
     kept = res.log.turn_behind(res.tokenizer, state["ledger_mark"])
     if kept is not None:
-        before = len(res.ledger)
+        update["generated_tokens"] = state["generated_tokens"] + _num_generated(kept, len(res.ledger))
         res.ledger = kept
-        update["generated_tokens"] = state["generated_tokens"] + len(kept) - before
         message = kept.end_turn()
     else:
         message = await _write_turn(state, update, res)
     return update | await hear_at_end(_after_turn(message, state, res), state, res)
+
+
+def _num_generated(ledger: TokenLedger, start: int) -> int:
+    spans = (span for span in ledger.spans if span.start >= start and span.origin.is_generated)
+    return sum(span.end - span.start for span in spans)
 
 
 async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> AssistantMessage:
