@@ -122,7 +122,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: no such snapshot, or a file cannot be written.
         """
-        with self._alone():
+        with self._alone(), self._gone_told(snapshot):
             kept = {os.fsencode(name) for name in self.left_out(snapshot)}
             self._index.record(self._index.changes())
             added = set(split(self._git.must(*_ADDED, snapshot))) - self._index.tracked()
@@ -150,7 +150,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: no such snapshot.
         """
-        with self._lock:
+        with self._lock, self._gone_told(before, after):
             patch = self._git.must(*_DIFF, before, after)
             try:
                 return patch.decode("utf-8")
@@ -203,6 +203,20 @@ class WorkTreeSnapshots:
         with self._lock:
             (self._folder / "index.lock").unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def _gone_told(self, *snapshots: SnapshotId) -> Iterator[None]:
+        """Where git fails for want of a snapshot, say so instead of what git says of an object."""
+        try:
+            yield
+        except GitFault as fault:
+            for snapshot in snapshots:
+                if self._git.run("cat-file", "-e", snapshot).returncode:
+                    raise GitFault(
+                        f"{self._work_tree} has no snapshot {snapshot[:16]}: its repository is another than the "
+                        "session's was; go on where that is, or begin a new session"
+                    ) from fault
+            raise
 
     # Commits
 

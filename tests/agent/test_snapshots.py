@@ -495,7 +495,11 @@ def test_faults_are_one_line(tree: Path, opened: Opener) -> None:
     with pytest.raises(ValueError, match="no session id; use letters"):
         opened(tree, "../x")
     with pytest.raises(GitFault, match=r"^git .* in .*project: [^\n]+$"):
-        opened(tree).restore("0" * 40)
+        opened(tree).apply("", "no patch")
+    snapshots = opened(tree)
+    for attempt in (snapshots.restore, lambda gone: snapshots.diff(gone, snapshots.take(1))):
+        with pytest.raises(GitFault, match=r"^\S*project has no snapshot 0{16}: its repository is another [^\n]+$"):
+            attempt("0" * 40)
 
 
 def test_without_git(tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
