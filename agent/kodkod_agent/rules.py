@@ -44,6 +44,18 @@ class Rule(BaseModel):
             raise ValueError(f"{data[:80]!r} is no rule; write tool or tool(pattern), as in shell(git diff *)")
         return found.groupdict()
 
+    @model_validator(mode="after")
+    def _can_be_matched(self) -> Self:
+        """A pattern that is none would forbid nothing, or end the run that asks for it."""
+        if self.tool != "shell" and self.pattern is not None:
+            try:
+                says = _path_pattern(self.pattern).patterns[0].include
+            except (ValueError, re.error):
+                says = None
+            if not says:
+                raise ValueError(f"{self.pattern[:80]!r} is no pattern for paths; write one as in edit(src/**)")
+        return self
+
     @model_serializer
     def _to_text(self) -> str:
         return str(self)
@@ -53,7 +65,9 @@ class Rule(BaseModel):
 
     def matches_command(self, command: str) -> bool:
         """Whether a shell rule speaks of this command."""
-        return self.pattern is None or _command_pattern(self.pattern).fullmatch(command) is not None
+        if self.pattern is None or _matches(self.pattern, command):
+            return True
+        return self.pattern.endswith(" *") and _matches(self.pattern.removesuffix(" *"), command)
 
     def may_match_command(self, start: str) -> bool:
         """Whether a shell rule may speak of a command of which only the start is known."""
@@ -65,11 +79,18 @@ class Rule(BaseModel):
         return self.pattern is None or _path_pattern(self.pattern).match_file(path)
 
 
-@cache
-def _command_pattern(pattern: str) -> re.Pattern[str]:
-    prefix = pattern.removesuffix(" *")
-    text = ".*".join(re.escape(part) for part in prefix.split("*"))
-    return re.compile(f"{text}(?: .*)?" if prefix != pattern else text, re.DOTALL)
+def _matches(pattern: str, text: str) -> bool:
+    """`*` stands for any text. Part by part: a regular expression of many may take for ever."""
+    first, *others = pattern.split("*")
+    if not others or not text.startswith(first):
+        return text == first
+    at, last = len(first), others.pop()
+    for part in others:
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(text) - at >= len(last) and text.endswith(last)
 
 
 @cache

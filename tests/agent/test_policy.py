@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,25 @@ class TestRules:
     def test_what_is_no_rule_is_refused_in_one_line(self, text: str) -> None:
         with pytest.raises(ValidationError, match=r"is no rule; write tool or tool\(pattern\)"):
             Rule.read(text)
+
+    @pytest.mark.parametrize("text", ["edit(!)", "edit(#x)", "edit(\\)", "edit([z-a])", "edit(!src/**)"])
+    def test_a_pattern_that_could_match_nothing_is_refused(self, text: str) -> None:
+        with pytest.raises(ValidationError, match="is no pattern for paths"):
+            Rule.read(text)
+
+    @pytest.mark.timeout(20)
+    def test_no_pattern_takes_long(self) -> None:
+        rule = Rule.read(f"shell({'*a' * 30}*b)")
+        assert not rule.matches_command("a" * 20_000)
+        assert rule.matches_command("a" * 20_000 + "b")
+
+    @given(st.text("ab *", max_size=8), st.text("ab ", max_size=10))
+    def test_a_command_pattern_is_a_glob(self, pattern: str, command: str) -> None:
+        if not pattern:
+            return
+        text = ".*".join(map(re.escape, pattern.removesuffix(" *").split("*")))
+        expected = re.fullmatch(f"{text}( .*)?" if pattern.endswith(" *") else text, command)
+        assert Rule(tool="shell", pattern=pattern).matches_command(command) is (expected is not None)
 
     @given(st.from_regex(r"[a-z]{1,8}(\([^()]{1,20}\))?", fullmatch=True))
     def test_a_rule_is_its_text(self, text: str) -> None:
