@@ -36,7 +36,7 @@ from kodkod_agent.telling import (
     tell_tools,
 )
 from kodkod_agent.ways import Ways
-from kodkod_engine.api import SamplingParams
+from kodkod_engine.api import FinishReason, SamplingParams
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.constraints.call_constraint import CallConstraint
@@ -139,6 +139,7 @@ async def _write_turn(state: AgentState, update: AgentState, res: Resources) -> 
     res.stream_id = turn.stream_id
     res.emit(events.UsageReported(step, turn.usage))
     _tell_doubt(step, turn, res)
+    _tell_cut(turn, res)
     res.record(_told(turn, res), step)
     update["generated_tokens"] = state["generated_tokens"] + turn.usage.generated_tokens
     update["prompt_tokens"] = state["prompt_tokens"] + turn.usage.prompt_tokens
@@ -195,6 +196,13 @@ def _tell_doubt(step: int, turn: Turn, res: Resources) -> None:
         )
         counts = (usage.doubted_tokens, usage.constrained_tokens, usage.lowest_allowed_mass)
         res.emit(events.ModelDoubted(step, *counts, *texts))
+
+
+def _tell_cut(turn: Turn, res: Resources) -> None:
+    """An answer that ends in the middle looks like a whole one. Who works on their own is asked to go on anyway."""
+    if res.config.attended and turn.finish_reason is FinishReason.LENGTH and not turn.message.calls:
+        count = turn.usage.generated_tokens
+        res.emit(events.Notice(f"the answer was cut off after {count:,} tokens; ask for the rest"))
 
 
 def _told(turn: Turn, res: Resources) -> trajectory.AssistantTurn:

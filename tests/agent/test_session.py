@@ -324,6 +324,15 @@ async def test_cancel_in_mid_stream_keeps_what_was_written(setup_of, project, ro
     assert again[-1].report.status is Status.DONE
 
 
+async def test_an_answer_that_was_cut_off_is_told_to_who_reads_along(setup_of, root):
+    config = AgentConfig(baseline_tests=False, attended=True, max_turn_tokens=20)
+    found, _ = await run(root, setup_of([says("a long answer " * 50)], config=config))
+    assert [event.text for event in of(found, events.Notice)] == [
+        "the answer was cut off after 20 tokens; ask for the rest"
+    ]
+    assert found[-1].report.status is Status.DONE
+
+
 async def test_cancel_kills_the_command_and_answers_its_call(setup_of, root):
     async with await Session.create(
         root, setup_of([says("", call("shell", command="echo on; sleep 60"), MEND)])
