@@ -199,12 +199,12 @@ class Updating(App[int]):
     async def say(self, text: str) -> None:
         """Say something, or run it where it begins with `!`."""
         self.begin_work()
+        self.transcript.follows = True
         if text.startswith("!"):
             self.workbench.run_shell(text[1:].strip())
             return
         self.store.add(s.Said(inert(text)))
         self.workbench.send(self.plain_paths(text))
-        self.transcript.follows = True
         await self.transcript.refresh_store()
 
     def plain_paths(self, text: str) -> str:

@@ -177,6 +177,18 @@ async def test_the_shell_runs_in_the_box_and_the_model_is_told(open_app, record,
         assert "exit code 3" in str(text.view())
 
 
+async def test_a_command_of_ones_own_is_seen_though_one_had_scrolled_away(open_app, record):
+    async with open_app(record(turn("x"))) as driver:
+        await driver.opened()
+        await driver.say("!seq 1 300")
+        await driver.idle()
+        await driver.pilot.press("pageup")
+        await driver.until(lambda: not driver.app.transcript.follows, "a place further up")
+        await driver.say("!echo seen")
+        await driver.idle()
+        await driver.until(lambda: "! echo seen" in driver.screen_text(), "the command")
+
+
 async def test_esc_ends_a_shell_command(open_app, record):
     async with open_app(record()) as driver:
         await driver.opened()
