@@ -42,6 +42,7 @@ _DIFF = (
     "diff-tree", "-r", "--patch", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv",
     "--no-color", "--relative", "--src-prefix=a/", "--dst-prefix=b/",
 )  # fmt: skip
+_LISTS_IGNORED = re.compile(rb"(^|/)\.gitignore$")
 _ADDED = ("diff-index", "--cached", "-z", "--name-only", "--relative", "--no-renames", "--diff-filter=A")
 
 
@@ -126,10 +127,11 @@ class WorkTreeSnapshots:
             kept = {os.fsencode(name) for name in self.left_out(snapshot)}
             self._index.record(self._index.changes())
             added = set(split(self._git.must(*_ADDED, snapshot))) - self._index.tracked()
-            self._index.forget([*kept, *added])
+            unlisted = {name for name in added if not _LISTS_IGNORED.search(name)}
+            self._index.forget([*kept, *unlisted])
             self._git.must("read-tree", "--reset", "-u", snapshot)
             # Only now the lists of ignored names are those of then: what they name was there maybe, and is not known.
-            gone = self._index.changes().among(added - kept)
+            gone = self._index.changes().among(unlisted - kept)
             if gone.taken:
                 self._index.record(gone)
                 self._git.must("read-tree", "--reset", "-u", snapshot)

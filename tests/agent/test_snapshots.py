@@ -382,6 +382,19 @@ def test_what_was_ignored_then_stays(tree: Path, opened: Opener) -> None:
     assert snapshots.take(3) == first
 
 
+def test_what_was_recorded_goes_also_where_it_is_ignored_since(tree: Path, opened: Opener) -> None:
+    snapshots = opened(tree)
+    first, before = snapshots.take(1), files(tree)
+    (tree / "deep").mkdir()
+    (tree / "deep" / "new.py").write_text("#" * 2**20)
+    (tree / "deep" / "more.py").write_text("more than few bytes, which are taken into the index\n")
+    snapshots.take(2)
+    (tree / "deep" / ".gitignore").write_text("*.py\n")
+    snapshots.take(3)
+    snapshots.restore(first)
+    assert files(tree) == before
+
+
 def test_large_and_unreadable_files_are_left_out_and_left_alone(tree: Path, opened: Opener) -> None:
     snapshots = opened(tree, max_file_bytes=1000)
     large = tree / "large.bin"
