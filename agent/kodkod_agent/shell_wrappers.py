@@ -119,9 +119,10 @@ def _looks_up(command: SimpleCommand) -> bool:
 def _unwrap_prefix(part: Part, wrapper: _Wrapper, depth: int) -> Parts:
     words = part.command.words
     at, assigned = _skip_own_words(words, wrapper)
-    if at is None:
-        return Parts((part,), (f"it is not sure what {part.command.name} runs",))
     inner = words[at:]
+    # Behind `time`, a word of bash's own, NAME=value sets a variable; to a program of that name it is one to run.
+    if at is None or (inner and _ASSIGNMENT.fullmatch(inner[0].text or "")):
+        return Parts((part,), (f"it is not sure what {part.command.name} runs",))
     if not inner:
         return Parts((part,), ())
     if wrapper.appends:

@@ -348,5 +348,6 @@ ALWAYS_ASKED = [
     "file -bf/etc/passwd",
     "ls | xargs -a /etc/passwd echo",
     "env a.b=c git push",
+    "time x=1 ls",
 ]
 """Asked even in a box, in every mode but the one that bypasses asking."""
