@@ -318,7 +318,7 @@ class TestRules:
         expected = re.fullmatch(f"{text}( .*)?" if pattern.endswith(" *") else text, command)
         assert Rule(tool="shell", pattern=pattern).matches_command(command) is (expected is not None)
 
-    @given(st.from_regex(r"[a-z]{1,8}(\([^()]{1,20}\))?", fullmatch=True))
+    @given(st.from_regex(r"shell\([^()]{1,20}\)|[a-z]{1,8}(\([a-z0-9_.*-][a-z0-9_./*-]{0,19}\))?", fullmatch=True))
     def test_a_rule_is_its_text(self, text: str) -> None:
         rule = Rule.read(text)
         assert str(rule) == text
