@@ -319,7 +319,6 @@ ALWAYS_ASKED = [
     "cat <<A <<B\n1\nA\n2\nB",
     "l\\\ns",
     "ls\rpytest",
-    "ls\0",
     "ls\x1b[31m",
     "ls\u00a0-l",
     "ls\u2028pytest",
