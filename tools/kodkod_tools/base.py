@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from kodkod_engine.messages import ToolSpec
 from kodkod_sandbox.base import Channel, Sandbox
@@ -117,6 +117,31 @@ class ToolError(Exception):
         return ToolResult(f"error: {self.message}", error=self.code, facts=self.facts)
 
 
+_MAX_WORD_BYTES = 128 * 1024 - 1
+"""What Linux takes of one argument of a program."""
+
+
+def require_passable(*words: str) -> None:
+    """That a program can be given these as arguments.
+
+    Raises:
+        ToolError: `BAD_ARGUMENTS`.
+    """
+    for word in words:
+        if fault := _not_passable(word):
+            raise ToolError(ErrorCode.BAD_ARGUMENTS, f"no program can be given {fault}")
+
+
+def _not_passable(word: str) -> str:
+    if "\0" in word:
+        return "a zero byte; leave it out"
+    try:
+        size = len(word.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "half of a character; leave it out"
+    return f"{size:,} bytes at once; write them to a file" if size > _MAX_WORD_BYTES else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """Where tools act. Own one per run of an agent and close it: background jobs die with it.
@@ -150,25 +175,6 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-_MAX_WORD_BYTES = 128 * 1024 - 1
-"""What Linux takes of one argument of a program."""
-
-
-def _is_taken(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("no program can be given a zero byte; leave it out")
-    try:
-        size = len(text.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise ValueError("half of a character is no text; leave it out") from None
-    if size > _MAX_WORD_BYTES:
-        raise ValueError(f"{size:,} bytes are more than the {_MAX_WORD_BYTES:,} a program can be given; write a file")
-    return text
-
-
-Word = Annotated[str, AfterValidator(_is_taken)]
-"""Text that a program is given as one of its arguments."""
 
 ArgumentsT_contra = TypeVar("ArgumentsT_contra", bound=Arguments, contravariant=True)
 

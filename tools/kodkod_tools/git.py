@@ -11,7 +11,16 @@ from typing import Self
 from pydantic import Field, JsonValue, model_validator
 
 from kodkod_tools import gitstatus
-from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolResult, ToolStream, Word
+from kodkod_tools.base import (
+    Arguments,
+    Effect,
+    ErrorCode,
+    ToolContext,
+    ToolError,
+    ToolResult,
+    ToolStream,
+    require_passable,
+)
 from kodkod_tools.output import keep_text
 from kodkod_tools.paths import resolve_entry
 from kodkod_tools.repository import Repository, first_line
@@ -39,11 +48,9 @@ class GitArguments(Arguments):
 
     action: Action
     path: str | None = Field(default=None, description="Only this file or folder")
-    revision: Word | None = Field(
-        default=None, description="Commit, branch or tag, for diff, log, show, blame, restore"
-    )
-    message: Word | None = Field(default=None, min_length=1, description="For commit")
-    name: Word | None = Field(default=None, min_length=1, description="For branch: switch to it, created if new")
+    revision: str | None = Field(default=None, description="Commit, branch or tag, for diff, log, show, blame, restore")
+    message: str | None = Field(default=None, min_length=1, description="For commit")
+    name: str | None = Field(default=None, min_length=1, description="For branch: switch to it, created if new")
     start: int | None = Field(default=None, ge=1, description="For blame: first line")
     end: int | None = Field(default=None, ge=1, description="For blame: last line")
     limit: int = Field(default=_DEFAULT_COMMITS, ge=1, le=200, description="For log: number of commits")
@@ -79,6 +86,7 @@ def writes(arguments: GitArguments) -> bool:
 
 
 def _git(arguments: GitArguments, context: ToolContext) -> ToolResult:
+    require_passable(arguments.revision or "", arguments.message or "", arguments.name or "")
     with Repository(context.work_tree, context.config.git_timeout_s) as repository:
         if repository.is_bare and not _needs_no_files(arguments):
             raise ToolError(

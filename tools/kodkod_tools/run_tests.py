@@ -23,7 +23,7 @@ from kodkod_tools.base import (
     ToolOutput,
     ToolResult,
     ToolStream,
-    Word,
+    require_passable,
 )
 from kodkod_tools.files import read_text
 from kodkod_tools.jobs import streaming
@@ -55,7 +55,7 @@ class TestArguments(Arguments):
 
     __test__ = False  # not a test class, whatever its name says to pytest
 
-    targets: list[Word] = Field(
+    targets: list[str] = Field(
         default=[], description="Files, folders or ids such as tests/test_a.py::test_x; default: all"
     )
     timeout_s: float | None = Field(default=None, gt=0, description="Seconds")
@@ -83,6 +83,7 @@ class Test:
         """Run pytest with a report; unittest where pytest is not installed; another configured command as it is."""
         if not arguments.targets:
             arguments = arguments.model_copy(update={"targets": list(context.config.test_targets)})
+        require_passable(*arguments.targets)
         for target in arguments.targets:
             if target.startswith("-"):
                 raise ToolError(

@@ -17,7 +17,16 @@ from pathlib import Path
 from pydantic import Field
 
 from kodkod_tools import ripgrep
-from kodkod_tools.base import Arguments, Effect, ErrorCode, ToolContext, ToolError, ToolResult, ToolStream, Word
+from kodkod_tools.base import (
+    Arguments,
+    Effect,
+    ErrorCode,
+    ToolContext,
+    ToolError,
+    ToolResult,
+    ToolStream,
+    require_passable,
+)
 from kodkod_tools.config import ToolsConfig
 from kodkod_tools.grep import Line, Request, readable
 from kodkod_tools.grep import read as read_file
@@ -36,7 +45,7 @@ _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from kodkod_tools.grep i
 class SearchArguments(Arguments):
     """What to search for."""
 
-    pattern: Word = Field(min_length=1, description="Regular expression, matched line by line")
+    pattern: str = Field(min_length=1, description="Regular expression, matched line by line")
     path: str = Field(default=".", description="File or folder; default: the project")
     glob: str | None = Field(default=None, description="Only these files, e.g. *.py or src/**/*.ts")
     literal: bool = Field(default=False, description="Take the pattern as plain text")
@@ -65,6 +74,7 @@ class Search:
 
 
 def _pattern(arguments: SearchArguments) -> Pattern:
+    require_passable(arguments.pattern)
     try:
         pattern = read(arguments.pattern, literal=arguments.literal)
         if arguments.glob:

@@ -17,7 +17,7 @@ from kodkod_tools.base import (
     ToolOutput,
     ToolResult,
     ToolStream,
-    Word,
+    require_passable,
 )
 from kodkod_tools.jobs import Job, streaming
 from kodkod_tools.output import Kept, OutputKeeper, Tail
@@ -31,7 +31,7 @@ _ENDING_CHARS = 300
 class ShellArguments(Arguments):
     """A command to run, or a job to ask after."""
 
-    command: Word | None = Field(default=None, min_length=1, description="Command line for bash")
+    command: str | None = Field(default=None, min_length=1, description="Command line for bash")
     timeout_s: float | None = Field(default=None, gt=0, description="Seconds; with job: how long to wait for it")
     background: bool = Field(default=False, description="Start the command as a job and return at once")
     job: str | None = Field(default=None, description="Instead of command: id of a job to read from")
@@ -57,6 +57,7 @@ class Shell:
 
     async def run(self, arguments: ShellArguments, context: ToolContext) -> ToolStream:
         """Run, start, read or end."""
+        require_passable(arguments.command or "")
         if arguments.job is not None:
             yield await _ask(arguments, context)
         elif arguments.background:
