@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kodkod_agent import events, trajectory
+from kodkod_agent.candidate_reports import candidate, first_candidate, total
 from kodkod_agent.candidate_starts import Begin, Junction, Start, draw
 from kodkod_agent.config import CandidatesConfig
 from kodkod_agent.context import prompt
@@ -130,7 +131,7 @@ class Candidates:
         return self._config.count > 1 and can_tell and report.status in _WORTH_GOING_ON and not self._is_cancelled
 
     async def _try_others(self, report: RunReport) -> AsyncGenerator[events.Event, None]:
-        tried = [_first_candidate(report, self._tally)]
+        tried = [first_candidate(report, self._tally)]
         yield events.CandidateEnded(tried[0])
         winner: CandidateReport | None = None
         try:
@@ -141,10 +142,10 @@ class Candidates:
                     winner = ended if ended.status is Status.DONE else None
         except Exception as fault:
             words = " ".join(str(fault).split()) or type(fault).__name__
-            yield events.RunEnded(_total(replace(report, status=Status.FAULT, reason=words), tried))
+            yield events.RunEnded(total(replace(report, status=Status.FAULT, reason=words), tried))
             raise
         if winner is None or self._is_cancelled:
-            yield events.RunEnded(_total(self._without_winner(report, len(tried)), tried))
+            yield events.RunEnded(total(self._without_winner(report, len(tried)), tried))
             return
         async with aclosing(self._adopt(winner, report, tried)) as adopted:
             async for event in adopted:
@@ -171,11 +172,11 @@ class Candidates:
                         continue
                     if isinstance(event, events.RunEnded):
                         ended = replace(event.report, winner=winner.number, seconds=report.seconds)
-                        event = events.RunEnded(_total(ended, tried, tally.test_runs))  # noqa: PLW2901 - same event, whole
+                        event = events.RunEnded(total(ended, tried, tally.test_runs))  # noqa: PLW2901 - same event, whole
                     yield event
         except GitFault as fault:
             reason = f"candidate {winner.number} passes, but its changes cannot be put into the work tree: {fault}"
-            yield events.RunEnded(_total(replace(report, reason=reason), tried))
+            yield events.RunEnded(total(replace(report, reason=reason), tried))
 
     # The race
 
@@ -247,7 +248,7 @@ class Candidates:
                         session.answer()
                     elif isinstance(event, events.RunEnded):
                         report = event.report
-        return _candidate(number, report, tally, before, time.monotonic() - began, start.logprob)
+        return candidate(number, report, tally, before, time.monotonic() - began, start.logprob)
 
     def _junction_step(self) -> tuple[int, str | None]:
         """The step the candidates leave from, and the files as they were."""
@@ -292,55 +293,3 @@ def _raise_first(results: Sequence[BaseException | None]) -> None:
     fault = next((result for result in results if result is not None), None)
     if fault is not None:
         raise fault
-
-
-# Reports
-
-
-def _first_candidate(report: RunReport, tally: Tally) -> CandidateReport:
-    """The run itself."""
-    return _candidate(1, report, tally, None, report.seconds, None)
-
-
-def _candidate(
-    number: int, report: RunReport, tally: Tally, before: RunReport | None, seconds: float, logprob: float | None
-) -> CandidateReport:
-    """What is its own: without what the run had used before it left."""
-    used = before or RunReport("", Status.RUNNING, "", "", "")
-    return CandidateReport(
-        number=number,
-        session_id=report.session_id,
-        status=report.status,
-        reason=_reason(report, tally),
-        summary=report.summary,
-        change=tally.change,
-        diff=report.diff,
-        turns=report.turns - used.turns,
-        calls=tally.calls,
-        malformed_calls=tally.malformed_calls,
-        test_runs=tally.test_runs,
-        generated_tokens=report.generated_tokens - used.generated_tokens,
-        prompt_tokens=report.prompt_tokens - used.prompt_tokens,
-        reused_tokens=report.reused_tokens - used.reused_tokens,
-        seconds=seconds,
-        logprob=logprob,
-    )
-
-
-def _reason(report: RunReport, tally: Tally) -> str:
-    """Why it ended; one that undid what it tried did more than nothing."""
-    undone = report.status is Status.UNVERIFIED and tally.change and not report.diff
-    return "what it tried was taken back" if undone else report.reason
-
-
-def _total(report: RunReport, tried: Sequence[CandidateReport], more_test_runs: int = 0) -> RunReport:
-    """The report of all together."""
-    return replace(
-        report,
-        turns=sum(one.turns for one in tried),
-        generated_tokens=sum(one.generated_tokens for one in tried),
-        prompt_tokens=sum(one.prompt_tokens for one in tried),
-        reused_tokens=sum(one.reused_tokens for one in tried),
-        test_runs=sum(one.test_runs for one in tried) + more_test_runs,
-        candidates=tuple(tried),
-    )
