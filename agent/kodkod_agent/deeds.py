@@ -143,8 +143,8 @@ def _of_folders(command: SimpleCommand, places: Places) -> list[Finding]:
     operands = [word.text for word in command.words[1:] if word.text and not word.text.startswith("-")]
     if command.name == "rm" and any(places.is_root(operand) for operand in operands):
         return [Finding(Reach.OUTSIDE, "removes the whole project")]
-    spelledtarget = any(re.match(r"--t|-[A-Za-z]*t", word.text or "") for word in command.words[1:])
-    sources = operands if spelledtarget else operands[:-1]
+    names_target = any(re.match(r"--t|-[A-Za-z]*t", word.text or "") for word in command.words[1:])
+    sources = operands if names_target else operands[:-1]
     if command.name in ("cp", "mv") and any(places.is_folder(source) for source in sources):
         return [Finding(Reach.RUNS, "takes a whole folder elsewhere")]
     return []
