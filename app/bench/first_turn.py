@@ -57,7 +57,7 @@ async def warm_up(engine: Engine) -> None:
 
 async def until_read(engine: Engine) -> None:
     """What is read ahead, after the warm-up, is computed."""
-    while engine.stats().prompt_tokens <= WARM_UP_TOKENS or engine.stats().running:
+    while (stats := engine.stats()).prompt_tokens <= WARM_UP_TOKENS or stats.running or stats.waiting:
         await asyncio.sleep(0.01)
 
 

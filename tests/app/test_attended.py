@@ -50,7 +50,7 @@ async def test_the_head_is_read_before_anything_is_said(home, project, tiny):
     async with opened(project, tiny) as desk:
         engine = desk.model.engine
         async with asyncio.timeout(60):
-            while not engine.stats().prompt_tokens or engine.stats().running:
+            while not engine.stats().prompt_tokens or engine.stats().running or engine.stats().waiting:
                 await asyncio.sleep(0.02)
         usage = await usage_of(desk.session, "hi")
         assert usage.reused_tokens == engine.stats().prompt_tokens - usage.prompt_tokens > 1_000

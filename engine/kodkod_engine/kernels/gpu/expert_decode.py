@@ -263,4 +263,5 @@ FINISHING = (finish_one_by_one, finish_packed_experts)
 
 def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """What `expert_decode` wants as `inner`; `dtype` of the hidden states."""
-    return torch.empty(max_tokens * k, width, dtype=dtype, device=device)
+    # Numbers from the first, for what identity experts leave there is multiplied before it is dropped.
+    return torch.zeros(max_tokens * k, width, dtype=dtype, device=device)
