@@ -62,6 +62,8 @@ class Placement:
     """Of several."""
     is_converted: bool = False
     """Whether it is of a converted checkpoint; another has to be converted before its weights are mapped."""
+    value_bytes: float = 2.0
+    """Of a weight that is not packed."""
 
     @property
     def options(self) -> dict[str, str | int]:
@@ -96,7 +98,8 @@ class Placement:
         home = "mapped from the disk" if self.weights == "mapped" else "in memory"
         home += " after kodkod convert" if self.needs_conversion else ""
         cache = f"a cache of {self.context_tokens:,} tokens"
-        parts = [f"{self.precision} on {self.device}", home, *self._tables, *self._read_by_gpu, cache]
+        numbers = "fp32" if self.precision == "bf16" and self.value_bytes > 2 else self.precision
+        parts = [f"{numbers} on {self.device}", home, *self._tables, *self._read_by_gpu, cache]
         memory = f"{self.device_bytes / 1e9:.1f} GB on the GPU, " if self.device == "gpu" else ""
         memory += f"{self.host_bytes / 1e9:.1f} GB of host memory"
         return f"{', '.join(parts)}: {memory}"
@@ -213,6 +216,7 @@ def placement_of(
     return Placement(
         device, precision, weights, tables, device_bytes, host_bytes, least, 1 / least_s, fraction / expected_s,
         context_tokens, pinned_expert_layers, machine.gpu.index if is_on_gpu and machine.gpu else 0,
+        value_bytes=sizes.value_bytes,
     )  # fmt: skip
 
 

@@ -103,6 +103,14 @@ def test_what_is_chosen(sizes: PartSizes, machine: Machine, wanted: tuple[str, .
     assert (chosen.device, chosen.precision, chosen.weights, chosen.tables) == wanted
 
 
+def test_numbers_are_called_what_they_are(lite_folder) -> None:
+    """A checkpoint that is stored in fp32 is kept so where nothing is packed."""
+    machine = _machine(1024, rate=2e12)
+    for value_bytes, name in ((2.0, "bf16"), (4.0, "fp32")):
+        chosen = choose(part_sizes(load_config(lite_folder), value_bytes), machine)
+        assert (chosen.precision, chosen.home.split()[0]) == ("bf16", name)
+
+
 def test_a_checkpoint_in_fp8_is_kept_so_where_it_fits(sizes: PartSizes) -> None:
     for machine in (_machine(128, 139), _machine(32, 48), _machine(256, rate=400e9)):
         assert choose(sizes, machine, stored="fp8").precision == "fp8"
