@@ -95,8 +95,8 @@ class Session:
             session = cls(folder, setup, acted_on, saver, stack)
             session._res.record(started(session.id, setup, resumed=not writer.is_empty), 0)
             await session._arrive()
+            await session._read_ahead()
             session._stack = stack.pop_all()
-        await session._read_ahead()
         return session
 
     async def __aenter__(self) -> Self:
