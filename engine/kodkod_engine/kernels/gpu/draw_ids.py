@@ -1,7 +1,8 @@
 """Drawing the next id of every row on the device: temperature, top-k, top-p, min-p, and a point in the cumulative sum.
 
-Nothing is sorted: every filter keeps the ids from some logit on, and that border is found by counting, two bits of it
-in each pass over the row. Sums are in fp64 and always in the same order, so a point draws the same id again.
+Nothing is sorted: every filter keeps the ids from some logit on, and that border is found by counting: of 16-bit
+numbers each value for itself (`counted_draws`), of others here, two bits in each pass over the row. Sums are in fp64
+and always in the same order, so a point draws the same id again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.counted_draws import counted_draws
 from kodkod_engine.layers.draws import Draws
+
+NARROW_BYTES = 2
+"""Of a logit that has 65,536 values at most."""
 
 BLOCK, MIN_BLOCK = 4096, 512
 NUM_WARPS = 16
@@ -55,27 +60,26 @@ def weights_of(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 @triton.jit
-def _keys(logits, ids, inside, BITS: tl.constexpr):
-    """int64 in [0, 2^BITS), in the order of the logits; of bf16 the upper 16 bits of fp32 say all."""
+def _keys(logits, ids, inside):
+    """int64 in [0, 2^32), in the order of the logits."""
     # Adding zero makes one of the two zeros.
     values = tl.load(logits + ids, mask=inside, other=-float("inf")).to(tl.float32) + 0.0
     bits = values.to(tl.int32, bitcast=True)
-    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) + 2147483648
-    return ordered >> (32 - BITS)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) + 2147483648
 
 
 @triton.jit
-def _border(logits, weights, vocab, floor, wanted, BY_MASS: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr):
+def _border(logits, weights, vocab, floor, wanted, BY_MASS: tl.constexpr, SIZE: tl.constexpr):
     """The highest key such that the ids from it on, and from `floor` on, count or weigh `wanted` at least."""
     low = floor * 0
-    step = low + (1 << (BITS - 2))
-    for _ in range(BITS // 2):
+    step = low + (1 << 30)
+    for _ in range(16):
         first = tl.zeros([SIZE], dtype=tl.float64)
         second = tl.zeros([SIZE], dtype=tl.float64)
         third = tl.zeros([SIZE], dtype=tl.float64)
         for start in range(0, vocab, SIZE):
             ids = start + tl.arange(0, SIZE)
-            keys = _keys(logits, ids, ids < vocab, BITS)
+            keys = _keys(logits, ids, ids < vocab)
             counts = (ids < vocab) & (keys >= floor) & (keys >= low + step)
             values = tl.load(weights + ids, mask=counts, other=0.0) if BY_MASS else counts.to(tl.float64)
             first += values
@@ -90,20 +94,18 @@ def _border(logits, weights, vocab, floor, wanted, BY_MASS: tl.constexpr, BITS: 
 
 
 @triton.jit
-def _mass(logits, weights, vocab, floor, BITS: tl.constexpr, SIZE: tl.constexpr):
+def _mass(logits, weights, vocab, floor, SIZE: tl.constexpr):
     """What the ids whose keys reach `floor` weigh."""
     total = tl.zeros([SIZE], dtype=tl.float64)
     for start in range(0, vocab, SIZE):
         ids = start + tl.arange(0, SIZE)
-        keys = _keys(logits, ids, ids < vocab, BITS)
+        keys = _keys(logits, ids, ids < vocab)
         total += tl.load(weights + ids, mask=(ids < vocab) & (keys >= floor), other=0.0)
     return tl.sum(total, axis=0)
 
 
 @triton.jit
-def _walk(
-    logits, weights, vocab, border, above, wanted, least, target, otherwise, BITS: tl.constexpr, SIZE: tl.constexpr
-):
+def _walk(logits, weights, vocab, border, above, wanted, least, target, otherwise, SIZE: tl.constexpr):
     """Through what is kept, in the order of ids: what it weighs, and the first id whose cumulative sum passes `target`.
 
     Ids at the border are kept for as long as those above it and the ones before weigh less than `wanted`.
@@ -113,7 +115,7 @@ def _walk(
     found = border * 0 + vocab
     for start in range(0, vocab, SIZE):
         ids = start + tl.arange(0, SIZE)
-        keys = _keys(logits, ids, ids < vocab, BITS)
+        keys = _keys(logits, ids, ids < vocab)
         values = tl.load(weights + ids, mask=(ids < vocab) & (keys >= border), other=0.0)
         is_tie = ((ids < vocab) & (keys == border)).to(tl.int64)
         rank = ties + tl.cumsum(is_tie, axis=0) - is_tie
@@ -140,7 +142,6 @@ def _kernel(
     out,
     rows,
     vocab,
-    BITS: tl.constexpr,
     SIZE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -152,23 +153,25 @@ def _kernel(
         top_p = tl.load(top_ps + row)
         border = top_k * 0
         if (top_k > 0) & (top_k < vocab):
-            border = _border(logits, weights, vocab, border, top_k.to(tl.float64), False, BITS, SIZE)
+            border = _border(logits, weights, vocab, border, top_k.to(tl.float64), False, SIZE)
         above = top_p * 0.0
         wanted = top_p * float("inf")
         if top_p < 1:
-            wanted = top_p * _mass(logits, weights, vocab, border, BITS, SIZE)
-            border = _border(logits, weights, vocab, border, wanted, True, BITS, SIZE)
-            above = _mass(logits, weights, vocab, border + 1, BITS, SIZE)
+            wanted = top_p * _mass(logits, weights, vocab, border, SIZE)
+            border = _border(logits, weights, vocab, border, wanted, True, SIZE)
+            above = _mass(logits, weights, vocab, border + 1, SIZE)
         least = tl.load(min_ps + row)
         # Twice the same way, so that the sums agree to the last bit.
-        mass, _ = _walk(logits, weights, vocab, border, above, wanted, least, wanted, chosen, BITS, SIZE)
+        mass, _ = _walk(logits, weights, vocab, border, above, wanted, least, wanted, chosen, SIZE)
         target = tl.load(points + tl.load(steps + row) * rows + row) * mass
-        _, chosen = _walk(logits, weights, vocab, border, above, wanted, least, target, chosen, BITS, SIZE)
+        _, chosen = _walk(logits, weights, vocab, border, above, wanted, least, target, chosen, SIZE)
     tl.store(out + row, chosen)
 
 
 def draw_ids(logits: Tensor, draws: Draws, step: Tensor) -> Tensor:
     """See `reference`."""
+    if logits.dtype.itemsize == NARROW_BYTES:
+        return counted_draws(logits, draws, step)
     rows, vocab = logits.shape
     best = logits.argmax(dim=-1)
     out = torch.empty_like(best)
@@ -186,7 +189,6 @@ def draw_ids(logits: Tensor, draws: Draws, step: Tensor) -> Tensor:
         out,
         rows,
         vocab,
-        BITS=16 if logits.dtype == torch.bfloat16 else 32,
         SIZE=min(BLOCK, max(MIN_BLOCK, triton.next_power_of_2(vocab))),
         num_warps=NUM_WARPS,
     )
