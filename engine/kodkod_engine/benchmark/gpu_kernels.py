@@ -21,6 +21,7 @@ from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.route import route
+from kodkod_engine.kernels.gpu.tuning import name_of
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.packed import Slot
 from kodkod_engine.models.gpu_step import GpuStep
@@ -106,7 +107,7 @@ def _linear(
             way(x, weight, around)
 
     for way in thin.ways_of(x, weights[0]):
-        yield KernelCase(f"{name}, {way.__name__}", len(weights), num_bytes, partial(work, way))
+        yield KernelCase(f"{name}, {name_of(way)}", len(weights), num_bytes, partial(work, way))
 
 
 def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[KernelCase]:
@@ -176,6 +177,6 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
     distinct = len(chosen[chosen < experts.num_experts].unique())
     gate_up, down = (count * distinct * home[0].nbytes for home in experts.homes)
     for way in ways_of(x, experts.homes[0], STARTING):
-        yield KernelCase(f"experts, gate and up, {way.__name__}", count, gate_up, partial(start, way))
+        yield KernelCase(f"experts, gate and up, {name_of(way)}", count, gate_up, partial(start, way))
     for other in ways_of(x, experts.homes[1], FINISHING):
-        yield KernelCase(f"experts, down, {other.__name__}", count, down, partial(finish, other))
+        yield KernelCase(f"experts, down, {name_of(other)}", count, down, partial(finish, other))

@@ -29,6 +29,9 @@ Way = TypeVar("Way", bound=Callable[..., Any])
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
 
+ASKED_BYTES = 48 * 1024
+"""Of experts, that such a program asks for together at most: three quarters of its threads' registers."""
+
 
 def reference(
     x: Tensor, residual: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, identity: Tensor
@@ -119,6 +122,7 @@ def _down(
     HALVES: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     inputs_are_there(EARLY)
@@ -126,20 +130,27 @@ def _down(
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns: tl.constexpr = INNER // PER if PER > 0 else INNER
     total = tl.zeros([ROWS, columns], dtype=tl.float32)
-    for place in tl.static_range(K):
-        # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
-        pair = token * K + place
-        expert = tl.load(chosen + pair).to(tl.int64)
-        inside = (rows < SIZE) & (expert < num_experts)
-        tiles = tiles_of(codes + expert * codes_stride, rows, inside, LENGTH, INNER)
-        factors = scales_of(scales + expert * scales_stride, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
-        values = row_of(inner + pair * WIDTH, LENGTH, INNER, HALVES, PER)
-        for chunk in tl.static_range(len(tiles)):
-            low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]
-            scale = factors[chunk] if PER > 0 else tiles[chunk]
-            product = part(tiles[chunk], scale, low, high, HALVES, PER)
-            # What identity experts leave in `inner` is anything.
-            total += tl.where(expert < num_experts, product, 0.0)
+    for start in tl.static_range(0, K, AT_ONCE):
+        asked = ()
+        for place in tl.static_range(start, start + AT_ONCE):
+            # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
+            pair = token * K + place
+            expert = tl.load(chosen + pair).to(tl.int64)
+            inside = (rows < SIZE) & (expert < num_experts)
+            tiles = tiles_of(codes + expert * codes_stride, rows, inside, LENGTH, INNER)
+            factors = scales_of(scales + expert * scales_stride, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
+            values = row_of(inner + pair * WIDTH, LENGTH, INNER, HALVES, PER)
+            asked = asked + ((tiles, factors, values, expert < num_experts),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+        if AT_ONCE > 1:
+            tl.debug_barrier()  # or the compiler asks for each when the one before was used
+        for index in tl.static_range(AT_ONCE):
+            tiles, factors, values, is_real = asked[index]  # type: ignore[var-annotated]
+            for chunk in tl.static_range(len(tiles)):
+                low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]  # type: ignore[var-annotated]
+                scale = factors[chunk] if PER > 0 else tiles[chunk]  # type: ignore[var-annotated]
+                product = part(tiles[chunk], scale, low, high, HALVES, PER)
+                # What identity experts leave in `inner` is anything.
+                total += tl.where(is_real, product, 0.0)
     result = tl.sum(total, axis=1)
     whole = rows < SIZE
     own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
@@ -191,7 +202,7 @@ def finish_experts(
 def ways_of(x: Tensor, experts: Slot, ways: Sequence[Way]) -> Sequence[Way]:
     """Those of `STARTING` or `FINISHING` that inputs and experts like these have."""
     is_able = isinstance(experts, PackedMatrix) and fits_groups(Stored.of(experts), x.dtype)
-    return ways if is_able else ways[:1]
+    return [way for way in ways if is_able or way not in BY_GROUPS]
 
 
 def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
@@ -199,9 +210,8 @@ def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run
     able = ways_of(x, experts, ways)
     if len(able) == 1:
         return able[0]
-    assert isinstance(experts, PackedMatrix)
     about = triton.next_power_of_2(len(chosen))
-    codes = experts.codes
+    codes = experts.codes if isinstance(experts, PackedMatrix) else experts
     key = (able[0].__name__, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type)
     return tuner_of(x.device).quickest(key, able, run)
 
@@ -232,7 +242,22 @@ def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, 
 def finish_one_by_one(
     x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
 ) -> Tensor:
-    """`finish_experts` by single products, of plain and packed experts."""
+    """`finish_experts` by single products, of plain and packed experts; the compiler says what is asked for when."""
+    return _finish(x, residual, down, chosen, identity, inner, out, at_once=1)
+
+
+def finish_together(
+    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
+) -> Tensor:
+    """The same, as many experts asked for together as there is room for."""
+    asked, k = DOWN_ROWS * Stored.of(down).row_bytes, chosen.shape[1]
+    at_once = max(count for count in range(1, k + 1) if k % count == 0 and count * asked <= max(ASKED_BYTES, asked))
+    return _finish(x, residual, down, chosen, identity, inner, out, at_once)
+
+
+def _finish(
+    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor, at_once: int
+) -> Tensor:
     stored, (tokens, hidden) = Stored.of(down), x.shape
     grid: Any = (tokens, triton.cdiv(hidden, DOWN_ROWS))
     _down[grid](
@@ -250,6 +275,7 @@ def finish_one_by_one(
         WIDTH=stored.size,
         K=chosen.shape[1],
         ROWS=DOWN_ROWS,
+        AT_ONCE=at_once,
         **stored.meta(),
         **early(),
     )
@@ -257,8 +283,11 @@ def finish_one_by_one(
 
 
 STARTING = (start_one_by_one, start_packed_experts)
-FINISHING = (finish_one_by_one, finish_packed_experts)
-"""Ways to compute them, the second of packed experts alone."""
+FINISHING = (finish_one_by_one, finish_together, finish_packed_experts)
+"""Ways to compute them."""
+
+BY_GROUPS = (start_packed_experts, finish_packed_experts)
+"""Those of packed experts alone."""
 
 
 def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:

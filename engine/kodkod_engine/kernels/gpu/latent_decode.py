@@ -18,6 +18,9 @@ from kodkod_engine.kernels.gpu.latent_join import join_splits
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
+LINE_BYTES = tl.constexpr(128)
+"""Of the device's caches."""
+
 
 def reference(
     query: Tensor,
@@ -74,6 +77,20 @@ def _leave(partial, highest, sums, place, inside, best, total, mixed, RANK: tl.c
     tl.store(partial + place[:, None] * RANK + low[None, :], mixed, mask=inside[:, None])
     tl.store(highest + place, best, mask=inside)
     tl.store(sums + place, total, mask=inside)
+
+
+@triton.jit
+def _bring_near(latents, slots, WIDTH: tl.constexpr):
+    """Ask for rows of the cache without waiting for them: what steps before left is in memory, so it can be on its way
+    while the kernel before this one ends, and what that one writes is written to the same lines."""
+    values: tl.constexpr = LINE_BYTES * 8 // latents.dtype.element_ty.primitive_bitwidth
+    count: tl.constexpr = (WIDTH + values - 1) // values
+    # A power of two of lines; the last one comes again.
+    line = tl.minimum(tl.arange(0, triton.next_power_of_2(count)), count - 1)
+    at = (latents + slots[:, None] * WIDTH + line[None, :] * values).to(tl.int64)
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -135,11 +152,9 @@ def _split(
     LONGEST: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    inputs_are_there(EARLY)
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
-    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
@@ -150,6 +165,11 @@ def _split(
     first = split * share
     last = tl.minimum(first + share, seen)
     table = blocks + sequence * table_width
+    if EARLY:
+        soon = tl.minimum(first + tl.arange(0, PLACES), seen - 1)
+        _bring_near(latents, tl.load(table + soon // SIZE) * SIZE + soon % SIZE, RANK + ROPE)
+    inputs_are_there(EARLY)
+    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     if LONGEST > 0:
         for step in range(0, LONGEST, PLACES):
             start = first + step
@@ -185,29 +205,34 @@ def _split_whole(
     SIZE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """As `_split` for a split of one tile. What lies beyond the last place seen is read and not used."""
+    """As `_split` for a split of one tile; one beyond all that is seen leaves nothing."""
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    places = split * PLACES + tl.arange(0, PLACES)
-    block = tl.load(blocks + sequence * table_width + places // SIZE)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
-    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+    is_seen = split * PLACES <= tl.max(reach, axis=0)
+    places = split * PLACES + tl.arange(0, PLACES)
+    block = tl.load(blocks + sequence * table_width + places // SIZE, mask=is_seen, other=0)
+    slots = block * SIZE + places % SIZE
+    if EARLY:
+        _bring_near(latents, slots, RANK + ROPE)
     inputs_are_there(EARLY)
-    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
-    latent = tl.load(key + low[None, :])
-    turned = tl.load(key + RANK + high[None, :])
-    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
-    scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
-    scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
-    visible = places[None, :] <= reach[:, None]
-    scores = tl.where(visible, scores * scale, -1.0e30)
-    best = tl.max(scores, axis=1)
-    weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
-    total = tl.sum(weights, axis=1)
-    mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
-    place = (sequence * tl.num_programs(2) + split) * rows + own
-    _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
+    if is_seen:
+        low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+        key = latents + slots[:, None] * (RANK + ROPE)
+        latent = tl.load(key + low[None, :])
+        turned = tl.load(key + RANK + high[None, :])
+        nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
+        scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
+        scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
+        visible = places[None, :] <= reach[:, None]
+        scores = tl.where(visible, scores * scale, -1.0e30)
+        best = tl.max(scores, axis=1)
+        weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
+        total = tl.sum(weights, axis=1)
+        mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
+        place = (sequence * tl.num_programs(2) + split) * rows + own
+        _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
 def _longest(context: int, plan: Plan) -> int:
@@ -230,12 +255,13 @@ def latent_decode(
 ) -> Tensor:
     """See `reference`; all contiguous, rank and rope powers of two of at least 16.
 
-    A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
-    finite, for what nobody sees is weighed with 0.
+    A plan of whole tiles reads every place of a tile whose first is seen: its blocks must be some of the cache, and
+    what lies there finite, for what nobody sees is weighed with 0.
     """
     _, new, heads, _ = query.shape
     parts = _attended(query, latents, blocks, positions, kv_b.shape[1], scale, block_size, plan)
-    return join_splits(*parts, kv_b, new, heads, value)
+    places = plan.tile.places if plan.tile.is_whole else 0
+    return join_splits(*parts, kv_b, positions, new, heads, value, places)
 
 
 def _attended(
@@ -248,7 +274,10 @@ def _attended(
     block_size: int,
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32."""
+    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32.
+
+    Of a plan of whole tiles only as far as something is seen.
+    """
     sequences, new, heads, width = query.shape
     rows, tile, splits = new * heads, plan.tile, plan.splits
     partial = query.new_empty(sequences, splits, rows, rank)

@@ -8,6 +8,7 @@ norm is worked out meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -24,7 +25,7 @@ from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
 from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
-from kodkod_engine.kernels.gpu.tuning import tuner_of
+from kodkod_engine.kernels.gpu.tuning import name_of, tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 Way: TypeAlias = "Callable[[Tensor, Any, Around], Tensor]"
@@ -165,7 +166,7 @@ def thin_linear(
         return ways[0](x, weight, around)
     codes = weight.codes if isinstance(weight, PackedMatrix) else weight
     about = triton.next_power_of_2(len(x))  # tokens of a tile, which are what counts
-    key = (ways[-1].__name__, about, x.dtype, weight.shape, codes.dtype, *around.kind)
+    key = (name_of(ways[-1]), about, x.dtype, weight.shape, codes.dtype, *around.kind)
     return tuner_of(x.device).quickest(key, ways, lambda way: way(x, weight, around))(x, weight, around)
 
 
@@ -174,9 +175,10 @@ def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     is_thin = len(x) <= THIN_ROWS
     if isinstance(weight, PackedMatrix):
         by_groups = [thin_packed if is_thin else few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
-        return [in_one_kernel if is_thin or not fits_tiles(weight) else packed_tiles, *by_groups]
+        others = OTHER_TILES if is_thin else ()
+        return [in_one_kernel if is_thin or not fits_tiles(weight) else packed_tiles, *others, *by_groups]
     if len(x) == 1:
-        return [in_one_kernel]
+        return [in_one_kernel, *OTHER_TILES]
     in_stretches = [few_plain] if fits_stretches(weight) else []
     return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
 
@@ -190,29 +192,44 @@ def by_library(x: Tensor, weight: Tensor, around: Around) -> Tensor:
     return swiglu(out) if around.is_pair else out
 
 
-def in_one_kernel(x: Tensor, weight: Slot, around: Around) -> Tensor:
-    """`thin_linear` whatever the weight and the number of tokens."""
-    stored = Stored.of(weight)
-    outputs = around.outputs(stored.outputs)
-    out = x.new_empty(len(x), outputs)
-    # Of unpacked values and of several tokens' sums registers run short.
-    is_crowded = stored.per_group > 0 and len(x) > CROWDED_TOKENS
-    rows = max(1, stored.tile_rows >> (around.is_pair + is_crowded))
-    grid: Any = (triton.cdiv(outputs, rows),)
-    _kernel[grid](
-        x,
-        stored.codes,
-        stored.scales,
-        out if around.norm is None else around.norm,
-        outputs=outputs,
-        stride=x.stride(0),
-        eps=around.eps,
-        TOKENS=len(x),
-        SIZE=stored.size,
-        ROWS=rows,
-        HAS_NORM=around.norm is not None,
-        **stored.meta(),
-        **around.behind(out),
-        **early(around.follows),
-    )
-    return out
+@dataclass(frozen=True, slots=True)
+class InOneKernel:
+    """`thin_linear` whatever the weight and the number of tokens: a program owns so many outputs as its warps hold."""
+
+    times: float = 1.0
+    """Outputs of a program against the usual: more of them share what is done to the input, fewer end sooner."""
+    num_warps: int = 4
+
+    def __call__(self, x: Tensor, weight: Slot, around: Around) -> Tensor:
+        """See `reference`."""
+        stored = Stored.of(weight)
+        outputs = around.outputs(stored.outputs)
+        out = x.new_empty(len(x), outputs)
+        # Of unpacked values and of several tokens' sums registers run short.
+        is_crowded = stored.per_group > 0 and len(x) > CROWDED_TOKENS
+        rows = max(1, int(self.times * stored.tile_rows) >> (around.is_pair + is_crowded))
+        grid: Any = (triton.cdiv(outputs, rows),)
+        _kernel[grid](
+            x,
+            stored.codes,
+            stored.scales,
+            out if around.norm is None else around.norm,
+            outputs=outputs,
+            stride=x.stride(0),
+            eps=around.eps,
+            TOKENS=len(x),
+            SIZE=stored.size,
+            ROWS=rows,
+            HAS_NORM=around.norm is not None,
+            num_warps=self.num_warps,
+            **stored.meta(),
+            **around.behind(out),
+            **early(around.follows),
+        )
+        return out
+
+
+in_one_kernel = InOneKernel()
+
+OTHER_TILES = (InOneKernel(2, 4), InOneKernel(2, 8), InOneKernel(0.5, 4))
+"""Of a program for one token, that a device may find quicker."""

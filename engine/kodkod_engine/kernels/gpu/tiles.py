@@ -60,6 +60,11 @@ class Stored:
         return max(1, min(8, 1 << (max(1, TILE_CODES // self._length).bit_length() - 1)))
 
     @property
+    def row_bytes(self) -> int:
+        """Of an output's codes."""
+        return self._length * self.codes.itemsize
+
+    @property
     def _length(self) -> int:
         return self.codes.shape[-1]
 

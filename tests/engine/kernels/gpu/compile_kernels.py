@@ -23,6 +23,7 @@ from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu import prefill_attention
 from kodkod_engine.kernels.gpu.absent_device import compiling
+from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.overlap import beginning_early
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
@@ -106,6 +107,7 @@ def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
     numbers = torch.zeros(1, dtype=torch.float64)
     draws = Draws(numbers, torch.zeros(1, dtype=torch.int64), numbers, numbers, numbers[None])
     GpuStep(loaded.model, runner.cache).choose(batch, draws)
+    draw_ids(torch.zeros(1, loaded.config.vocab_size), draws, draws.top_k)  # as a model in fp32 does
 
 
 def run_of(index: int, new: int) -> TokenRun:
