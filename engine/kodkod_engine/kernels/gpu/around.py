@@ -40,7 +40,7 @@ class Around:
 
     def before(self, x: Tensor) -> Tensor:
         """The input as the map takes it, by a kernel for the norm."""
-        return x if self.norm is None else normed(x, self.norm, self.eps)
+        return x if self.norm is None else normed(x, self.norm, self.eps, follows=self.follows)
 
     def behind(self, out: Tensor) -> dict[str, Any]:
         """Arguments of a kernel that ends with `leave`."""

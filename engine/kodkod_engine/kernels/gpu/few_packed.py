@@ -25,6 +25,7 @@ from kodkod_engine.kernels.gpu.group_products import (
     power_of,
     scale_down,
 )
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import PackedMatrix
 
@@ -44,7 +45,9 @@ def _prepare(
     BLOCK: tl.constexpr,
     HAS_NORM: tl.constexpr,
     IS_FP8: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    inputs_are_there(EARLY)
     token, tokens = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < SIZE
@@ -107,6 +110,7 @@ def _kernel(
     HAS_RESIDUAL: tl.constexpr,
     HAS_MORE: tl.constexpr,
     IS_PAIR: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     own = tl.arange(0, TOKENS)
@@ -119,6 +123,9 @@ def _kernel(
     if IS_PAIR:
         more = group_tiles(codes, rows + outputs, inside, LENGTH, PER, TOGETHER)
         more_factors = group_scales(scales, rows + outputs, inside, groups, ROW_BLOCK, TOGETHER)
+    if EARLY:
+        tl.debug_barrier()  # or the compiler puts the loads above behind the wait
+    inputs_are_there(EARLY)
     second = x + tokens * SIZE if tiles[0].dtype == tl.int8 else x
     total = tl.zeros([TOGETHER, ROWS, TOKENS], dtype=tl.float32)
     above = tl.zeros([TOGETHER, ROWS, TOKENS], dtype=tl.float32)
@@ -145,7 +152,7 @@ def few_packed(x: Tensor, weight: PackedMatrix, around: Around) -> Tensor:
     stored, tokens = Stored.of(weight), len(x)
     outputs = around.outputs(stored.outputs)
     out = x.new_empty(tokens, outputs)
-    ready, powers = prepared(x, weight, around.norm, around.eps)
+    ready, powers = prepared(x, weight, around)
     held = ROWS * (1 + around.is_pair) * (1 + (tokens > CROWDED_TOKENS))
     grid: Any = (triton.cdiv(outputs, ROWS),)
     _kernel[grid](
@@ -160,11 +167,12 @@ def few_packed(x: Tensor, weight: PackedMatrix, around: Around) -> Tensor:
         ROWS=ROWS,
         **group_meta(stored, held),
         **around.behind(out),
+        **early(),
     )
     return out
 
 
-def prepared(x: Tensor, weight: PackedMatrix, norm: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+def prepared(x: Tensor, weight: PackedMatrix, around: Around) -> tuple[Tensor, Tensor]:
     """Tokens as the codes meet them, normed before where there is a norm.
 
     Returns:
@@ -176,7 +184,8 @@ def prepared(x: Tensor, weight: PackedMatrix, norm: Tensor | None, eps: float) -
     shape, dtype = ((tokens, size), torch.float16) if is_fp8 else ((2, tokens, size), torch.int8)
     ready, powers = x.new_empty(shape, dtype=dtype), x.new_empty(tokens, dtype=torch.float32)
     sizes = {"SIZE": size, "BLOCK": triton.next_power_of_2(size)}
-    given = x, x if norm is None else norm, ready, powers, x.stride(0), eps
+    given = x, x if around.norm is None else around.norm, ready, powers, x.stride(0), around.eps
     grid: Any = (tokens,)
-    _prepare[grid](*given, **sizes, HAS_NORM=norm is not None, IS_FP8=is_fp8, num_warps=8)
+    how = {"HAS_NORM": around.norm is not None, "IS_FP8": is_fp8, **early(around.follows)}
+    _prepare[grid](*given, **sizes, **how, num_warps=8)
     return ready, powers

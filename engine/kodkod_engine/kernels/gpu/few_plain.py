@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.group_products import ROWS
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
 STRETCH = 128
 """Values of the input that a warp multiplies at a time, where they divide it."""
@@ -62,6 +63,7 @@ def _kernel(
     HAS_RESIDUAL: tl.constexpr,
     HAS_MORE: tl.constexpr,
     IS_PAIR: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     own = tl.arange(0, TOKENS)
@@ -72,6 +74,9 @@ def _kernel(
         tiles = tiles + (_stretch(weight, rows, inside, start, SIZE, STRETCH, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
         if IS_PAIR:
             more = more + (_stretch(weight, rows + outputs, inside, start, SIZE, STRETCH, TOGETHER),)  # type: ignore[assignment]  # noqa: RUF005  # as above
+    if EARLY:
+        tl.debug_barrier()  # or the compiler puts the loads above behind the wait
+    inputs_are_there(EARLY)
     ahead = _values(x, stride, tokens, 0, STRETCH, TOGETHER, TOKENS)
     total = tl.zeros([TOGETHER, ROWS, TOKENS], dtype=tl.float32)
     above = tl.zeros([TOGETHER, ROWS, TOKENS], dtype=tl.float32)
@@ -124,6 +129,7 @@ def few_plain(x: Tensor, weight: Tensor, around: Around) -> Tensor:
         TOKENS=triton.next_power_of_2(tokens),
         ROWS=ROWS,
         **around.behind(out),
+        **early(around.follows or around.norm is not None),
         num_warps=NUM_WARPS,
     )
     return out

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
+
 
 def reference(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The sum, and the sum normalised: statistics in fp32, cast back before it meets the weight.
@@ -65,7 +67,8 @@ def residual_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple
 
 
 @triton.jit
-def _normed(x, weight, out, stride, hidden, eps, BLOCK: tl.constexpr):
+def _normed(x, weight, out, stride, hidden, eps, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    inputs_are_there(EARLY)
     token = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < hidden
@@ -76,10 +79,11 @@ def _normed(x, weight, out, stride, hidden, eps, BLOCK: tl.constexpr):
     tl.store(out + token * hidden + columns, (wide * scale).to(own.dtype).to(tl.float32) * factors, mask=inside)
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The norm alone: [tokens, hidden], rows perhaps apart."""
+def normed(x: Tensor, weight: Tensor, eps: float, *, follows: bool = True) -> Tensor:
+    """The norm alone: [tokens, hidden], rows perhaps apart; `follows` as `overlap.early` has it."""
     tokens, hidden = x.shape
     out = x.new_empty(tokens, hidden)
     grid: Any = (tokens,)
-    _normed[grid](x, weight, out, x.stride(0), hidden, eps, BLOCK=triton.next_power_of_2(hidden))
+    size = triton.next_power_of_2(hidden)
+    _normed[grid](x, weight, out, x.stride(0), hidden, eps, BLOCK=size, **early(follows))
     return out

@@ -127,7 +127,8 @@ def _kernel(
 
 
 @triton.jit
-def _swiglu(pair, out, width, BLOCK: tl.constexpr):
+def _swiglu(pair, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    inputs_are_there(EARLY)
     token = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
@@ -141,7 +142,7 @@ def swiglu(pair: Tensor) -> Tensor:
     tokens, width = len(pair), pair.shape[1] // 2
     out = pair.new_empty(tokens, width)
     grid: Any = (tokens, triton.cdiv(width, 1024))
-    _swiglu[grid](pair, out, width, BLOCK=1024)
+    _swiglu[grid](pair, out, width, BLOCK=1024, **early())
     return out
 
 
