@@ -132,6 +132,46 @@ def _attend(
 
 
 @triton.jit
+def _attend_turned(
+    nope,
+    rope,
+    reach,
+    best,
+    total,
+    mixed,
+    latents,
+    blocks,
+    start,
+    last,
+    scale,
+    RANK: tl.constexpr,
+    ROPE: tl.constexpr,
+    PLACES: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """As `_attend` with places and ranks where rows were, `mixed` [RANK, ROWS]: they fill the warp groups' products,
+    which take 64 rows at a time and read both sides where they lie in shared memory."""
+    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+    places = start + tl.arange(0, PLACES)
+    there = places < last
+    block = tl.load(blocks + places // SIZE, mask=there, other=0)
+    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
+    latent = tl.load(key + low[None, :], mask=there[:, None], other=0.0)
+    turned = tl.load(key + RANK + high[None, :], mask=there[:, None], other=0.0)
+    scores = tl.dot(latent, tl.trans(nope), input_precision="ieee")
+    scores += tl.dot(turned, tl.trans(rope), input_precision="ieee")
+    visible = there[:, None] & (places[:, None] <= reach[None, :])
+    scores = tl.where(visible, scores * scale, -1.0e30)
+    higher = tl.maximum(best, tl.max(scores, axis=0))
+    weights = tl.where(visible, tl.exp(scores - higher[None, :]), 0.0)
+    shrink = tl.exp(best - higher)
+    total = total * shrink + tl.sum(weights, axis=0)
+    mixed = mixed * shrink[None, :]
+    mixed += tl.dot(tl.trans(latent), weights.to(latent.dtype), input_precision="ieee")
+    return higher, total, mixed
+
+
+@triton.jit
 def _split(
     query,
     latents,
@@ -149,18 +189,20 @@ def _split(
     ROWS: tl.constexpr,
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
+    IS_TURNED: tl.constexpr,
     LONGEST: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
-    reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
+    reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1).to(tl.int32)
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
-    mixed = tl.zeros([ROWS, RANK], dtype=tl.float32)
+    attend: tl.constexpr = _attend_turned if IS_TURNED else _attend
+    mixed = tl.zeros([RANK, ROWS] if IS_TURNED else [ROWS, RANK], dtype=tl.float32)
     # What is seen is cut evenly, in whole tiles; the last splits of a short context may be left without any.
-    seen = (tl.max(reach, axis=0) + 1).to(tl.int32)
+    seen = tl.max(reach, axis=0) + 1
     share = tl.cdiv(tl.cdiv(seen, tl.num_programs(2)), PLACES) * PLACES
     first = split * share
     last = tl.minimum(first + share, seen)
@@ -173,15 +215,17 @@ def _split(
     if LONGEST > 0:
         for step in range(0, LONGEST, PLACES):
             start = first + step
-            best, total, mixed = _attend(
+            best, total, mixed = attend(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     else:
         for start in range(first, last, PLACES):
-            best, total, mixed = _attend(
+            best, total, mixed = attend(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     place = (sequence * tl.num_programs(2) + split) * rows + own
+    if IS_TURNED:
+        mixed = tl.trans(mixed)
     _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
@@ -209,7 +253,7 @@ def _split_whole(
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
-    reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1)
+    reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1).to(tl.int32)
     is_seen = split * PLACES <= tl.max(reach, axis=0)
     places = split * PLACES + tl.arange(0, PLACES)
     block = tl.load(blocks + sequence * table_width + places // SIZE, mask=is_seen, other=0)
@@ -284,7 +328,8 @@ def _attended(
     highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
     grid: Any = (sequences, triton.cdiv(rows, tile.rows), splits)
     kernel: Any = _split_whole if tile.is_whole else _split
-    more = {} if tile.is_whole else {"LONGEST": _longest(blocks.shape[1] * block_size, plan)}
+    longest = _longest(blocks.shape[1] * block_size, plan)
+    more = {} if tile.is_whole else {"LONGEST": longest, "IS_TURNED": tile.is_turned}
     sizes = {"RANK": rank, "ROPE": width - rank, "ROWS": tile.rows, "PLACES": tile.places, "SIZE": block_size}
     given = query, latents, blocks, positions, partial, highest, sums, rows, heads, blocks.shape[1], scale
     kernel[grid](*given, **sizes, **more, num_warps=tile.num_warps, num_stages=tile.num_stages, **early())
