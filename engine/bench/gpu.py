@@ -33,7 +33,6 @@ Part: TypeAlias = "tuple[str, Callable[[], Rows], float]"
 """A name, the rows, and the seconds without which it is not begun."""
 
 PRECISIONS = ("fp8", "int4", "int8")
-VISIT_STEPS = 4
 MAX_PROCESSES = 4
 SUMMARY = ("batch", "new", "prompt", "step_ms", "graph_ms", "seconds", "fraction", "graph_fraction")
 USAGE = 2
@@ -49,7 +48,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
     import gpu_prefill
     import gpu_tables
     import gpu_visits
-    from gpu_visits import SAMPLINGS
+    from gpu_visits import SAMPLINGS, USUAL_STEPS
 
     scale = bench.scale
     few = scale.batches[:2]
@@ -66,9 +65,9 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("peer", partial(gpu_decode.modules, bench), 3),
         *((f"decode {context}", partial(gpu_decode.decode, bench, context, few), 5) for context in scale.long_contexts),
         ("engine", partial(gpu_decode.engine, bench), 5),
-        ("engine, visits", partial(gpu_decode.engine, bench, VISIT_STEPS), 5),
+        ("engine, visits", partial(gpu_decode.engine, bench, USUAL_STEPS), 5),
         ("engine, drawn", partial(gpu_decode.engine, bench, sampling=SAMPLINGS["top-p"]), 5),
-        ("engine, drawn, visits", partial(gpu_decode.engine, bench, VISIT_STEPS, SAMPLINGS["top-p"]), 5),
+        ("engine, drawn, visits", partial(gpu_decode.engine, bench, USUAL_STEPS, SAMPLINGS["top-p"]), 5),
         ("visits", partial(gpu_visits.visits, bench), 8),
         ("isolation", partial(gpu_tables.isolation, bench), 8),
         ("prefill", partial(gpu_prefill.prefill, bench), 12),
@@ -88,13 +87,15 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
     return (part for part in every if not names or part[0] in names)
 
 
-def _packed_parts(bench: Bench, precision: str) -> tuple[Part, Part]:
+def _packed_parts(bench: Bench, precision: str) -> tuple[Part, ...]:
     import gpu_decode
+    from gpu_visits import USUAL_STEPS
 
     context = bench.scale.context
     return (
         (f"decode {context} {precision}", partial(gpu_decode.precision, bench, precision), 10),
         (f"kernels {precision}", partial(gpu_decode.kernels, bench, precision), 8),
+        (f"engine, visits {precision}", partial(gpu_decode.engine, bench, USUAL_STEPS, precision=precision), 5),
     )
 
 

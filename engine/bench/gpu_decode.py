@@ -14,6 +14,7 @@ from gpu_equality import equality_row, reference_row, widened
 from gpu_model import BLOCK_SIZE, Player, build, config_of, step_bytes
 from gpu_prefill import prefill_figures, profiled
 from gpu_record import Rows
+from gpu_visits import USUAL_STEPS, visit_s
 
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, Speculation, collect
 from kodkod_engine.backends.native import NativeEngine
@@ -139,6 +140,14 @@ def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "b
             "host_ms": (spent - replay_s) * 1e3,
             "graph_fraction": limit_s / replay_s,
         }
+    if is_fused and new == 1:
+        step_s = visit_s(bench, player, batch, context)
+        point |= {
+            "steps_per_visit": USUAL_STEPS,
+            "visit_step_ms": step_s * 1e3,
+            "visit_tokens_per_s": batch / step_s,
+            "visit_fraction": limit_s / step_s,
+        }
     return point
 
 
@@ -157,10 +166,10 @@ def modules(bench: Bench) -> Rows:
     yield {"batch": 1, "context": bench.scale.context, "modules_step_ms": spent * 1e3, "tokens_per_s": 1 / spent}
 
 
-def engine(bench: Bench, steps_per_visit: int = 1, sampling: SamplingParams = GREEDY) -> Rows:
+def engine(bench: Bench, steps_per_visit: int = 1, sampling: SamplingParams = GREEDY, precision: str = "bf16") -> Rows:
     """The engine as users have it, loop, scheduler and streams in it, without drafts."""
     bench.drop_player()
-    loaded, scale = bench.loaded(), bench.scale
+    loaded, scale = bench.loaded(precision), bench.scale
     many = min(4, max(scale.batches))
     room = many * (scale.short_context + ENGINE_TOKENS + 2 * BLOCK_SIZE) + scale.prompts[0]
     config = EngineConfig(
@@ -178,6 +187,7 @@ def engine(bench: Bench, steps_per_visit: int = 1, sampling: SamplingParams = GR
             step_s = max(one.usage.decode_s / (one.usage.generated_tokens - 1) for one in done)
             first_s = max(one.usage.prefill_s for one in done)
             yield {
+                "precision": precision,
                 "batch": batch,
                 "steps_per_visit": steps_per_visit,
                 "temperature": sampling.temperature,

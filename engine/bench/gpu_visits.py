@@ -16,6 +16,7 @@ from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.step import Choice, TokenRun, next_run
 
 STEPS_PER_VISIT = (1, 2, 4, 8)
+USUAL_STEPS = 4
 SAMPLINGS = {
     "greedy": SamplingParams(),
     "temperature": SamplingParams(1.0),
@@ -50,6 +51,16 @@ def visits(bench: Bench) -> Rows:
                     "tokens_per_s": batch / step_s,
                     "ids_of_single_steps": is_equal,
                 }
+
+
+@torch.inference_mode()
+def visit_s(bench: Bench, player: Player, batch: int, context: int) -> float:
+    """Median seconds of a greedy step, when the host looks every `USUAL_STEPS` of them."""
+    runs = _choosing(player.runs(batch, context, 1), SAMPLINGS["greedy"])
+    visit = partial(_visit, player, runs, USUAL_STEPS)
+    visit()
+    times = [bench.device.seconds(visit) for _ in range(max(1, bench.scale.steps // 2))]
+    return statistics.median(times) / USUAL_STEPS
 
 
 def _choosing(runs: list[TokenRun], sampling: SamplingParams) -> list[TokenRun]:

@@ -121,7 +121,10 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
     wide = torch.randn(tokens, 1, config.num_heads, config.latent_dim, dtype=one.dtype, device=one.device)
     slots = torch.arange(tokens, device=one.device)
     places = torch.full((tokens,), context - 1, device=one.device)
-    table = torch.arange(context, device=one.device).expand(tokens, -1).contiguous()
+    layout = cache.layout
+    each, all_blocks = -(-context // layout.block_size), layout.num_slots // layout.block_size
+    # Each sequence reads places of its own, as far as there are any.
+    table = torch.arange(tokens * each, device=one.device).view(tokens, -1) % all_blocks
     key = ShapeKey(tokens, 1, bucket_of(context), Ending.HIDDEN)
     projections = len(blocks) * one.nbytes / 2
 
@@ -131,7 +134,7 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
             latent_inputs(query, down, block.kv_b.weight, *rest, own, step.latent)
 
     def attend(block: LatentAttention, plan: Plan) -> Tensor:
-        own, sizes = cache.layer(block.cache_layer), (config.v_head_dim, config.score_scale)
+        own, sizes = cache.layer(block.cache_layer), (config.v_head_dim, config.score_scale, layout.block_size)
         return latent_decode(wide, own, table, places[:, None], block.kv_b.weight, *sizes, plan=plan)
 
     plan = step.plan(key, partial(attend, blocks[0]))
@@ -141,10 +144,9 @@ def _attention_cases(step: GpuStep, tokens: int, context: int) -> Iterator[Kerne
             attend(block, plan)
 
     yield KernelCase("latent inputs", len(blocks), projections, inputs)
-    # All sequences read the same places, so only the first reads them from memory.
-    cached = len(blocks) * context * config.latent_dim * one.itemsize
+    cached = len(blocks) * min(tokens * context, layout.num_slots) * config.latent_dim * one.itemsize
     yield KernelCase(
-        f"latent attention, {context}, {plan.tile.rows} x {plan.tile.places}, {plan.splits} splits",
+        f"latent attention, {context}, {plan}",
         2 * len(blocks),
         projections + cached,
         attention,

@@ -58,6 +58,11 @@ class Plan:
     splits: int
     """A power of two."""
 
+    def __str__(self) -> str:
+        tile, kinds = self.tile, {"whole": self.tile.is_whole, "turned": self.tile.is_turned}
+        sizes = f"{tile.rows} x {tile.places}, {tile.num_warps} warps, {tile.num_stages} stages, {self.splits} splits"
+        return ", ".join([sizes, *(kind for kind, is_it in kinds.items() if is_it)])
+
 
 def splits_of(context: int, sequences: int, rows: int, tile: Tile = TILES[0]) -> int:
     """Programs that share a context so that each processor has one: a power of two.

@@ -102,10 +102,11 @@ def test_where_nothing_can_be_written_ways_are_timed_each_time(tmp_path: Path, t
 
 
 def test_names_are_the_same_in_every_process() -> None:
-    from kodkod_engine.kernels.gpu.latent_plans import TILES, Plan
+    from kodkod_engine.kernels.gpu.latent_plans import TILES, WHOLE_TILES, Plan
     from kodkod_engine.kernels.gpu.thin_linear import InOneKernel, by_library
     from kodkod_engine.kernels.gpu.tuning import name_of
 
     assert name_of(by_library) == "by_library"
     assert name_of(InOneKernel(2, 8)) == repr(InOneKernel(2, 8))
-    assert name_of(Plan(TILES[0], 4)) == repr(Plan(TILES[0], 4))
+    names = {name_of(Plan(tile, splits)) for tile in (*TILES, *WHOLE_TILES) for splits in (1, 2)}
+    assert len(names) == 2 * len(TILES + WHOLE_TILES)
