@@ -66,7 +66,7 @@ class Answer:
         is_first, self._counted = not self._counted, True
         return is_first
 
-    def take(self, tokens: Run[ChosenToken], *, room: int) -> tuple[int, FinishReason | None]:
+    def take(self, tokens: Run[ChosenToken], *, room: int, wakes: bool = True) -> tuple[int, FinishReason | None]:
         """Send tokens on their way, up to the one that completes the answer.
 
         The token that ends a turn is sent as an id and not as text.
@@ -74,6 +74,7 @@ class Answer:
         Args:
             tokens: at least one.
             room: tokens the answer may still have.
+            wakes: the reader is told now; else by `wake`, or when the answer ends.
 
         Returns:
             How many were sent, and why the answer is complete with them, or None.
@@ -94,8 +95,13 @@ class Answer:
                 reason = reason or FinishReason.LENGTH
         logprobs = tuple(token.logprob for token in taken if token.logprob is not None)
         ids = tuple(token.token_id for token in taken)
-        self._stream.put(TokenChunk(token_ids=ids, text="".join(texts), logprobs=logprobs, doubts=tuple(doubts)))
+        chunk = TokenChunk(token_ids=ids, text="".join(texts), logprobs=logprobs, doubts=tuple(doubts))
+        self._stream.put(chunk, wakes=wakes)
         return len(taken), reason
+
+    def wake(self) -> None:
+        """Tell the reader of what was taken."""
+        self._stream.wake()
 
     def _read(self, token_id: int) -> tuple[str, FinishReason | None]:
         """What may be shown after this token, and whether the answer stops here."""

@@ -17,7 +17,7 @@ from kodkod_engine.core.prefix_store import PrefixStore, WatchedStore
 from kodkod_engine.core.prefix_tree import PrefixTree
 from kodkod_engine.core.scheduler import Scheduler
 from kodkod_engine.core.sequence import Sequence, SequenceStatus
-from kodkod_engine.core.step import EXPECTED_TOKENS, Choice, ChosenToken, StepRunner, TokenRun
+from kodkod_engine.core.step import EXPECTED_TOKENS, Choice, ChosenToken, OverlappingRunner, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.core.visits import Visits
 from kodkod_engine.speculation.costs import CostTable
@@ -62,6 +62,9 @@ class EngineLoop(EngineThread):
         self._max_step_tokens = max_step_tokens
         self._visits = Visits(steps_per_visit)
         self._runner = runner
+        self._wakes_at_once = not isinstance(runner, OverlappingRunner)
+        if isinstance(runner, OverlappingRunner):
+            runner.meanwhile = self._wake_readers
         self._store = None if store is None else WatchedStore(store)
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
@@ -238,7 +241,7 @@ class EngineLoop(EngineThread):
         """
         sequence, num_accepted = job.entry.sequence, len(tokens) - 1
         room = sequence.max_total_tokens - sequence.num_tokens
-        num_taken, reason = self._answers[sequence.id].take(tokens, room=room)
+        num_taken, reason = self._answers[sequence.id].take(tokens, room=room, wakes=self._wakes_at_once)
         for token in tokens[: min(num_taken, num_accepted)]:
             self._scheduler.append_token(sequence, token.token_id)
         self._scheduler.advance(sequence, job.entry.num_tokens + min(num_taken, num_accepted))
@@ -251,6 +254,11 @@ class EngineLoop(EngineThread):
         if reason is not None:
             self._end(sequence.id, reason)
         return num_taken
+
+    def _wake_readers(self) -> None:
+        """Of what the last step brought. They take the interpreter, so this waits until the device has the next one."""
+        for answer in self._answers.values():
+            answer.wake()
 
     def _end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
         answer = self._answers.pop(request_id, None)
@@ -281,6 +289,7 @@ class EngineLoop(EngineThread):
             self._end(sequence.id, FinishReason.ERROR, cause)
             self._scheduler.finish(sequence)  # it may have been its own end that broke the step
         self._tree.clear()
+        self._wake_readers()
 
     def _count_first(self, entries: list[StepEntry]) -> None:
         stats = self._stats

@@ -70,6 +70,8 @@ class ModelRunner:
             listen_to_triton()
         self.on_compile: Callable[[], object] = lambda: None
         """Called once, on the engine thread, by the first step that has to compile a kernel."""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """See `OverlappingRunner`."""
         self.watchers: list[Watcher] = []
         """Told of every step's hidden states, on the engine thread; they keep what they need."""
 
@@ -114,6 +116,7 @@ class ModelRunner:
         for copy in copies:
             self.cache.copy_block(copy.source_block, copy.target_block, copy.num_tokens)
         if not runs:
+            self.meanwhile()
             return []
         ids = self._on_device(runs, num_steps) if num_steps > 1 else None
         if ids is not None:
@@ -134,6 +137,7 @@ class ModelRunner:
         ids = self.loaded.model.choose(batch, self.cache, draws, num_steps)
         if ids is None:
             return None
+        self.meanwhile()
         rows: Iterator[list[int]] = iter(ids.T.tolist())
         of_run = {index: list(chain.from_iterable(next(rows) for _ in runs[index].token_ids)) for index in order}
         chosen = [of_run[index][-len(run.choices) * num_steps :] for index, run in enumerate(runs)]
@@ -155,6 +159,7 @@ class ModelRunner:
         return [follow_ids(of_run, run) for of_run, run in zip(ids, runs, strict=True)]
 
     def _chosen(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
+        self.meanwhile()
         hidden = self.forward(runs).hidden
         for watch in self.watchers:
             watch(runs, hidden)

@@ -5,9 +5,9 @@ Plain integers cross this line, in both directions; a runner may be a model or a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kodkod_engine.api import SamplingParams, TokenLogprob
 from kodkod_engine.core.plan import BlockCopy
@@ -129,3 +129,11 @@ class StepRunner(Protocol):
             visit: `num_steps` tokens, none of the last one's KV.
         """
         ...
+
+
+@runtime_checkable
+class OverlappingRunner(StepRunner, Protocol):
+    """One that tells when the host's time is free, for a device computes."""
+
+    meanwhile: Callable[[], object]
+    """To be called in every step: once the device has all it needs, or before what the host itself computes."""

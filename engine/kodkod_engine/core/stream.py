@@ -38,13 +38,21 @@ class ThreadedStream:
         if not self._is_ended:
             self._on_cancel(self._id)
 
-    def put(self, chunk: TokenChunk) -> None:
-        """Hand a chunk to the reader; ignored after the last one."""
+    def put(self, chunk: TokenChunk, *, wakes: bool = True) -> None:
+        """Hand a chunk to the reader; ignored after the last one. `wakes`: a reader who waits is told now."""
         with self._lock:
             if self._is_ended:
                 return
             self._chunks.append(chunk)
             self._is_ended = chunk.finish_reason is not None
+        if wakes:
+            self.wake()
+
+    def wake(self) -> None:
+        """Tell a reader who waits of what was put. It runs from then on, and whoever calls may have to wait for it."""
+        with self._lock:
+            if not self._chunks:
+                return
             wake, self._wake_reader = self._wake_reader, None
         if wake is not None:
             # A reader whose event loop is closed has gone; its request ends like any other.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.core.workshop import WAIT_S, Workshop
+from engine.core.workshop import WAIT_S, DeviceRunner, Workshop, until
 from kodkod_engine.api import FinishReason, collect
 from kodkod_engine.core import loop as loop_module
 from kodkod_engine.core import visits as visits_module
@@ -79,6 +79,35 @@ def test_a_loop_without_work_takes_no_steps(shop):
     shop.ask("a", [1], 2)
     time.sleep(0.05)
     assert len(shop.runner.steps) == shop.loop.stats.steps == 2
+
+
+# --- when readers are told -------------------------------------------------------------------------------------------
+
+
+def test_readers_are_told_of_a_step_while_the_device_computes_the_next(monkeypatch):
+    shop = Workshop(runner=DeviceRunner(monkeypatch))
+    stream = shop.submit("a", [1, 2], 3)
+    until(lambda: stream.is_ended)
+    shop.close()
+    assert shop.runner.events == ["launch", "launch", "a", "launch", "a", "a"], "the end is told at once"
+
+
+def test_who_is_preempted_for_a_step_that_fails_is_told_what_came_before(monkeypatch):
+    class Failing(DeviceRunner):
+        def run(self, copies, runs, num_steps=1):
+            if self.steps and len(runs) < len(self.steps[-1][1]):
+                self.events.append("fault")
+                self.steps.clear()
+                raise EngineError("the step failed")
+            return super().run(copies, runs, num_steps)
+
+    shop = Workshop(num_blocks=4, runner=Failing(monkeypatch))
+    older, younger = shop.submit("a", [1, 2, 3, 4], 12), shop.submit("b", [5, 6, 7, 8], 12)
+    until(lambda: older.is_ended and younger.is_ended)
+    shop.close()
+    events = shop.runner.events
+    after = events.index("fault") + 1
+    assert events[after : after + 3] == ["a", "b", "launch"]
 
 
 # --- a store of prefixes ---------------------------------------------------------------------------------------------

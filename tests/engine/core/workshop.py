@@ -45,6 +45,22 @@ class CountingRunner:
         return [said if run.choices else () for run, said in zip(runs, tokens, strict=True)]
 
 
+class DeviceRunner(CountingRunner):
+    """One whose steps a device computes. What is launched, and whose reader is told, stands in `events`."""
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] = lambda: None
+        self.events: list[str] = []
+        monkeypatch.setattr(ThreadedStream, "wake", lambda stream: stream._chunks and self.events.append(stream.id))
+
+    def run(self, copies, runs, num_steps=1):
+        chosen = super().run(copies, runs, num_steps)
+        self.events.append("launch")
+        self.meanwhile()
+        return chosen
+
+
 class Workshop:
     """A loop, its runner, and requests by name."""
 
@@ -55,8 +71,9 @@ class Workshop:
         max_running: int = 4,
         steps_per_visit: int = 1,
         store: PrefixStore | None = None,
+        runner: CountingRunner | None = None,
     ) -> None:
-        self.runner = CountingRunner()
+        self.runner = runner or CountingRunner()
         self.loop = EngineLoop(
             BlockPool(num_blocks, 4),
             self.runner,

@@ -1,0 +1,51 @@
+"""What the runner does beside computing: when the host has time for others."""
+
+from __future__ import annotations
+
+import torch
+
+from kodkod_engine.api import SamplingParams
+from kodkod_engine.core.runner import ModelRunner
+from kodkod_engine.core.step import Choice, TokenRun
+from kodkod_engine.models.longcat_flash import LongcatFlash
+
+RUN = TokenRun("a", [7], [], 0, [0], [Choice(SamplingParams(), 1, None)])
+
+
+def runner_of(loaded, events: list[str]) -> ModelRunner:
+    runner = ModelRunner(loaded, 2, 4)
+    runner.meanwhile = lambda: events.append("meanwhile")
+    return runner
+
+
+def test_the_host_has_time_once_the_device_computes(tiny, monkeypatch):
+    class Ids(torch.Tensor):
+        def tolist(self):
+            events.append("wait")
+            return [[5]]
+
+    def choose(*_):
+        events.append("launch")
+        return torch.zeros(1, 1).as_subclass(Ids)
+
+    events: list[str] = []
+    runner = runner_of(tiny, events)
+    runner._chooses_on_device = True
+    monkeypatch.setattr(LongcatFlash, "choose", choose)
+    assert runner.run((), [RUN])[0][0].token_id == 5
+    assert events == ["launch", "meanwhile", "wait"]
+
+
+def test_the_host_has_none_while_it_computes_itself(tiny, monkeypatch):
+    events: list[str] = []
+    runner = runner_of(tiny, events)
+    forward = runner.forward
+    monkeypatch.setattr(runner, "forward", lambda runs: (events.append("forward"), forward(runs))[1])
+    runner.run((), [RUN])
+    assert events == ["meanwhile", "forward"]
+
+
+def test_a_step_without_runs_is_no_step_but_the_host_has_time(tiny):
+    events: list[str] = []
+    assert runner_of(tiny, events).run((), []) == []
+    assert events == ["meanwhile"]
