@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TypeAlias
 
 import numba
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.core.batch import build_batch, windows_of
+from kodkod_engine.core.batch import BlockRows, build_batch, windows_of
 from kodkod_engine.core.first_use import listen_to_triton, telling
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
@@ -62,6 +62,7 @@ class ModelRunner:
         self._kernel_threads = kernel_threads(loaded)
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
         self._kernel_rows = kernel_rows(a_matrix)
+        self._block_rows = BlockRows()
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
         self._chooses_on_device = loaded.device.type == "cuda"
         if loaded.device.type == "cpu":
@@ -138,9 +139,9 @@ class ModelRunner:
         if ids is None:
             return None
         self.meanwhile()
-        rows: Iterator[list[int]] = iter(ids.T.tolist())
-        of_run = {index: list(chain.from_iterable(next(rows) for _ in runs[index].token_ids)) for index in order}
-        chosen = [of_run[index][-len(run.choices) * num_steps :] for index, run in enumerate(runs)]
+        columns: Iterator[tuple[int, ...]] = zip(*ids.tolist(), strict=True)
+        of_run = {index: list(islice(columns, len(runs[index].token_ids))) for index in order}
+        chosen = [list(chain.from_iterable(of_run[index][-len(run.choices) :])) for index, run in enumerate(runs)]
         _require_numbers(min(map(min, chosen)) >= 0)
         return chosen
 
@@ -207,7 +208,8 @@ class ModelRunner:
 
     def batch(self, runs: Sequence[TokenRun], ahead: int = 0) -> StepBatch:
         """See `build_batch`."""
-        return build_batch(runs, block_size=self.layout.block_size, context_tokens=self.context_tokens, ahead=ahead)
+        sizes = {"block_size": self.layout.block_size, "context_tokens": self.context_tokens}
+        return build_batch(runs, self._block_rows, **sizes, ahead=ahead)
 
     def logits(self, runs: Sequence[TokenRun]) -> list[Tensor]:
         """fp32 [run length, vocab] per run: for tests, scoring and verification of drafts."""
