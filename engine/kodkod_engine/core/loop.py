@@ -69,6 +69,7 @@ class EngineLoop(EngineThread):
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
         self._sequences: dict[str, Sequence] = {}
+        self._num_steps_taken = self._num_generated = 0
         self._start()
 
     def check_integrity(self) -> None:
@@ -118,11 +119,8 @@ class EngineLoop(EngineThread):
         emitted = self._take_all(jobs, chosen)
         for job in jobs:
             self._keep(job.entry.sequence)
-        self._stats = replace(
-            self._stats,
-            steps=self._stats.steps + num_steps,
-            generated_tokens=self._stats.generated_tokens + sum(emitted.values()),
-        )
+        self._num_steps_taken += num_steps
+        self._num_generated += sum(emitted.values())
         if jobs:
             num_tokens, context = sum(len(job.run.token_ids) for job in jobs), max(job.run.end for job in jobs)
             self._speculator.took(StepTimes(num_tokens, context, emitted, stopwatch.seconds(), num_steps))
@@ -294,16 +292,19 @@ class EngineLoop(EngineThread):
     def _count_first(self, entries: list[StepEntry]) -> None:
         stats = self._stats
         first = [entry.sequence for entry in entries if self._answers[entry.sequence.id].is_first_step()]
-        self._stats = replace(
-            stats,
-            prompt_tokens=stats.prompt_tokens + sum(sequence.num_prompt_tokens for sequence in first),
-            reused_tokens=stats.reused_tokens + sum(sequence.reused_tokens for sequence in first),
-        )
+        if first:
+            self._stats = replace(
+                stats,
+                prompt_tokens=stats.prompt_tokens + sum(sequence.num_prompt_tokens for sequence in first),
+                reused_tokens=stats.reused_tokens + sum(sequence.reused_tokens for sequence in first),
+            )
 
     def _publish_stats(self) -> None:
         scheduler = self._scheduler
         self._stats = replace(
             self._stats,
+            steps=self._num_steps_taken,
+            generated_tokens=self._num_generated,
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             free_blocks=self._pool.num_free,
