@@ -18,9 +18,6 @@ from kodkod_engine.kernels.gpu.latent_join import join_splits
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
-LINE_BYTES = tl.constexpr(128)
-"""Of the device's caches."""
-
 
 def reference(
     query: Tensor,
@@ -80,20 +77,6 @@ def _leave(partial, highest, sums, place, inside, best, total, mixed, RANK: tl.c
 
 
 @triton.jit
-def _bring_near(latents, slots, WIDTH: tl.constexpr):
-    """Ask for rows of the cache without waiting for them: what steps before left is in memory, so it can be on its way
-    while the kernel before this one ends, and what that one writes is written to the same lines."""
-    values: tl.constexpr = LINE_BYTES * 8 // latents.dtype.element_ty.primitive_bitwidth
-    count: tl.constexpr = (WIDTH + values - 1) // values
-    # A power of two of lines; the last one comes again.
-    line = tl.minimum(tl.arange(0, triton.next_power_of_2(count)), count - 1)
-    at = (latents + slots[:, None] * WIDTH + line[None, :] * values).to(tl.int64)
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
 def _attend(
     nope,
     rope,
@@ -132,46 +115,6 @@ def _attend(
 
 
 @triton.jit
-def _attend_turned(
-    nope,
-    rope,
-    reach,
-    best,
-    total,
-    mixed,
-    latents,
-    blocks,
-    start,
-    last,
-    scale,
-    RANK: tl.constexpr,
-    ROPE: tl.constexpr,
-    PLACES: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """As `_attend` with places and ranks where rows were, `mixed` [RANK, ROWS]: they fill the warp groups' products,
-    which take 64 rows at a time and read both sides where they lie in shared memory."""
-    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
-    places = start + tl.arange(0, PLACES)
-    there = places < last
-    block = tl.load(blocks + places // SIZE, mask=there, other=0)
-    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
-    latent = tl.load(key + low[None, :], mask=there[:, None], other=0.0)
-    turned = tl.load(key + RANK + high[None, :], mask=there[:, None], other=0.0)
-    scores = tl.dot(latent, tl.trans(nope), input_precision="ieee")
-    scores += tl.dot(turned, tl.trans(rope), input_precision="ieee")
-    visible = there[:, None] & (places[:, None] <= reach[None, :])
-    scores = tl.where(visible, scores * scale, -1.0e30)
-    higher = tl.maximum(best, tl.max(scores, axis=0))
-    weights = tl.where(visible, tl.exp(scores - higher[None, :]), 0.0)
-    shrink = tl.exp(best - higher)
-    total = total * shrink + tl.sum(weights, axis=0)
-    mixed = mixed * shrink[None, :]
-    mixed += tl.dot(tl.trans(latent), weights.to(latent.dtype), input_precision="ieee")
-    return higher, total, mixed
-
-
-@triton.jit
 def _split(
     query,
     latents,
@@ -189,43 +132,36 @@ def _split(
     ROWS: tl.constexpr,
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
-    IS_TURNED: tl.constexpr,
     LONGEST: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    inputs_are_there(EARLY)
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
+    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1).to(tl.int32)
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
-    attend: tl.constexpr = _attend_turned if IS_TURNED else _attend
-    mixed = tl.zeros([RANK, ROWS] if IS_TURNED else [ROWS, RANK], dtype=tl.float32)
+    mixed = tl.zeros([ROWS, RANK], dtype=tl.float32)
     # What is seen is cut evenly, in whole tiles; the last splits of a short context may be left without any.
     seen = tl.max(reach, axis=0) + 1
     share = tl.cdiv(tl.cdiv(seen, tl.num_programs(2)), PLACES) * PLACES
     first = split * share
     last = tl.minimum(first + share, seen)
     table = blocks + sequence * table_width
-    if EARLY:
-        soon = tl.minimum(first + tl.arange(0, PLACES), seen - 1)
-        _bring_near(latents, tl.load(table + soon // SIZE) * SIZE + soon % SIZE, RANK + ROPE)
-    inputs_are_there(EARLY)
-    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
     if LONGEST > 0:
         for step in range(0, LONGEST, PLACES):
             start = first + step
-            best, total, mixed = attend(
+            best, total, mixed = _attend(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     else:
         for start in range(first, last, PLACES):
-            best, total, mixed = attend(
+            best, total, mixed = _attend(
                 nope, rope, reach, best, total, mixed, latents, table, start, last, scale, RANK, ROPE, PLACES, SIZE
             )
     place = (sequence * tl.num_programs(2) + split) * rows + own
-    if IS_TURNED:
-        mixed = tl.trans(mixed)
     _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
@@ -249,34 +185,29 @@ def _split_whole(
     SIZE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """As `_split` for a split of one tile; one beyond all that is seen leaves nothing."""
+    """As `_split` for a split of one tile. What lies beyond the last place seen is read and not used."""
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    places = split * PLACES + tl.arange(0, PLACES)
+    block = tl.load(blocks + sequence * table_width + places // SIZE)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1).to(tl.int32)
-    is_seen = split * PLACES <= tl.max(reach, axis=0)
-    places = split * PLACES + tl.arange(0, PLACES)
-    block = tl.load(blocks + sequence * table_width + places // SIZE, mask=is_seen, other=0)
-    slots = block * SIZE + places % SIZE
-    if EARLY:
-        _bring_near(latents, slots, RANK + ROPE)
+    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
     inputs_are_there(EARLY)
-    if is_seen:
-        low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
-        key = latents + slots[:, None] * (RANK + ROPE)
-        latent = tl.load(key + low[None, :])
-        turned = tl.load(key + RANK + high[None, :])
-        nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
-        scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
-        scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
-        visible = places[None, :] <= reach[:, None]
-        scores = tl.where(visible, scores * scale, -1.0e30)
-        best = tl.max(scores, axis=1)
-        weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
-        total = tl.sum(weights, axis=1)
-        mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
-        place = (sequence * tl.num_programs(2) + split) * rows + own
-        _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
+    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
+    latent = tl.load(key + low[None, :])
+    turned = tl.load(key + RANK + high[None, :])
+    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
+    scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
+    scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
+    visible = places[None, :] <= reach[:, None]
+    scores = tl.where(visible, scores * scale, -1.0e30)
+    best = tl.max(scores, axis=1)
+    weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
+    total = tl.sum(weights, axis=1)
+    mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
+    place = (sequence * tl.num_programs(2) + split) * rows + own
+    _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
 def _longest(context: int, plan: Plan) -> int:
@@ -299,13 +230,12 @@ def latent_decode(
 ) -> Tensor:
     """See `reference`; all contiguous, rank and rope powers of two of at least 16.
 
-    A plan of whole tiles reads every place of a tile whose first is seen: its blocks must be some of the cache, and
-    what lies there finite, for what nobody sees is weighed with 0.
+    A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
+    finite, for what nobody sees is weighed with 0.
     """
     _, new, heads, _ = query.shape
     parts = _attended(query, latents, blocks, positions, kv_b.shape[1], scale, block_size, plan)
-    places = plan.tile.places if plan.tile.is_whole else 0
-    return join_splits(*parts, kv_b, positions, new, heads, value, places)
+    return join_splits(*parts, kv_b, new, heads, value)
 
 
 def _attended(
@@ -318,18 +248,14 @@ def _attended(
     block_size: int,
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32.
-
-    Of a plan of whole tiles only as far as something is seen.
-    """
+    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32."""
     sequences, new, heads, width = query.shape
     rows, tile, splits = new * heads, plan.tile, plan.splits
     partial = query.new_empty(sequences, splits, rows, rank)
     highest, sums = (query.new_empty(sequences, splits, rows, dtype=torch.float32) for _ in range(2))
     grid: Any = (sequences, triton.cdiv(rows, tile.rows), splits)
     kernel: Any = _split_whole if tile.is_whole else _split
-    longest = _longest(blocks.shape[1] * block_size, plan)
-    more = {} if tile.is_whole else {"LONGEST": longest, "IS_TURNED": tile.is_turned}
+    more = {} if tile.is_whole else {"LONGEST": _longest(blocks.shape[1] * block_size, plan)}
     sizes = {"RANK": rank, "ROPE": width - rank, "ROWS": tile.rows, "PLACES": tile.places, "SIZE": block_size}
     given = query, latents, blocks, positions, partial, highest, sums, rows, heads, blocks.shape[1], scale
     kernel[grid](*given, **sizes, **more, num_warps=tile.num_warps, num_stages=tile.num_stages, **early())

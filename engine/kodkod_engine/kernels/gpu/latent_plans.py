@@ -15,8 +15,6 @@ class Tile:
     num_stages: int
     is_whole: bool = False
     """Whether a split is one tile: nothing is carried from tile to tile, and its latents are asked for at once."""
-    is_turned: bool = False
-    """Whether places stand where rows of the query do, in both products."""
 
 
 TILES = (
@@ -25,10 +23,6 @@ TILES = (
     Tile(64, 32, 8, 3),
     Tile(64, 64, 8, 2),
     Tile(16, 64, 8, 1),
-    Tile(32, 64, 8, 2, is_turned=True),
-    Tile(32, 64, 4, 2, is_turned=True),
-    Tile(32, 64, 4, 1, is_turned=True),
-    Tile(64, 64, 8, 2, is_turned=True),
 )
 """The first is taken where nothing was timed. 64 rows reach the warp group's products; 16 leave room for long tiles.
 With three stages block numbers are asked for ahead as well."""
@@ -59,9 +53,9 @@ class Plan:
     """A power of two."""
 
     def __str__(self) -> str:
-        tile, kinds = self.tile, {"whole": self.tile.is_whole, "turned": self.tile.is_turned}
+        tile = self.tile
         sizes = f"{tile.rows} x {tile.places}, {tile.num_warps} warps, {tile.num_stages} stages, {self.splits} splits"
-        return ", ".join([sizes, *(kind for kind, is_it in kinds.items() if is_it)])
+        return f"{sizes}, whole" if tile.is_whole else sizes
 
 
 def splits_of(context: int, sequences: int, rows: int, tile: Tile = TILES[0]) -> int:
