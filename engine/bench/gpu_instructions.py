@@ -22,10 +22,11 @@ from measure import keep
 
 from kodkod_engine.kernels.gpu.absent_device import Program, compiling
 from kodkod_engine.kernels.gpu.around import Around
-from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, scratch, ways_of
+from kodkod_engine.kernels.gpu.expert_decode import FINISHING, scratch, start_experts
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.thin_linear import by_library
 from kodkod_engine.kernels.gpu.thin_linear import ways_of as ways_of_linear
+from kodkod_engine.kernels.gpu.tuning import name_of
 from kodkod_engine.layers.packed import PackedMatrix, PackedParameter, Precision, Slot
 
 CAPABILITY = 90
@@ -79,7 +80,7 @@ def counted(precision: Precision | None, tokens: int, programs: list[Program]) -
 def _row(name: str, tokens: int, matrix: str, way: Callable[..., object], program: Program, values: int) -> Row:
     per_value = round(program.issued / values, 2)
     rest = program.registers, program.spilled_bytes, program.shared_bytes
-    return Row(name, tokens, matrix, way.__name__, per_value, *rest)
+    return Row(name, tokens, matrix, name_of(way), per_value, *rest)
 
 
 def _experts(precision: Precision | None, name: str, programs: list[Program]) -> Iterator[Row]:
@@ -87,10 +88,9 @@ def _experts(precision: Precision | None, name: str, programs: list[Program]) ->
     x, chosen = torch.empty(1, HIDDEN, dtype=torch.bfloat16), torch.zeros(1, CHOSEN, dtype=torch.int32)
     weights, inner = torch.empty(1, CHOSEN), scratch(1, CHOSEN, EXPERT, x.device)
     up, down = _matrix(precision, CHOSEN, 2 * EXPERT, HIDDEN), _matrix(precision, CHOSEN, HIDDEN, EXPERT)
-    for start in ways_of(x, up, STARTING):
-        start(x, up, chosen, weights, inner)
-        yield _row(name, 1, "experts, gate and up", start, programs[-1], math.prod(up.shape))
-    for finish in ways_of(x, down, FINISHING):
+    start_experts(x, up, chosen, weights, inner)
+    yield _row(name, 1, "experts, gate and up", start_experts, programs[-1], math.prod(up.shape))
+    for finish in FINISHING:
         finish(x, x, down, chosen, weights[:, 0], inner, torch.empty_like(x))
         yield _row(name, 1, "experts, down", finish, programs[-1], math.prod(down.shape))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
 from kodkod_engine.kernels.gpu.around import Around
-from kodkod_engine.kernels.gpu.expert_decode import FINISHING, STARTING, ways_of
+from kodkod_engine.kernels.gpu.expert_decode import FINISHING, start_experts
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan
@@ -164,9 +164,9 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
             weights = (router.weight, router.selection_bias)
             route(x, norm.weight, norm.eps, *weights, router.scaling_factor, real, to)
 
-    def start(way: Callable[..., None]) -> None:
+    def start() -> None:
         for layer in model.dual_layers:
-            way(x, layer.experts.homes[0], to.chosen[:tokens], to.weights[:tokens], inner)
+            start_experts(x, layer.experts.homes[0], to.chosen[:tokens], to.weights[:tokens], inner)
 
     def finish(way: Callable[..., Tensor]) -> None:
         for layer in model.dual_layers:
@@ -178,7 +178,6 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
     chosen = to.chosen[:tokens]
     distinct = len(chosen[chosen < experts.num_experts].unique())
     gate_up, down = (count * distinct * home[0].nbytes for home in experts.homes)
-    for way in ways_of(x, experts.homes[0], STARTING):
-        yield KernelCase(f"experts, gate and up, {name_of(way)}", count, gate_up, partial(start, way))
-    for other in ways_of(x, experts.homes[1], FINISHING):
-        yield KernelCase(f"experts, down, {name_of(other)}", count, down, partial(finish, other))
+    yield KernelCase("experts, gate and up", count, gate_up, start)
+    for way in FINISHING:
+        yield KernelCase(f"experts, down, {name_of(way)}", count, down, partial(finish, way))

@@ -8,8 +8,7 @@ experts may lie in pinned host memory: then it is the bus that brings them, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
-from kodkod_engine.kernels.gpu.packed_experts import finish_packed_experts, start_packed_experts
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
-
-Way = TypeVar("Way", bound=Callable[..., Any])
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
@@ -178,46 +173,6 @@ def expert_decode(
 
 def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
     """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
-
-    def run(way: Callable[..., None]) -> Tensor:
-        way(x, gate_up, chosen, weights, inner)
-        # What identity experts leave is anything.
-        return torch.where((chosen < gate_up.shape[0]).view(-1, 1), inner[: chosen.numel()], 0)
-
-    _quickest(x, gate_up, chosen, STARTING, run)(x, gate_up, chosen, weights, inner)
-
-
-def finish_experts(
-    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
-) -> Tensor:
-    """The rest, into `out`, which may be the residual."""
-    given = (x, residual, down, chosen, identity, inner)
-
-    def run(way: Callable[..., Tensor]) -> Tensor:
-        return way(*given, torch.empty_like(out))
-
-    return _quickest(x, down, chosen, FINISHING, run)(*given, out)
-
-
-def ways_of(x: Tensor, experts: Slot, ways: Sequence[Way]) -> Sequence[Way]:
-    """Those of `STARTING` or `FINISHING` that inputs and experts like these have."""
-    is_able = isinstance(experts, PackedMatrix) and fits_groups(Stored.of(experts), x.dtype)
-    return [way for way in ways if is_able or way not in BY_GROUPS]
-
-
-def _quickest(x: Tensor, experts: Slot, chosen: Tensor, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
-    """The quickest way on the device for so many tokens."""
-    able = ways_of(x, experts, ways)
-    if len(able) == 1:
-        return able[0]
-    about = triton.next_power_of_2(len(chosen))
-    codes = experts.codes if isinstance(experts, PackedMatrix) else experts
-    key = (able[0].__name__, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type)
-    return tuner_of(x.device).quickest(key, able, run)
-
-
-def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
-    """`start_experts` by single products, of plain and packed experts."""
     stored = Stored.of(gate_up)
     width, rows = stored.outputs // 2, max(1, stored.tile_rows // 2)
     grid: Any = (chosen.numel(), triton.cdiv(width, rows))
@@ -237,6 +192,18 @@ def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, 
         **stored.meta(),
         **early(),
     )
+
+
+def finish_experts(
+    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
+) -> Tensor:
+    """The rest, into `out`, which may be the residual."""
+    given = (x, residual, down, chosen, identity, inner)
+    codes = down.codes if isinstance(down, PackedMatrix) else down
+    about = triton.next_power_of_2(len(chosen))
+    key = ("finish", about, chosen.shape[1], x.dtype, down.shape, codes.dtype, codes.device.type)
+    quickest = tuner_of(x.device).quickest(key, FINISHING, lambda way: way(*given, torch.empty_like(out)))
+    return quickest(*given, out)
 
 
 def finish_one_by_one(
@@ -282,12 +249,8 @@ def _finish(
     return out
 
 
-STARTING = (start_one_by_one, start_packed_experts)
-FINISHING = (finish_one_by_one, finish_together, finish_packed_experts)
-"""Ways to compute them."""
-
-BY_GROUPS = (start_packed_experts, finish_packed_experts)
-"""Those of packed experts alone."""
+FINISHING = (finish_one_by_one, finish_together)
+"""Ways to compute the rest."""
 
 
 def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:

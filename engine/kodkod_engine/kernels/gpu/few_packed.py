@@ -57,7 +57,7 @@ def _prepare(
         unit = wide / tl.sqrt(tl.sum(wide * wide, axis=0) / SIZE + eps)
         factors = tl.load(norm + columns, mask=inside, other=0.0).to(tl.float32)
         wide = (unit.to(own.dtype).to(tl.float32) * factors).to(own.dtype).to(tl.float32)
-    power = power_of((wide.to(tl.int32, bitcast=True) & 0x7FFFFFFF)[:, None])
+    power = power_of(wide.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     tl.store(powers + token, power)
     scaled = wide * (TOP / power)
     if IS_FP8:

@@ -76,29 +76,10 @@ def group_scales(scales, rows, inside, GROUPS: tl.constexpr, ROW_BLOCK: tl.const
 
 
 @triton.jit
-def group_values(x, is_there, SIZE: tl.constexpr, GROUP: tl.constexpr, TOGETHER: tl.constexpr):
-    """A row of an input as tiles [TOGETHER, GROUP], in its own dtype; zeros where it is not there."""
-    own = x + tl.arange(0, TOGETHER)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    tiles = ()
-    for start in tl.static_range(0, SIZE, TOGETHER * GROUP):
-        tiles = tiles + (tl.load(own + start, mask=is_there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-    return tiles
-
-
-@triton.jit
-def largest(values):
-    """The bits of the largest magnitude at each place of some tiles; they order as magnitudes do, NaN last."""
-    most = values[0].to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    for chunk in tl.static_range(1, len(values)):
-        most = tl.maximum(most, values[chunk].to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF)
-    return most
-
-
-@triton.jit
 def power_of(most):
-    """The power of two that is at most the largest magnitude of all; infinite where something is not finite."""
-    top = tl.max(tl.max(most, axis=1), axis=0)
-    return tl.maximum(top & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
+    """The power of two that is at most the largest of some magnitudes, given by their bits; infinite where something is
+    not finite."""
+    return tl.maximum(tl.max(most, axis=0) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -131,50 +112,7 @@ def digits(scaled):
 
 
 @triton.jit
-def _products(tile, values, up, HALVES: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Each group's products with a token's values [TOGETHER, GROUP] times `up`: fp32 [TOGETHER, rows, 1]."""
-    scaled = values.to(tl.float32) * up
-    if tile.dtype == tl.float8e4nv:
-        result = tl.dot(tile.to(tl.float16), scaled.to(tl.float16)[:, :, None])
-    else:
-        whole = integers(tile, HALVES, INTERPRETED)
-        high, low = digits(scaled)
-        result = tl.dot(whole, high[:, :, None]) * 256 + tl.dot(whole, low[:, :, None])
-    return result.to(tl.float32)
-
-
-@triton.jit
-def add_products(total, tiles, scales, values, power, HALVES: tl.constexpr, INTERPRETED: tl.constexpr):
-    """Rows of a packed matrix, as `group_tiles` and `group_scales`, times a row of an input of that `power_of`.
-
-    Args:
-        total: fp32 [TOGETHER, rows, 1], what was there before.
-
-    Returns:
-        the same with these products, which are not yet of their size: see `summed`.
-    """
-    up = TOP / power
-    for chunk in tl.static_range(0, len(tiles)):
-        products = _products(tiles[chunk], values[chunk], up, HALVES, INTERPRETED)
-        total += products * scales[chunk].to(tl.float32)[:, :, None]
-    return total
-
-
-@triton.jit
 def scale_down(power, HALVES: tl.constexpr):
     """What takes back the scales of tokens and codes."""
     both: tl.constexpr = 1.0 / (TOP * (16 if HALVES == 2 else 1))
     return power * both
-
-
-@triton.jit
-def summed(total, power, HALVES: tl.constexpr):
-    """All groups' products of a row, of their size: fp32 [rows]."""
-    return tl.sum(tl.sum(total, axis=0), axis=1) * scale_down(power, HALVES)
-
-
-@triton.jit
-def group_products(tiles, scales, values, power, HALVES: tl.constexpr, INTERPRETED: tl.constexpr):
-    """A whole product of rows: see `add_products`; fp32 [rows]."""
-    total = tl.zeros([tiles[0].shape[0], tiles[0].shape[1], 1], dtype=tl.float32)
-    return summed(add_products(total, tiles, scales, values, power, HALVES, INTERPRETED), power, HALVES)

@@ -23,7 +23,6 @@ from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
 from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
-from kodkod_engine.kernels.gpu.thin_packed import thin_packed
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
 from kodkod_engine.kernels.gpu.tuning import name_of, tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
@@ -174,12 +173,11 @@ def thin_linear(
 def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     """Kernels for so many tokens and a weight like this; the first serves all sizes."""
     is_thin = len(x) <= THIN_ROWS
-    if isinstance(weight, PackedMatrix):
-        by_groups = [thin_packed if is_thin else few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
-        others = OTHER_TILES if is_thin else ()
-        return [in_one_kernel if is_thin or not fits_tiles(weight) else packed_tiles, *others, *by_groups]
-    if len(x) == 1:
+    if len(x) == 1 or (is_thin and isinstance(weight, PackedMatrix)):
         return [in_one_kernel, *OTHER_TILES]
+    if isinstance(weight, PackedMatrix):
+        by_groups = [few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
+        return [packed_tiles if fits_tiles(weight) else in_one_kernel, *by_groups]
     in_stretches = [few_plain] if fits_stretches(weight) else []
     return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
 

@@ -148,7 +148,7 @@ def normed_row(values, norm, eps, SIZE: tl.constexpr):
     """A row normalised as the module does, rounded to its dtype before it meets the norm's factors and after.
 
     Args:
-        values: tiles of `row_of` or `group_values`.
+        values: tiles of `row_of`.
         norm: tiles of the factors.
         SIZE: values in all.
     """

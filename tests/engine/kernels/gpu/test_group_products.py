@@ -27,15 +27,6 @@ def _packed(precision: Precision, *shape: int, part_rows: int = 0, seed: int = 1
     return matrix
 
 
-@pytest.mark.parametrize("precision", PACKED)
-@pytest.mark.parametrize(("tokens", "size", "outputs"), [(1, 64, 40), (2, 384, 128), (1, 1536, 16), (2, 192, 36)])
-@pytest.mark.parametrize("is_pair", [False, True])
-def test_thin_packed(precision: Precision, tokens: int, size: int, outputs: int, is_pair: bool) -> None:
-    from kodkod_engine.kernels.gpu.thin_packed import thin_packed
-
-    _compare(thin_packed, precision, tokens, size, outputs, is_pair)
-
-
 def _compare(
     kernel: Callable[..., torch.Tensor], precision: Precision, tokens: int, size: int, outputs: int, is_pair: bool
 ) -> None:
@@ -63,35 +54,14 @@ def test_few_packed(precision: Precision, tokens: int, size: int, outputs: int, 
 
 
 @pytest.mark.parametrize("precision", PACKED)
-def test_packed_experts(precision: Precision) -> None:
-    """Also where a token has identity experts alone, whose inner values are anything."""
-    from kodkod_engine.kernels.gpu.expert_decode import reference
-    from kodkod_engine.kernels.gpu.packed_experts import finish_packed_experts, start_packed_experts
-
-    gate_up, down = _packed(precision, 5, 128, 192, part_rows=64, seed=1), _packed(precision, 5, 192, 64, seed=2)
-    order = [torch.randperm(8, generator=torch.Generator().manual_seed(seed))[:6] for seed in range(2)]
-    chosen = torch.stack([*order, torch.tensor([5, 7, 6, 5, 7, 6])]).int().to(DEVICE)
-    x, residual = _randn(3, 192, seed=3), _randn(3, 192, seed=4)
-    weights = torch.rand(3, 6, generator=torch.Generator().manual_seed(5)).to(DEVICE)
-    identity = (weights * (chosen >= 5)).sum(dim=1)
-    weights = weights.masked_fill(chosen >= 5, 0)
-    inner = torch.full((18, 64), float("nan"), device=DEVICE, dtype=x.dtype)
-    start_packed_experts(x, gate_up, chosen, weights, inner)
-    got = finish_packed_experts(x, residual, down, chosen, identity, inner, torch.empty_like(x)).float()
-    plain = gate_up.unpacked(), down.unpacked()
-    wanted = reference(x.float(), residual.float(), *plain, chosen, weights, identity)
-    assert (got - wanted).norm() <= 1e-3 * wanted.norm()
-
-
-@pytest.mark.parametrize("precision", PACKED)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 3e4])
 def test_tokens_of_any_size(precision: Precision, scale: float) -> None:
     """A token is scaled before it is multiplied, so none is too small or too large; zeros stay zeros."""
     from kodkod_engine.kernels.gpu.around import Around
-    from kodkod_engine.kernels.gpu.thin_packed import thin_packed
+    from kodkod_engine.kernels.gpu.few_packed import few_packed
 
     weight, x = _packed(precision, 32, 256), _randn(1, 256, seed=2, dtype=torch.float32)
-    small, large = (thin_packed((x * size).bfloat16(), weight, Around()).float() for size in (1.0, scale))
+    small, large = (few_packed((x * size).bfloat16(), weight, Around()).float() for size in (1.0, scale))
     assert (large - small * scale).norm() <= 0.01 * small.norm() * scale
 
 
@@ -100,8 +70,8 @@ def test_tokens_of_any_size(precision: Precision, scale: float) -> None:
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_what_is_not_a_number_stays_none(precision: Precision, trouble: float) -> None:
     from kodkod_engine.kernels.gpu.around import Around
-    from kodkod_engine.kernels.gpu.thin_packed import thin_packed
+    from kodkod_engine.kernels.gpu.few_packed import few_packed
 
     x = _randn(1, 256, seed=2)
     x[0, 7] = trouble
-    assert not thin_packed(x, _packed(precision, 32, 256), Around()).isfinite().any()
+    assert not few_packed(x, _packed(precision, 32, 256), Around()).isfinite().any()
