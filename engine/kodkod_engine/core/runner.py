@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.batch import BlockRows, build_batch, windows_of
+from kodkod_engine.core.expected import Expected
 from kodkod_engine.core.first_use import listen_to_triton, telling
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
@@ -63,6 +64,9 @@ class ModelRunner:
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
         self._kernel_rows = kernel_rows(a_matrix)
         self._block_rows = BlockRows()
+        self._expected: list[Expected] = []
+        self._left = 0
+        """The step that the device has ready, if it has any, and how many such it can take one after another."""
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
         self._chooses_on_device = loaded.device.type == "cuda"
         if loaded.device.type == "cpu":
@@ -132,10 +136,7 @@ class ModelRunner:
         if not self._chooses_on_device or self.watchers or not all(map(_is_free, runs)):
             return None
         order = _by_length(runs)
-        batch = self.batch([runs[index] for index in order], ahead=num_steps - 1)
-        choices = [choice for index in order for choice in _of_each_token(runs[index])]
-        draws = draws_of(choices, num_steps) if any(choice.sampling.temperature > 0 for choice in choices) else None
-        ids = self.loaded.model.choose(batch, self.cache, draws, num_steps)
+        ids = self._launched([runs[index] for index in order], num_steps)
         if ids is None:
             return None
         self.meanwhile()
@@ -143,7 +144,29 @@ class ModelRunner:
         of_run = {index: list(islice(columns, len(runs[index].token_ids))) for index in order}
         chosen = [list(chain.from_iterable(of_run[index][-len(run.choices) :])) for index, run in enumerate(runs)]
         _require_numbers(min(map(min, chosen)) >= 0)
+        pairs = zip(runs, chosen, strict=True) if self._left > 0 else ()
+        self._expected = [Expected.after(run, of_run) for run, of_run in pairs]
         return chosen
+
+    def _launched(self, runs: Sequence[TokenRun], num_steps: int) -> Tensor | None:
+        """See `LongcatFlash.choose`. Nothing is sent for runs that the last ones lead to."""
+        model = self.loaded.model
+        if len(runs) == len(self._expected) and all(map(Expected.is_met, self._expected, runs)):
+            ids = model.go_on(self.cache, num_steps)
+            if ids is not None:
+                self._left -= num_steps
+                return ids
+        batch = self.batch(runs, ahead=num_steps - 1)
+        choices = [choice for run in runs for choice in _of_each_token(run)]
+        draws = draws_of(choices, num_steps) if any(choice.sampling.temperature > 0 for choice in choices) else None
+        self._left = self._room(runs, num_steps) if draws is None else 0
+        return model.choose(batch, self.cache, draws, num_steps, self._left)
+
+    def _room(self, runs: Sequence[TokenRun], num_steps: int) -> int:
+        """Steps after these for which the blocks have room, where each is one token."""
+        if any(len(run.token_ids) > 1 for run in runs):
+            return 0
+        return min(-(run.end + num_steps - 1) % self.layout.block_size for run in runs)
 
     def _step_by_step(self, runs: Sequence[TokenRun], num_steps: int) -> list[tuple[ChosenToken, ...]]:
         chosen = [self._one_step(runs)]

@@ -85,6 +85,8 @@ class GpuStep:
     model: LongcatFlash
     cache: KvCache
     _shapes: dict[ShapeKey, StepBuffers] = field(default_factory=dict)
+    _last: StepBuffers | None = None
+    """Those of the last step."""
 
     def __post_init__(self) -> None:
         config, device = self.model.config, self.model.norm.weight.device
@@ -125,21 +127,34 @@ class GpuStep:
         return self._run(batch, Ending.HIDDEN)
 
     @torch.inference_mode()
-    def choose(self, batch: StepBatch, draws: Draws | None = None, num_steps: int = 1) -> Tensor:
+    def choose(self, batch: StepBatch, draws: Draws | None = None, num_steps: int = 1, more: int = 0) -> Tensor:
         """The ids after each token, and after those: a visit of several steps, each with the ids of the one before.
 
         Args:
             batch: of the first step; its blocks and context have room for all.
             draws: how they are chosen, on the host; None takes the most probable ones.
             num_steps: more than 1 only for one token of each sequence.
+            more: steps after these for which there are blocks and draws too, should they be gone on with.
 
         Returns:
             int64 [num_steps, tokens], on the device, `NO_NUMBER` where the logits were none; overwritten like the
             hidden states.
         """
-        return self._run(batch, Ending.GREEDY if draws is None else Ending.DRAWN, draws, num_steps)[:num_steps]
+        ending = Ending.GREEDY if draws is None else Ending.DRAWN
+        return self._run(batch, ending, draws, num_steps, more if self._goes_on(batch, num_steps) else 0)
 
-    def _run(self, batch: StepBatch, ending: Ending, draws: Draws | None = None, num_steps: int = 1) -> Tensor:
+    @torch.inference_mode()
+    def go_on(self, num_steps: int = 1) -> Tensor | None:
+        """The steps after the last ones, each sequence with what was chosen for it: the device has all that they need.
+
+        None, and nothing done, where it has not.
+        """
+        last = self._last
+        return last.take(num_steps) if last is not None and last.left >= num_steps else None
+
+    def _run(
+        self, batch: StepBatch, ending: Ending, draws: Draws | None = None, num_steps: int = 1, more: int = 0
+    ) -> Tensor:
         group = batch.groups[0]
         key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), ending)
         shape = self._shapes.get(key)
@@ -149,12 +164,9 @@ class GpuStep:
             # Alone, so that it stays where it is however often it is run.
             self._fill(shape, batch, draws, 1)
             self._prepare(shape, key)
-        self._fill(shape, batch, draws, num_steps)
-        assert shape.replay is not None
-        for _ in range(num_steps):
-            shape.replay()
-        assert shape.out is not None
-        return shape.out
+        self._fill(shape, batch, draws, num_steps + min(more, MOST_STEPS - num_steps, key.context - group.context_len))
+        self._last = shape
+        return shape.take(num_steps)
 
     def _fill(self, shape: StepBuffers, batch: StepBatch, draws: Draws | None, num_steps: int) -> None:
         shape.fill(batch, draws, num_steps)

@@ -177,14 +177,22 @@ class LongcatFlash(nn.Module):
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
 
-    def choose(self, batch: StepBatch, cache: KvCache, draws: Draws | None = None, num_steps: int = 1) -> Tensor | None:
+    def choose(
+        self, batch: StepBatch, cache: KvCache, draws: Draws | None = None, num_steps: int = 1, more: int = 0
+    ) -> Tensor | None:
         """As `forward`, on to the ids that follow: int64 [num_steps, tokens], see `GpuStep.choose`.
 
         None, and nothing done, where the fused step does not take the batch.
         """
         self._require_unchanged()
         fused = self._fused_for(batch, cache)
-        return fused.choose(batch, draws, num_steps) if fused and fused.admits(batch, num_steps) else None
+        return fused.choose(batch, draws, num_steps, more) if fused and fused.admits(batch, num_steps) else None
+
+    def go_on(self, cache: KvCache, num_steps: int) -> Tensor | None:
+        """As `choose`, right after it, where each sequence goes on with what was chosen; see `GpuStep.go_on`."""
+        self._require_unchanged()
+        fused = self._gpu_step
+        return fused.go_on(num_steps) if fused is not None and fused.cache is cache else None
 
     def _require_unchanged(self) -> None:
         if self.mapped_files is not None:

@@ -74,6 +74,9 @@ class StepBuffers:
         """Filled before the graph when the tables are not where it can read them."""
         self.out: Tensor | None = None
         self.replay: Callable[[], None] | None = None
+        self.left = 0
+        """Steps that may still be taken with what was filled in."""
+        self._taken = 0
 
     def _places(self, parts: tuple[Tensor, ...]) -> Places:
         """The first column of `windows` are the tokens' own ids."""
@@ -91,7 +94,7 @@ class StepBuffers:
         return Draws(temperature, top_k, top_p, min_p, points.view(MOST_STEPS, -1))
 
     def fill(self, batch: StepBatch, draws: Draws | None = None, num_steps: int = 1) -> None:
-        """Send the numbers of a visit, from the host's memory. `draws`: where the ending asks for them."""
+        """Send the numbers of so many steps, from the host's memory. `draws`: where the ending asks for them."""
         if self._sent is not None:
             self._sent.synchronize()  # the copy of the step before may still be under way
         to = self._host_places
@@ -109,6 +112,18 @@ class StepBuffers:
         self._device.copy_(self._host, non_blocking=True)
         if self._sent is not None:
             self._sent.record()
+
+        self.left, self._taken = num_steps, 0
+
+    def take(self, num_steps: int) -> Tensor:
+        """Steps on from where the last ones ended; what they leave: ids [num_steps, tokens], or hidden states."""
+        assert self.replay is not None
+        for _ in range(num_steps):
+            self.replay()
+        first, self._taken = self._taken, self._taken + num_steps
+        self.left -= num_steps
+        assert self.out is not None
+        return self.out if self._key.ending is Ending.HIDDEN else self.out[first : self._taken]
 
     def _fill_draws(self, draws: Draws) -> None:
         to = self._host_draws
