@@ -62,7 +62,7 @@ class EngineLoop(EngineThread):
         self._max_step_tokens = max_step_tokens
         self._visits = Visits(steps_per_visit)
         self._runner = runner
-        self._wakes_at_once = not isinstance(runner, OverlappingRunner)
+        self._wakes_at_once = not (isinstance(runner, OverlappingRunner) and runner.overlaps)
         if isinstance(runner, OverlappingRunner):
             runner.meanwhile = self._wake_readers
         self._store = None if store is None else WatchedStore(store)

@@ -86,6 +86,11 @@ class ModelRunner:
         spec = self.loaded.config.ngram
         return spec.context_tokens if spec else 0
 
+    @property
+    def overlaps(self) -> bool:
+        """See `OverlappingRunner`."""
+        return self._chooses_on_device
+
     def expect(self, context_ids: Sequence[int], token_ids: Sequence[int]) -> None:
         """See `StepRunner`: table rows that lie on a disk are asked for."""
         embedding = self.loaded.model.embedding

@@ -135,5 +135,10 @@ class StepRunner(Protocol):
 class OverlappingRunner(StepRunner, Protocol):
     """One that tells when the host's time is free, for a device computes."""
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether there is such a device."""
+        ...
+
     meanwhile: Callable[[], object]
     """To be called in every step: once the device has all it needs, or before what the host itself computes."""

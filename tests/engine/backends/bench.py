@@ -144,6 +144,8 @@ def around_steps(engine: LoopedEngine, before: Callable[[], object]) -> None:
     plain_run = getattr(runner, name)
 
     def run(*arguments):
+        # On a device readers are told once it computes: who is held up here must not hold them up.
+        getattr(runner, "meanwhile", lambda: None)()
         before()
         return plain_run(*arguments)
 

@@ -12,9 +12,11 @@ from kodkod_engine.models.longcat_flash import LongcatFlash
 RUN = TokenRun("a", [7], [], 0, [0], [Choice(SamplingParams(), 1, None)])
 
 
-def runner_of(loaded, events: list[str]) -> ModelRunner:
+def runner_of(loaded, events: list[str], *, has_device: bool = False) -> ModelRunner:
     runner = ModelRunner(loaded, 2, 4)
     runner.meanwhile = lambda: events.append("meanwhile")
+    runner._chooses_on_device = has_device
+    assert runner.overlaps is has_device
     return runner
 
 
@@ -29,8 +31,7 @@ def test_the_host_has_time_once_the_device_computes(tiny, monkeypatch):
         return torch.zeros(1, 1).as_subclass(Ids)
 
     events: list[str] = []
-    runner = runner_of(tiny, events)
-    runner._chooses_on_device = True
+    runner = runner_of(tiny, events, has_device=True)
     monkeypatch.setattr(LongcatFlash, "choose", choose)
     assert runner.run((), [RUN])[0][0].token_id == 5
     assert events == ["launch", "meanwhile", "wait"]

@@ -48,6 +48,8 @@ class CountingRunner:
 class DeviceRunner(CountingRunner):
     """One whose steps a device computes. What is launched, and whose reader is told, stands in `events`."""
 
+    overlaps = True
+
     def __init__(self, monkeypatch) -> None:
         super().__init__()
         self.meanwhile: Callable[[], object] = lambda: None
