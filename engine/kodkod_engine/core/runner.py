@@ -116,6 +116,7 @@ class ModelRunner:
             raise
 
     def _tell_compiling(self) -> None:
+        self.meanwhile()  # it takes seconds
         tell, self.on_compile = self.on_compile, lambda: None
         tell()
 

@@ -50,3 +50,11 @@ def test_a_step_without_runs_is_no_step_but_the_host_has_time(tiny):
     events: list[str] = []
     assert runner_of(tiny, events).run((), []) == []
     assert events == ["meanwhile"]
+
+
+def test_readers_do_not_wait_for_a_compiler(tiny):
+    events: list[str] = []
+    runner = runner_of(tiny, events, has_device=True)
+    runner.on_compile = lambda: events.append("told")
+    runner._tell_compiling()
+    assert events == ["meanwhile", "told"]
