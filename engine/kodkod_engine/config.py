@@ -39,8 +39,9 @@ class EngineConfig:
     """Load the draft block; None does when the checkpoint has one."""
     speculation: Speculation = Speculation.AUTO
     """How tokens are guessed ahead; a request may ask for another way."""
-    steps_per_visit: int = 1
-    """Tokens that free-running answers may get before the engine looks again, at most: see `core/visits.py`."""
+    steps_per_visit: int | None = None
+    """Tokens that free-running answers may get before the engine looks again, at most: see `core/visits.py`. None: some
+    where a CUDA device computes, for it waits while the engine looks; one on a processor, which does not."""
     ngram_tables: Literal["auto", "resident", "pinned", "mapped"] = "auto"
     """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
     precision: Literal["bf16", "fp8", "int8", "int4"] | None = None

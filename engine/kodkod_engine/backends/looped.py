@@ -47,7 +47,7 @@ class LoopedEngine:
             max_step_tokens=config.step_tokens,
             max_running=min(config.max_running, config.step_tokens),
             speculator=speculator,
-            steps_per_visit=config.steps_per_visit,
+            steps_per_visit=config.steps_per_visit or 1,
             store=store,
         )
         self._numbers = itertools.count(1)

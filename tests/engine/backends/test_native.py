@@ -16,6 +16,7 @@ import torch
 from engine.backends.bench import answer_to
 from kodkod_engine import load_engine
 from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
+from kodkod_engine.backends.native import steps_per_visit
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core import first_costs
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -123,6 +124,13 @@ async def test_no_more_sequences_run_than_a_step_has_tokens(load):
     wanted = await answer_to(load(), PROMPT, 6)
     answers = await asyncio.gather(*(answer_to(engine, PROMPT, 6) for _ in range(7)))
     assert {answer.token_ids for answer in answers} == {wanted.token_ids}
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "steps"), [(None, "cpu", 1), (None, "cuda", 4), (3, "cpu", 3), (1, "cuda", 1)]
+)
+def test_a_visit_is_as_long_as_suits_the_device_unless_told(asked: int | None, device: str, steps: int) -> None:
+    assert steps_per_visit(EngineConfig(steps_per_visit=asked), torch.device(device)) == steps
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("cpu", 512), ("cuda", 4096), ("cuda:1", 4096)])

@@ -1,7 +1,6 @@
 """A packed linear map of some tokens on the tensor cores, a warp a group of codes: every code is read and turned once.
 
-What `packed_tiles` does with a loop over groups. Tokens are brought into the form that the codes meet once for all
-programs, by a kernel that norms them as well.
+Tokens are brought into the form that the codes meet once for all programs, by a kernel that norms them as well.
 """
 
 from __future__ import annotations

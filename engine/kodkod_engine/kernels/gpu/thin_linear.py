@@ -176,8 +176,9 @@ def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     if len(x) == 1 or (is_thin and isinstance(weight, PackedMatrix)):
         return [in_one_kernel, *OTHER_TILES]
     if isinstance(weight, PackedMatrix):
-        by_groups = [few_packed] if fits_groups(Stored.of(weight), x.dtype) else []
-        return [packed_tiles if fits_tiles(weight) else in_one_kernel, *by_groups]
+        if fits_groups(Stored.of(weight), x.dtype):
+            return [few_packed]
+        return [packed_tiles if fits_tiles(weight) else in_one_kernel]
     in_stretches = [few_plain] if fits_stretches(weight) else []
     return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
 

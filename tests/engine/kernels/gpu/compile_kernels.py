@@ -23,9 +23,11 @@ from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu import prefill_attention
 from kodkod_engine.kernels.gpu.absent_device import compiling
+from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.overlap import beginning_early
+from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
 from kodkod_engine.kernels.gpu.table_rows import table_rows
@@ -132,6 +134,7 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
     for home in (*loaded.model.dual_layers[0].experts.homes, loaded.model.dual_layers[0].first.dense.down.home):
         if isinstance(home, PackedMatrix):
             unpack_rows(home, 0, 8)
+            packed_tiles(x.new_empty(4, home.shape[-1]), home, Around())  # as a model in fp32 does
 
 
 @torch.inference_mode()
