@@ -25,3 +25,26 @@ def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_s
         raise ValueError(f"it allows an id outside the vocabulary of {vocab_size}")
     ids = allowed if isinstance(allowed, Set) else frozenset(allowed)
     return ids if len(ids) < vocab_size else None
+
+
+def num_unrestricted(
+    constraint: Constraint, generated_ids: Sequence[int], ids: Sequence[int], stop_ids: Collection[int], vocab_size: int
+) -> int:
+    """How many of some ids, each chosen from all, a constraint lets stand: up to the first after which it speaks.
+
+    Args:
+        generated_ids: before them; after these it is silent.
+        stop_ids: those that end the answer: after one of them it is not asked.
+
+    Where the constraint fails, those before stand: it fails again when it is asked for a step, if it ever is.
+    """
+    said = list(generated_ids)
+    for count, token_id in enumerate(ids[:-1], start=1):
+        said.append(token_id)
+        try:
+            is_silent = token_id not in stop_ids and ask_constraint(constraint, said, vocab_size) is None
+        except Exception:  # noqa: BLE001  # a caller's code
+            is_silent = False
+        if not is_silent:
+            return count
+    return len(ids)

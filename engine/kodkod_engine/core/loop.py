@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationRequest, Speculation
-from kodkod_engine.constraints.asking import ask_constraint
+from kodkod_engine.constraints.asking import ask_constraint, num_unrestricted
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
 from kodkod_engine.core.engine_thread import EngineThread, one_line
@@ -141,7 +141,7 @@ class EngineLoop(EngineThread):
             return 1
         num_steps = self._visits.num_steps(
             [job.entry for job in jobs],
-            [self._answers[job.entry.sequence.id].request for job in jobs],
+            [job.run.choices for job in jobs],
             plain_steps=self._speculator.plain_steps,
             step_s=self._speculator.plain_step_s(len(jobs), max(job.run.end for job in jobs)),
         )
@@ -237,6 +237,7 @@ class EngineLoop(EngineThread):
         Returns:
             How many were emitted.
         """
+        tokens = self._unrestricted(job, tokens)
         sequence, num_accepted = job.entry.sequence, len(tokens) - 1
         room = sequence.max_total_tokens - sequence.num_tokens
         num_taken, reason = self._answers[sequence.id].take(tokens, room=room, wakes=self._wakes_at_once)
@@ -252,6 +253,15 @@ class EngineLoop(EngineThread):
         if reason is not None:
             self._end(sequence.id, reason)
         return num_taken
+
+    def _unrestricted(self, job: _Job, tokens: tuple[ChosenToken, ...]) -> tuple[ChosenToken, ...]:
+        """Those of a visit that a constraint has nothing to say to; what is drafted was asked about before."""
+        sequence, answer = job.entry.sequence, self._answers[job.entry.sequence.id]
+        constraint = answer.request.constraint
+        if constraint is None or job.proposal.token_ids:
+            return tokens
+        generated, ids = sequence.token_ids[sequence.num_prompt_tokens :], [token.token_id for token in tokens]
+        return tokens[: num_unrestricted(constraint, generated, ids, answer.stop_ids, self._vocab_size)]
 
     def _wake_readers(self) -> None:
         """Of what the last step brought. They take the interpreter, so this waits until the device has the next one."""

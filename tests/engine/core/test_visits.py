@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.core.workshop import WAIT_S, Workshop, until
-from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams, collect
+from engine.core.workshop import WAIT_S, CountingRunner, Workshop, until
+from kodkod_engine.api import FinishReason, SamplingParams, collect
 from kodkod_engine.core import visits as visits_module
 from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.sequence import Sequence
-from kodkod_engine.core.step import Choice, TokenRun, next_run
+from kodkod_engine.core.step import Choice, ChosenToken, TokenRun, next_run
 from kodkod_engine.core.visits import Visits
 from kodkod_engine.speculation.rest import Rest
 
@@ -46,25 +46,25 @@ def entry(num_tokens: int = 1, *, prompt: int = 3, generated: int = 2, most: int
     return StepEntry(sequence, prompt + generated - num_tokens, num_tokens, samples=True)
 
 
-def planned(*entries: StepEntry, request: GenerationRequest | None = None, **fields) -> int:
-    requests = [request or GenerationRequest((1,))] * len(entries)
-    return Visits(8).num_steps(entries, requests, **{"plain_steps": float("inf"), "step_s": 0.001, **fields})
+def planned(*entries: StepEntry, choice: Choice | None = None, **fields) -> int:
+    choices = [[choice or Choice(SamplingParams(), 5, None)]] * len(entries)
+    return Visits(8).num_steps(entries, choices, **{"plain_steps": float("inf"), "step_s": 0.001, **fields})
 
 
 def test_those_that_run_free_get_them_all():
     assert planned(entry(), entry()) == 8
-    assert planned(entry(), request=GenerationRequest((1,), SamplingParams(1.0, stop_strings=("x",)))) == 8
+    assert planned(entry(), choice=Choice(SamplingParams(1.0, stop_strings=("x",)), 5, None)) == 8
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
-        GenerationRequest((1,), constraint=Anything()),
-        GenerationRequest((1,), SamplingParams(logprobs=0)),
+        Choice(SamplingParams(), 5, frozenset({7})),
+        Choice(SamplingParams(logprobs=0), 5, None),
     ],
 )
-def test_who_asks_for_more_than_ids_is_served_step_by_step(wanted):
-    assert planned(entry(), entry(), request=wanted) == 1
+def test_who_asks_for_more_than_ids_or_not_for_any_is_served_step_by_step(wanted):
+    assert planned(entry(), entry(), choice=wanted) == 1
 
 
 def test_prompts_and_first_tokens_come_by_themselves():
@@ -179,12 +179,80 @@ def test_who_cancels_waits_for_one_visit_at_most(shop):
     assert shop.runner.visits == [1, 4, 4]
 
 
-def test_a_constrained_neighbour_slows_all_down_and_spoils_nothing(shop):
+class Obedient(CountingRunner):
+    """As the one that counts, but where only some ids are allowed it says the lowest of them."""
+
+    def run(self, copies, runs, num_steps=1):
+        chosen = super().run(copies, runs, num_steps)
+        bound = {index: run.choices[0].allowed_ids for index, run in enumerate(runs) if run.choices}
+        assert num_steps == 1 or not any(bound.values()), "these ids were chosen from all"
+        return [(ChosenToken(min(bound[index])),) if bound.get(index) else said for index, said in enumerate(chosen)]
+
+
+@pytest.fixture
+def obedient() -> Iterator[Workshop]:
+    shop = Workshop(steps_per_visit=4, runner=Obedient())
+    yield shop
+    shop.close()
+
+
+class Forbidding:
+    """A constraint of a function of what was said; remembers what it was asked."""
+
+    def __init__(self, allowed) -> None:
+        self.allowed, self.asked = allowed, []
+
+    def allowed_ids(self, generated_ids):
+        self.asked.append(list(generated_ids))
+        return self.allowed(generated_ids)
+
+
+def test_a_constraint_that_says_nothing_costs_no_visit(shop):
+    assert shop.ask("a", [1, 2], 14, constraint=Anything()).token_ids == tuple(range(2, 16))
+    assert shop.runner.visits == [1, 4, 4, 4, 1]
+
+
+@pytest.mark.parametrize("opens", range(3, 11))
+def test_where_a_constraint_is_heard_again_the_visit_ends(obedient, opens):
+    """Two tokens after the one that opens are the constraint's, wherever in a visit it comes."""
+
+    def bound(said):
+        since = len(said) - 1 - said.index(opens) if opens in said else None
+        return {0: [700, 800], 1: [900]}.get(since)
+
+    done = obedient.ask("a", [1, 2], 14, constraint=Forbidding(bound))
+    free = [*range(2, opens + 1), 700, 900, *range(opens + 3, 16)]
+    assert list(done.token_ids) == free[:14]
+    assert 4 in obedient.runner.visits
+
+
+def test_nothing_is_asked_past_the_end(obedient):
+    rule = Forbidding(lambda _said: None)
+    sampling = SamplingParams(max_tokens=30, stop_ids=frozenset({6}))
+    done = obedient.ask("a", [1, 2], 30, sampling=sampling, constraint=rule)
+    assert (done.token_ids, done.finish_reason) == ((2, 3, 4, 5, 6), FinishReason.STOP)
+    assert all(6 not in said for said in rule.asked)
+
+
+def test_a_constraint_that_fails_ahead_fails_when_its_step_comes(obedient):
+    def bound(said):
+        if 5 in said:
+            raise ValueError("five")
+
+    done = obedient.ask("a", [1, 2], 14, constraint=Forbidding(bound))
+    assert (done.token_ids, done.finish_reason) == ((2, 3, 4, 5), FinishReason.ERROR)
+    assert "five" in done.error
+
+
+def test_a_constrained_neighbour_slows_all_down_and_spoils_nothing(obedient):
     ready = threading.Event()
-    shop.runner.before = lambda: ready.wait(WAIT_S)
-    streams = [shop.submit("free", [1, 2], 20), shop.submit("bound", [1, 2], 5, constraint=Anything())]
+    obedient.runner.before = lambda: ready.wait(WAIT_S)
+    bound = Forbidding(lambda said: [500 + len(said)])
+    streams = [obedient.submit("free", [1, 2], 20), obedient.submit("bound", [1, 2], 5, constraint=bound)]
     ready.set()
-    assert [asyncio.run(collect(stream)).token_ids for stream in streams] == [tuple(range(2, 22)), tuple(range(2, 7))]
-    together = [steps for steps, (_, runs) in zip(shop.runner.visits, shop.runner.steps, strict=True) if len(runs) > 1]
+    done = [asyncio.run(collect(stream)).token_ids for stream in streams]
+    assert done == [tuple(range(2, 22)), tuple(range(500, 505))]
+    runner = obedient.runner
+    together = [steps for steps, (_, runs) in zip(runner.visits, runner.steps, strict=True) if len(runs) > 1]
     assert set(together) <= {1}
-    assert max(shop.runner.visits) == 4
+    assert max(runner.visits) == 4
