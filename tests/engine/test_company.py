@@ -43,14 +43,19 @@ SETTINGS = settings(max_examples=20, deadline=None, derandomize=True, database=N
 
 @dataclass(frozen=True)
 class Fence:
-    """Allows by the number of tokens so far: anything, one id, a few, or most."""
+    """Allows by the number of tokens so far: anything, one id, a few, or most; and anything again for a while."""
 
     first: int
+    pause: int
 
     def allowed_ids(self, generated_ids: Sequence[int]) -> Sequence[int] | TokenMask | None:
         place = self.first + len(generated_ids)
         some = range(place % 40, VOCAB_SIZE, 40)
-        return (None, some[:1], list(some), TokenMask.of(range(place % 40, VOCAB_SIZE), VOCAB_SIZE))[place % 4]
+        if place % (4 + self.pause) >= 4:
+            return None
+        return (None, some[:1], list(some), TokenMask.of(range(place % 40, VOCAB_SIZE), VOCAB_SIZE))[
+            place % (4 + self.pause)
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ samplings = st.builds(
     logprobs=st.sampled_from([None, None, 0, 2]),
 )
 new_ids = st.lists(st.integers(0, VOCAB_SIZE - 1) | st.just(EOS_ID), min_size=1, max_size=6)
-fences = st.none() | st.builds(Fence, st.integers(0, 99))
+fences = st.none() | st.builds(Fence, st.integers(0, 99), st.sampled_from([0, 3, 9]))
 asks = st.lists(
     st.builds(Ask, st.integers(0, 40), new_ids, samplings, fences, st.none() | st.none() | st.integers(0, 9)),
     min_size=2,
