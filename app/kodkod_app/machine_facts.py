@@ -76,7 +76,7 @@ def program_facts() -> Iterator[Fact]:
     for name, use, exit_code in (("git", "snapshots and diffs", NO_GIT), ("rg", "quicker search", 0)):
         path = shutil.which(name)
         missing = f"not found; install {'ripgrep' if name == 'rg' else name} for {use}"
-        yield Fact(name, path is not None or not exit_code, path or missing, 0 if path else exit_code)
+        yield Fact(name, path is not None, path or missing, 0 if path else exit_code)
 
 
 def hardware_facts(folder: Path) -> Iterator[Fact]:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from kodkod_app import machine_facts
 from kodkod_app.commands.doctor import command as doctor
-from kodkod_app.machine_facts import Fact, exit_code_of, model_facts, placement_facts
+from kodkod_app.machine_facts import NO_GIT, Fact, exit_code_of, model_facts, placement_facts, program_facts
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import INDEX_NAME
 from kodkod_engine.models.convert import convert
@@ -59,6 +59,13 @@ def test_what_cannot_be_loaded_is_not_called_good(folder: Path, damage: str) -> 
     assert "fetch" in fact.detail
     assert "\n" not in fact.detail
     assert list(placement_facts(folder)), "where it would go is to be had of config.json"
+
+
+def test_programs_that_are_missing_are_not_called_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    _, git, ripgrep = program_facts()
+    assert (git.is_good, git.exit_code) == (False, NO_GIT)
+    assert (ripgrep.is_good, ripgrep.exit_code) == (False, 0), "a run can do without"
 
 
 def test_a_missing_table_is_told(folder: Path) -> None:

@@ -222,7 +222,7 @@ class KodkodApp(Actions):
         elif self.is_stoppable:
             self.action_stop()
         elif self.prompt.text:
-            self.prompt.put("")
+            self.prompt.lay_aside()
         elif now_s - self._leave_pressed_s < 2 * _TWICE_S:
             await self.action_leave()
         else:

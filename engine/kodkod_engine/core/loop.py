@@ -258,7 +258,7 @@ class EngineLoop(EngineThread):
         """Those of a visit that a constraint has nothing to say to; what is drafted was asked about before."""
         sequence, answer = job.entry.sequence, self._answers[job.entry.sequence.id]
         constraint = answer.request.constraint
-        if constraint is None or job.proposal.token_ids:
+        if constraint is None or job.proposal.token_ids or len(tokens) == 1:
             return tokens
         generated, ids = sequence.token_ids[sequence.num_prompt_tokens :], [token.token_id for token in tokens]
         return tokens[: num_unrestricted(constraint, generated, ids, answer.stop_ids, self._vocab_size)]

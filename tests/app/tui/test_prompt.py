@@ -259,5 +259,8 @@ async def test_ctrl_c_clears_then_leaves_and_ctrl_d_deletes_or_leaves(open_app, 
         assert driver.app.prompt.text == "a"
         await press("ctrl+c")
         assert driver.app.prompt.text == ""
+        await press("up")
+        assert driver.app.prompt.text == "a", "what was cleared is not lost"
+        await press("ctrl+c")
         await press("ctrl+c", "ctrl+c")
         await driver.until(lambda: driver.app._exit, "the end")

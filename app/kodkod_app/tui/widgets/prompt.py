@@ -108,6 +108,16 @@ class Prompt(TextArea):
         self.move_cursor(self.document.end)
         self.refresh(layout=True)  # a text area that shrank keeps its height otherwise
 
+    def lay_aside(self) -> str:
+        """Empty it into the history, from where Up brings it back; what was written, nothing of blanks alone."""
+        text = self.whole_text.strip()
+        if text:
+            self._history.add(text)
+        self._pastes.clear()
+        self.put("")
+        self.close_completion()
+        return text
+
     def action_new_line(self) -> None:
         """Begin a line."""
         self.insert("\n")
@@ -164,14 +174,8 @@ class Prompt(TextArea):
         if self.text.endswith("\\"):
             self.put(f"{self.text[:-1]}\n")
             return
-        text = self.whole_text.strip()
-        if not text:
-            return
-        self._history.add(text)
-        self._pastes.clear()
-        self.put("")
-        self.close_completion()
-        self.post_message(self.Submitted(text))
+        if self.whole_text.strip():
+            self.post_message(self.Submitted(self.lay_aside()))
 
     # History
 

@@ -37,7 +37,7 @@ LAYERS = Layers(
 FACTS = (
     Fact("kodkod", True, "0.1.0 on Python 3.11.7"),
     Fact("git", True, "/usr/bin/git"),
-    Fact("rg", True, "not found; install ripgrep for quicker search"),
+    Fact("rg", False, "not found; install ripgrep for quicker search"),
     Fact("processor", True, "8 cores, x86_64"),
     Fact("memory", True, "31.2 GiB"),
     Fact("disk", True, "210.4 GiB free at /home/mia/timesheet"),
