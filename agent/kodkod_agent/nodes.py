@@ -23,7 +23,7 @@ from kodkod_agent.limits import require_more
 from kodkod_agent.next_turn import next_turn
 from kodkod_agent.policy import Verdict
 from kodkod_agent.resources import Resources
-from kodkod_agent.state import AgentState, Node, Ruling, Status
+from kodkod_agent.state import AgentState, Node, Ruling, Status, origin_of
 from kodkod_agent.telling import (
     show_instructions,
     tell_budgets,
@@ -67,14 +67,14 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
         res.record(trajectory.UserMessage(text=text), state["step"])
     snapshot = await res.take_snapshot(state["step"])
     res.journal.add(SnapshotRecord(step=state["step"], snapshot=snapshot))
-    tests = {}
-    if res.config.baseline_tests and not res.config.attended and _can_test(res):
+    origin, tests = state.get("origin_snapshot", ""), state["tests_before"]
+    if not origin and res.config.baseline_tests and not res.config.attended and _can_test(res):
         tests = await _run_tests(res, before=True)
         for name in checks.not_failing(tests, res.config.test_targets):
             res.emit(events.Notice(f"{name} does not fail, or there is no such test"))
     mark = res.log.sync(res.ledger)
     begun = AgentState(next=Node.PREPARE, inbox=[], base_snapshot=snapshot, tests_before=tests, ledger_mark=mark)
-    return standing | mode | begun
+    return standing | mode | begun | AgentState(origin_snapshot=origin or snapshot)
 
 
 async def _rebuild(state: AgentState, res: Resources) -> AgentState:
@@ -225,7 +225,7 @@ async def verify(state: AgentState, res: Resources) -> AgentState:
 async def _verified(state: AgentState, res: Resources) -> AgentState:
     tries = state["verifications"] + 1
     snapshot = await res.take_snapshot(state["step"])
-    if not await asyncio.to_thread(res.snapshots.diff, state["base_snapshot"], snapshot):
+    if not await asyncio.to_thread(res.snapshots.diff, origin_of(state), snapshot):
         return _ended(Status.DONE if res.config.attended else Status.UNVERIFIED, "nothing was changed")
     if not _can_test(res):
         return _ended(Status.UNVERIFIED, "there are no tests to show that it works")

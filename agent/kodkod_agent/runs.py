@@ -19,7 +19,7 @@ from kodkod_agent.reading_ahead import ReadingAhead, coming_ids
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.spans import RunSpan
-from kodkod_agent.state import AgentState, Node, Status, new_run, plain
+from kodkod_agent.state import AgentState, Node, Status, new_run, origin_of, plain
 
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
@@ -221,8 +221,8 @@ class Runs:
             self._res.record(trajectory.Finished(status=report.status, summary=report.summary, verified=verified), step)
 
     async def diff(self, state: AgentState) -> str:
-        """What the run changed in the files, to its end or to now."""
-        base = state["base_snapshot"] or self._res.journal.snapshot_after(state["first_step"])
+        """What the run changed in the files, and those it goes on with, to its end or to now."""
+        base = origin_of(state) or self._res.journal.snapshot_after(state["first_step"])
         if not base:
             return ""
         end = state["end_snapshot"] or await self._res.take_snapshot(state["step"])

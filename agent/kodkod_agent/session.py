@@ -156,10 +156,14 @@ class Session:
         # A fork stands in the middle of a run, one that nothing was said in at the beginning of none.
         return status is not Status.DONE and (status is not Status.RUNNING or state["step"] > 0)
 
-    async def send(self, text: str) -> AsyncGenerator[events.Event, None]:
+    async def send(self, text: str, *, goes_on: bool = False) -> AsyncGenerator[events.Event, None]:
         """Say something and follow the run it starts, to its `RunEnded`.
 
         Closing the generator early cancels the run.
+
+        Args:
+            text: for the model.
+            goes_on: with what the last run was about: what changes is measured from before that one.
 
         Raises:
             SessionBusy: a run is going on.
@@ -167,7 +171,8 @@ class Session:
         """
         self._folder.name_after(text)
         state = await self._runs.state()
-        async with aclosing(self._runs.follow(new_run(text, step=state["step"]), 0.0)) as run:
+        begun = new_run(text, step=state["step"], after=state if goes_on else None)
+        async with aclosing(self._runs.follow(begun, 0.0)) as run:
             async for event in run:
                 yield event
         await self._read_ahead()
@@ -283,7 +288,7 @@ class Session:
         if move.snapshot is not None:
             await self._res.take_snapshot(step)
             await asyncio.to_thread(self._res.snapshots.restore, move.snapshot)
-            await self._hold(move.snapshot, move.to.state.get("base_snapshot"), step=step)
+            await self._hold(move.snapshot, *map(move.to.state.get, ("base_snapshot", "origin_snapshot")), step=step)
             self._res.journal.add(SnapshotRecord(step=step, snapshot=move.snapshot))
         self._res.ledger = self._res.log.load(self._res.tokenizer, move.to.ledger_mark)
         self._res.loops.reset()

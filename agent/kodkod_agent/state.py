@@ -93,6 +93,10 @@ class AgentState(TypedDict, total=False):
     """Steps before this run."""
     base_snapshot: str
     """The work tree before this run."""
+    goes_on: bool
+    """With what an earlier run was about."""
+    origin_snapshot: str
+    """The work tree before the first run of those that go on with one another."""
     told_budgets: list[str]
     """What the model was told is nearly used up."""
     generated_tokens: int
@@ -127,13 +131,20 @@ def new_session(ledger_mark: int) -> AgentState:
     return AgentState(ledger_mark=ledger_mark, step=0, rebuilds=0, instructions=[], plan_only=False)
 
 
-def new_run(text: str, *, step: int) -> AgentState:
-    """The input of a run: everything below the line, set anew."""
+def new_run(text: str, *, step: int, after: Mapping[str, Any] | None = None) -> AgentState:
+    """The input of a run: everything below the line, set anew.
+
+    Args:
+        after: where an earlier one stood that this one goes on with: what they change is measured from before both.
+    """
+    earlier = after or {}
     return AgentState(
         next=Node.PREPARE,
         inbox=[text],
         first_step=step,
         base_snapshot="",
+        goes_on=after is not None,
+        origin_snapshot=earlier.get("origin_snapshot", "") or earlier.get("base_snapshot", ""),
         told_budgets=[],
         generated_tokens=0,
         prompt_tokens=0,
@@ -146,12 +157,17 @@ def new_run(text: str, *, step: int) -> AgentState:
         verifications=0,
         rulings={},
         summary="",
-        tests_before={},
+        tests_before=earlier.get("tests_before", {}),
         tests_after={},
         end_snapshot="",
         status=Status.RUNNING,
         reason="",
     )
+
+
+def origin_of(state: AgentState) -> str:
+    """The snapshot from which what a run changed is measured; empty before it has begun."""
+    return state.get("origin_snapshot") or state["base_snapshot"]  # none in a run that an earlier version began
 
 
 def plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,11 +144,11 @@ async def _work(
     setup = session_setup(options.settings, model, box, extras)
     async with await open_session(options, setup) as session:
         candidates = candidates_for(session, options.settings, plan, box)
-        prompt = options.prompt
+        prompt, goes_on = options.prompt, False
         if prompt is None and not await session.is_unfinished() and not await candidates.are_due():
-            prompt = await _word_to_go_on(session, options)
+            prompt, goes_on = await _word_to_go_on(session, options), True
         renderer.begin(Scene(session.id, setup.work_tree, model.name, setup.mode, box.name, _python(plan, box)))
-        stream = session.proceed() if prompt is None else session.send(prompt)
+        stream = session.proceed() if prompt is None else session.send(prompt, goes_on=goes_on)
         return await _follow(session, candidates, stream, renderer, interrupts)
 
 

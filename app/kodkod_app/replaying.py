@@ -197,7 +197,7 @@ class _Follower:
             self._snapshots.restore(state["base_snapshot"])
         plan_only = bool(state.get("plan_only"))
         session.permissions.mode = PermissionMode.PLAN if plan_only else PermissionMode.BYPASS_PERMISSIONS
-        return session.send(run.text)
+        return session.send(run.text, goes_on=bool(state.get("goes_on")))
 
     def _answered(self, request: ApprovalRequest) -> Approval:
         step = self._recording.first_step + self._turns

@@ -322,6 +322,18 @@ def test_what_a_limit_ended_goes_on_as_its_report_says(limit, setting, fix, kodk
     assert found.out.splitlines()[-1] == f"go on with    kodkod fix -r {info.id} --issue TEXT"
 
 
+def test_what_was_changed_before_a_limit_counts_when_it_goes_on(fix, kodkod, project):
+    assert fix([MEND, LOOK, FINISH], "--max-turns", 1).code == 124
+    (info,) = list_sessions(paths.sessions_folder())
+    found = kodkod("fix", "-r", info.id, "--max-turns", 9)
+    assert found.code == 0, found.out
+    assert "nothing was changed" not in found.out
+    assert "+    return a + b" in found.out
+    assert (project / "calc.py").read_text() == MENDED
+    again = kodkod("replay", info.id)
+    assert again.code == 0, again.out + again.err
+
+
 def test_a_prompt_can_come_through_a_pipe(kodkod, project, record, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Où est add?\n".encode())))
     assert kodkod("-p", "-", "-C", project, "-m", record({"text": "In calc."})).code == 0
