@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.speculation.guessers import always
@@ -114,6 +114,10 @@ configs = st.builds(
     speculation=st.sampled_from([Speculation.AUTO, Speculation.NONE]),
 )
 
+ASKED = [Ask(40, [7], SamplingParams(max_tokens=30), None, enough) for enough in (None, None, 3)]
+DRAFTING = EngineConfig(block_size=4, max_step_tokens=24, max_running=6, max_cached_tokens=110)
+VISITED = replace(DRAFTING, block_size=16, max_cached_tokens=400, steps_per_visit=4, speculation=Speculation.NONE)
+
 
 class Company:
     """One model, engines of it, and what was in the examples."""
@@ -197,6 +201,8 @@ def test_an_answer_is_its_own_in_any_company(tiny, tokenizer, monkeypatch):
 
     @SETTINGS
     @given(asks, configs, st.booleans())
+    @example(ASKED, DRAFTING, False)  # whatever is drawn, everything that is counted happens
+    @example(ASKED, VISITED, True)
     def holds(wanted: list[Ask], config: EngineConfig, is_kept: bool) -> None:
         shared = tuple(place * place % 97 + 30 for place in range(40))
         requests = [
