@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from measure import commit, machine
 Rows: TypeAlias = Iterator[dict[str, Any]]
 FILE = "gpu.json"
 TRACE_LINES = 12
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class DeviceLost(Exception):
@@ -72,7 +74,7 @@ class Record:
         _clean()
 
     def _fault(self, name: str, lines: list[str] | str) -> None:
-        lines = [lines] if isinstance(lines, str) else lines
+        lines = [_anywhere(line) for line in ([lines] if isinstance(lines, str) else lines)]
         kept = lines if len(lines) <= 2 * TRACE_LINES else [*lines[:TRACE_LINES], "...", *lines[-TRACE_LINES:]]
         self.values["faults"][name] = kept
         print(f"{name}: FAULT\n" + "\n".join(kept), flush=True)
@@ -82,6 +84,11 @@ class Record:
         beside = self.path.with_suffix(".part")
         beside.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
         beside.replace(self.path)
+
+
+def _anywhere(line: str) -> str:
+    """Without the folders of the machine that says it."""
+    return line.replace(f"{ROOT}/", "").replace(f"{sys.prefix}/", "")
 
 
 def _commit() -> str:

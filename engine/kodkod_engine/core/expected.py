@@ -10,7 +10,8 @@ from kodkod_engine.core.step import TokenRun
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A run of one token. What lies before it follows from whose it is, for what was chosen is never taken back."""
+    """A run of one token. What lies before it follows from whose it is: whoever takes chosen tokens back goes on from
+    where they were, and after any step but the expected one nothing is expected."""
 
     request_id: str
     token_id: int

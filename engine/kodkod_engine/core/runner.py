@@ -190,6 +190,7 @@ class ModelRunner:
 
     def _chosen(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         self.meanwhile()
+        self._expected = []  # what the device has ready may have been taken back by then
         hidden = self.forward(runs).hidden
         for watch in self.watchers:
             watch(runs, hidden)

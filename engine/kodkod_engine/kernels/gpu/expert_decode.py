@@ -139,6 +139,7 @@ def _down(
         if AT_ONCE > 1:
             tl.debug_barrier()  # or the compiler asks for each when the one before was used
         for index in tl.static_range(AT_ONCE):
+            # A checker sees the empty tuple above, Triton what it grew to.
             tiles, factors, values, is_real = asked[index]  # type: ignore[var-annotated]
             for chunk in tl.static_range(len(tiles)):
                 low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]  # type: ignore[var-annotated]

@@ -158,7 +158,7 @@ def thin_linear(
 ) -> Tensor:
     """See `reference`; the weight contiguous or packed, `also` beside a residual only.
 
-    In one kernel for a token, else in the way that the device finds quickest. `follows` as `overlap.early` has it.
+    In the way that the device finds quickest; for a token always in one kernel. `follows` as `overlap.early` has it.
     """
     around = Around(norm, eps, residual, also, is_pair, follows)
     ways = ways_of(x, weight)
@@ -232,4 +232,4 @@ class InOneKernel:
 in_one_kernel = InOneKernel()
 
 OTHER_TILES = (InOneKernel(2, 4), InOneKernel(2, 8), InOneKernel(0.5, 4))
-"""Of a program for one token, that a device may find quicker."""
+"""Of a program, for a token or two, that a device may find quicker."""

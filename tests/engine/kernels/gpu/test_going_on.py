@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kodkod_engine.core.step import TokenRun
+from kodkod_engine.core.step import TokenRun, next_run
 from kodkod_engine.models.loading import load_model
 from kodkod_engine.models.random_checkpoint import write_random_checkpoint
 
@@ -124,6 +124,26 @@ def test_a_step_in_between_is_no_harm(played, two):
         runner.forward([TokenRun("else", [4, 5], (), 0, [3 * BLOCKS_EACH - 1])])
         runner.run([], [TokenRun("else", [4], (), 0, [3 * BLOCKS_EACH - 1])])
     played.check(two, [1, 1])
+
+
+def test_what_a_constraint_took_back_is_not_gone_on_with(played, monkeypatch):
+    """A visit's last token comes again where it was, behind another than the device chose; beside prompts, say, the
+    steps between are the modules'."""
+    (run,) = played.begin([[7, 8, 2, 9]], [GREEDY])
+    played.plain.run([], [run])
+    first, second, third = (token.token_id for token in played.fused.run([], [run], 3)[0])
+    other = (second + 1) % CONFIG["vocab_size"]
+    with monkeypatch.context() as patch:
+        patch.setattr(played.step, "admits", lambda *_: False)
+        for said, wanted in ((first, other), (other, third)):
+            run = next_run(run, said, played.plain.context_tokens)
+            bound = replace(run, choices=[replace(run.choices[0], allowed_ids=frozenset({wanted}))])
+            assert [runner.run([], [bound])[0][0].token_id for runner in (played.fused, played.plain)] == [wanted] * 2
+    run = next_run(run, third, played.plain.context_tokens)
+    played.check([run], [1])
+    slot = run.block_ids[run.start // BLOCK_SIZE] * BLOCK_SIZE + run.start % BLOCK_SIZE
+    latents = [runner.cache._latents[:, slot] for runner in (played.fused, played.plain)]
+    torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
