@@ -126,7 +126,7 @@ def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "b
     limit_s = num_bytes / bench.ceilings.read_bytes_per_s
     point |= {
         "fused_step": is_fused,
-        "begins_early": player.fused.begins_early,
+        "lead": player.fused.lead.name if player.fused.lead is not None else None,
         "distinct_experts": distinct,
         "bytes": num_bytes,
         "step_ms": spent * 1e3,

@@ -18,6 +18,9 @@ from kodkod_engine.kernels.gpu.latent_join import join_splits
 from kodkod_engine.kernels.gpu.latent_plans import Plan
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 
+GRAIN = tl.constexpr(16)
+"""Splits differ by no fewer places than the products take at a time."""
+
 
 def reference(
     query: Tensor,
@@ -144,9 +147,9 @@ def _split(
     best = tl.full([ROWS], -1.0e30, dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
     mixed = tl.zeros([ROWS, RANK], dtype=tl.float32)
-    # What is seen is cut evenly, in whole tiles; the last splits of a short context may be left without any.
+    # What is seen is cut evenly; the last splits of a short context may be left without any.
     seen = tl.max(reach, axis=0) + 1
-    share = tl.cdiv(tl.cdiv(seen, tl.num_programs(2)), PLACES) * PLACES
+    share = tl.cdiv(tl.cdiv(seen, tl.num_programs(2)), GRAIN) * GRAIN
     first = split * share
     last = tl.minimum(first + share, seen)
     table = blocks + sequence * table_width
@@ -185,34 +188,36 @@ def _split_whole(
     SIZE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """As `_split` for a split of one tile. What lies beyond the last place seen is read and not used."""
+    """As `_split` for a split of one tile; one beyond all that is seen leaves nothing."""
     sequence, tile, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     places = split * PLACES + tl.arange(0, PLACES)
     block = tl.load(blocks + sequence * table_width + places // SIZE)
     own = tile * ROWS + tl.arange(0, ROWS)
     inside = own < rows
     reach = tl.load(positions + sequence * (rows // heads) + own // heads, mask=inside, other=-1).to(tl.int32)
-    low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
     inputs_are_there(EARLY)
-    key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
-    latent = tl.load(key + low[None, :])
-    turned = tl.load(key + RANK + high[None, :])
-    nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
-    scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
-    scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
-    visible = places[None, :] <= reach[:, None]
-    scores = tl.where(visible, scores * scale, -1.0e30)
-    best = tl.max(scores, axis=1)
-    weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
-    total = tl.sum(weights, axis=1)
-    mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
-    place = (sequence * tl.num_programs(2) + split) * rows + own
-    _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
+    if split * PLACES <= tl.max(reach, axis=0):
+        low, high = tl.arange(0, RANK), tl.arange(0, ROPE)
+        key = latents + (block * SIZE + places % SIZE)[:, None] * (RANK + ROPE)
+        latent = tl.load(key + low[None, :])
+        turned = tl.load(key + RANK + high[None, :])
+        nope, rope = _asking(query, sequence * rows, own, inside, RANK, ROPE)
+        scores = tl.dot(nope, tl.trans(latent), input_precision="ieee")
+        scores += tl.dot(rope, tl.trans(turned), input_precision="ieee")
+        visible = places[None, :] <= reach[:, None]
+        scores = tl.where(visible, scores * scale, -1.0e30)
+        best = tl.max(scores, axis=1)
+        weights = tl.where(visible, tl.exp(scores - best[:, None]), 0.0)
+        total = tl.sum(weights, axis=1)
+        mixed = tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
+        place = (sequence * tl.num_programs(2) + split) * rows + own
+        _leave(partial, highest, sums, place, inside, best, total, mixed, RANK)
 
 
 def _longest(context: int, plan: Plan) -> int:
     """Places of a split at most, for the interpreter, which runs no loop whose length is found on the way; else 0."""
-    tiles = int(triton.cdiv(triton.cdiv(context, plan.splits), plan.tile.places))
+    share = triton.cdiv(triton.cdiv(context, plan.splits), GRAIN.value) * GRAIN.value
+    tiles = int(triton.cdiv(share, plan.tile.places))
     return tiles * plan.tile.places if triton.knobs.runtime.interpret else 0
 
 
@@ -230,12 +235,13 @@ def latent_decode(
 ) -> Tensor:
     """See `reference`; all contiguous, rank and rope powers of two of at least 16.
 
-    A plan of whole tiles reads every place of `blocks`: all of them must be blocks of the cache, and what lies there
-    finite, for what nobody sees is weighed with 0.
+    A plan of whole tiles reads every place of a tile whose first is seen: its blocks must be some of the cache, and
+    what lies there finite, for what nobody sees is weighed with 0.
     """
     _, new, heads, _ = query.shape
     parts = _attended(query, latents, blocks, positions, kv_b.shape[1], scale, block_size, plan)
-    return join_splits(*parts, kv_b, new, heads, value)
+    places = plan.tile.places if plan.tile.is_whole else 0
+    return join_splits(*parts, kv_b, positions, new, heads, value, places)
 
 
 def _attended(
@@ -248,7 +254,10 @@ def _attended(
     block_size: int,
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32."""
+    """The splits' results [sequences, splits, new * heads, rank], their highest scores and their sums, fp32.
+
+    Of a plan of whole tiles only as far as something is seen.
+    """
     sequences, new, heads, width = query.shape
     rows, tile, splits = new * heads, plan.tile, plan.splits
     partial = query.new_empty(sequences, splits, rows, rank)

@@ -2,7 +2,8 @@
 
 A kernel that may begin early loads its weights, which nobody writes, and then waits for its inputs. Every kernel that
 is started so must wait, or what it started would run before its inputs are there; the first after a fork or a join of
-streams is started as usual.
+streams is started as usual. As each waits for the one before it to end, nothing is written that an earlier one reads,
+however many have begun.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -19,17 +21,29 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 CAPABILITY = (9, 0)
 
-_overlaps: ContextVar[bool] = ContextVar("overlaps", default=False)
+
+class Lead(IntEnum):
+    """When a kernel may begin."""
+
+    NONE = 0
+    """Once the one before it has ended."""
+    ONE = 1
+    """Once the one before it has its inputs."""
+    MANY = 2
+    """Once the one before it has begun, which may be waiting itself: as many as there is room for."""
+
+
+_lead: ContextVar[Lead] = ContextVar("lead", default=Lead.NONE)
 
 
 @contextmanager
-def beginning_early(is_wanted: bool) -> Iterator[None]:
-    """Kernels launched inside begin early, or do not; a graph keeps what held when it was captured."""
-    token = _overlaps.set(is_wanted)
+def beginning(lead: Lead) -> Iterator[None]:
+    """When kernels launched inside begin; a graph keeps what held when it was captured."""
+    token = _lead.set(lead)
     try:
         yield
     finally:
-        _overlaps.reset(token)
+        _lead.reset(token)
 
 
 def can_begin_early(device: torch.device) -> bool:
@@ -39,9 +53,12 @@ def can_begin_early(device: torch.device) -> bool:
 
 @triton.jit
 def inputs_are_there(EARLY: tl.constexpr):
-    """Wait for the kernel before, then let the next one begin."""
+    """Wait for the kernel before, and let the next one begin: `EARLY` is a `Lead`."""
+    if EARLY == 2:
+        gdc_launch_dependents()
     if EARLY:
         gdc_wait()
+    if EARLY == 1:
         gdc_launch_dependents()
 
 
@@ -51,4 +68,5 @@ def early(follows: bool = True) -> dict[str, Any]:
     Args:
         follows: whether the inputs come from the kernel right before it on its stream.
     """
-    return {"EARLY": True, "launch_pdl": True} if follows and _overlaps.get() else {"EARLY": False}
+    lead = int(_lead.get()) if follows else 0
+    return {"EARLY": lead, "launch_pdl": True} if lead else {"EARLY": 0}

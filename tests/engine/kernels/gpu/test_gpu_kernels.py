@@ -174,8 +174,12 @@ def test_splits_are_joined(sequences: int, new: int, heads: int, splits: int) ->
     sums, kv_b = 1 + highest.abs(), _randn(heads * (8 + 24), 16, seed=3)
     if splits > 1:
         partial[:, -1], sums[:, -1], highest[:, -1] = 0, 0, -1e30
-    given = (partial, highest, sums, kv_b, new, heads, 24)
-    torch.testing.assert_close(join_splits(*given), reference(*given), rtol=1e-4, atol=1e-4)
+    positions = 7 * torch.arange(sequences * new, device=DEVICE).view(sequences, new)
+    given = (partial, highest, sums, kv_b, positions, new, heads, 24)
+    torch.testing.assert_close(join_splits(*given, 0), reference(*given, 0), rtol=1e-4, atol=1e-4)
+    if splits > 32:
+        partial[:, 5:], sums[:, 5:], highest[:, 5:] = (float("nan"),) * 3  # beyond the last position: nobody was there
+        torch.testing.assert_close(join_splits(*given, 16), reference(*given, 16), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("sequences", "new", "heads"), [(1, 1, 4), (2, 3, 5)])
