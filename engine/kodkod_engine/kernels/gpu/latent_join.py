@@ -10,16 +10,20 @@ import triton.language as tl
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
+from kodkod_engine.kernels.gpu.tiles import INTERPRETED
 
 BLOCK_VALUES = 32
 MANY_TOKENS, TOKENS_EACH = 8, 4
 """From so many on a program joins several, for each that does reads its part of the value projection anew."""
 
-PART = 16
-"""Results of splits that are added to one another place by place, before the sum over all."""
+PART = 64
+"""Results of splits that are multiplied at once: as many as leave room for a program of the kernel before."""
 
-MOST_AT_ONCE, AT_ONCE_OF_MORE = 128, 64
-"""Results of splits that a program asks for together, as many as its registers hold: of more, there is more beside."""
+LEAST_SPLITS = 16
+"""Tensor cores take no fewer; beyond those there are, 0 is read."""
+
+JOINED_AT_ONCE = 128
+"""Results of splits that a program asks for together: as many as its registers hold."""
 
 
 def reference(
@@ -62,6 +66,38 @@ def reference(
 
 
 @triton.jit
+def _asked(partial, row, stride, start, used, PART: tl.constexpr, AT_ONCE: tl.constexpr, RANK: tl.constexpr):
+    """Results of some splits, [PART, RANK] each; 0 of those that nobody used."""
+    columns = tl.arange(0, RANK)
+    values = ()
+    for first in tl.static_range(0, AT_ONCE, PART):
+        split = start + first + tl.arange(0, PART)
+        place = partial + (row + split * stride)[:, None] * RANK + columns[None, :]
+        values = values + (tl.load(place, mask=(split < used)[:, None], other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+    return values
+
+
+@triton.jit
+def _weighed(values, highest, sums, row, stride, start, used, top, PART: tl.constexpr):
+    """What `_asked` brought, weighed and added up by the tensor cores: fp32 [RANK].
+
+    They take sixteen rows of weights: one has what a weight rounds to, and one the rest, so nothing is lost by it.
+    """
+    side = tl.arange(0, 16)[:, None]
+    joined = tl.zeros([16, values[0].shape[1]], dtype=tl.float32)
+    for index in tl.static_range(len(values)):
+        split = start + index * PART + tl.arange(0, PART)
+        at, there = row + split * stride, split < used
+        high = tl.load(highest + at, mask=there, other=-1.0e30)
+        share = tl.load(sums + at, mask=there, other=0.0) * tl.exp(high - top)
+        rounded = share.to(values[index].dtype)
+        rest = (share - rounded.to(tl.float32)).to(values[index].dtype)
+        both = tl.where(side == 0, rounded[None, :], tl.where(side == 1, rest[None, :], 0.0)).to(values[index].dtype)
+        joined += tl.dot(both, values[index], input_precision="ieee")
+    return tl.sum(joined, axis=0)
+
+
+@triton.jit
 def _joined(
     partial,
     highest,
@@ -75,32 +111,20 @@ def _joined(
     RANK: tl.constexpr,
 ):
     """One head's result of one token from its first `used` splits, which lie `stride` rows apart: fp32 [RANK]."""
-    own, columns = tl.arange(0, PART), tl.arange(0, RANK)
-    best, weights = (), ()
-    for first in tl.static_range(0, SPLITS, PART):
-        at, there = row + (first + own) * stride, first + own < used
-        best = best + (tl.load(highest + at, mask=there, other=-1.0e30),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-        weights = weights + (tl.load(sums + at, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # as above
-    joined = tl.zeros([PART, RANK], dtype=tl.float32)
-    total = tl.zeros([PART], dtype=tl.float32)
-    for start in tl.static_range(0, SPLITS, AT_ONCE):
-        # All results are on their way before the first number that must be waited for.
-        values = ()
-        for first in tl.static_range(start, start + AT_ONCE, PART):
-            at, there = row + (first + own) * stride, first + own < used
-            place = partial + at[:, None] * RANK + columns[None, :]
-            values = values + (tl.load(place, mask=there[:, None], other=0.0),)  # type: ignore[assignment]  # noqa: RUF005  # as above
-        if start == 0:
-            tl.debug_barrier()
-            highs = best[0]  # type: ignore[misc]
-            for index in tl.static_range(1, len(best)):
-                highs = tl.maximum(highs, best[index])
-            top = tl.max(highs, axis=0)
-        for index in tl.static_range(len(values)):
-            share = weights[start // PART + index] * tl.exp(best[start // PART + index] - top)
-            total += share
-            joined += values[index].to(tl.float32) * share[:, None]
-    return tl.sum(joined, axis=0) / tl.sum(total, axis=0)
+    every = tl.arange(0, SPLITS)
+    best = tl.load(highest + row + every * stride, mask=every < used, other=-1.0e30)
+    total = tl.load(sums + row + every * stride, mask=every < used, other=0.0)
+    # These results are on their way before the first number that must be waited for.
+    values = _asked(partial, row, stride, 0, used, PART, AT_ONCE, RANK)
+    tl.debug_barrier()
+    top = tl.max(best, axis=0)
+    joined = _weighed(values, highest, sums, row, stride, 0, used, top, PART)
+    if SPLITS > AT_ONCE:
+        # Triton's interpreter runs no loop whose length is found on the way.
+        for start in range(AT_ONCE, SPLITS if INTERPRETED else used, PART):
+            more = _asked(partial, row, stride, start, used, PART, PART, RANK)
+            joined += _weighed(more, highest, sums, row, stride, start, used, top, PART)
+    return joined / tl.sum(total * tl.exp(best - top), axis=0)
 
 
 @triton.jit
@@ -164,11 +188,8 @@ def join_splits(
     grid: Any = (heads, triton.cdiv(value, block), triton.cdiv(tokens, each))
     sizes = {"RANK": rank, "NOPE": len(kv_b) // heads - value, "VALUE": value, "BLOCK": block, "EACH": each}
     sizes["PLACES"] = places
-    parts = {
-        "SPLITS": splits,
-        "PART": min(splits, PART),
-        "AT_ONCE": splits if splits <= MOST_AT_ONCE else AT_ONCE_OF_MORE,
-    }
+    held = max(splits, LEAST_SPLITS)
+    parts = {"SPLITS": splits, "PART": min(held, PART), "AT_ONCE": min(held, JOINED_AT_ONCE)}
     _values[grid](
         partial, highest, sums, kv_b, positions, out, new, heads, tokens, **sizes, **parts, num_warps=8, **early()
     )
