@@ -18,11 +18,13 @@ import triton.language as tl
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.around import Around, leave
+from kodkod_engine.kernels.gpu.digit_products import fits_digits
 from kodkod_engine.kernels.gpu.few_packed import few_packed
 from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
 from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
+from kodkod_engine.kernels.gpu.thin_digits import BY_DIGITS
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row, row_of, scales_of, tiles_of, times
 from kodkod_engine.kernels.gpu.tuning import name_of, tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
@@ -174,7 +176,8 @@ def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     """Kernels for so many tokens and a weight like this; the first serves all sizes."""
     is_thin = len(x) <= THIN_ROWS
     if len(x) == 1 or (is_thin and isinstance(weight, PackedMatrix)):
-        return [in_one_kernel, *OTHER_TILES]
+        by_digits = BY_DIGITS if len(x) == 1 and fits_digits(Stored.of(weight), x.dtype) else ()
+        return [in_one_kernel, *OTHER_TILES, *by_digits]
     if isinstance(weight, PackedMatrix):
         if fits_groups(Stored.of(weight), x.dtype):
             return [few_packed]

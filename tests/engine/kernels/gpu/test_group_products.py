@@ -1,8 +1,10 @@
-"""Packed weights on the tensor cores, a warp a group: as the plain map with the values that the codes stand for."""
+"""Packed weights by products of integers, on the tensor cores and four at a time: as the plain map with the values that
+the codes stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ pytest.importorskip("triton")
 # Halves, for the interpreter cuts bf16 off where a device rounds it.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PACKED = [Precision.FP8, Precision.INT8, Precision.INT4]
+KERNELS = [("few_packed", Precision.FP8), *product(("few_packed", "by_digits"), (Precision.INT8, Precision.INT4))]
 
 
 def _randn(*shape: int, seed: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
@@ -53,25 +56,54 @@ def test_few_packed(precision: Precision, tokens: int, size: int, outputs: int, 
     _compare(few_packed, precision, tokens, size, outputs, is_pair)
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("precision", PACKED[1:])
+@pytest.mark.parametrize(("size", "outputs"), [(96, 40), (160, 6), (384, 128), (1536, 16), (2048, 36)])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_a_token_by_digits(precision: Precision, size: int, outputs: int, is_pair: bool) -> None:
+    from kodkod_engine.kernels.gpu.thin_digits import BY_DIGITS
+
+    for way in BY_DIGITS:
+        _compare(way, precision, 1, size, outputs, is_pair)
+
+
+def test_digits_are_for_one_short_token_and_integers() -> None:
+    from kodkod_engine.kernels.gpu.thin_digits import BY_DIGITS
+    from kodkod_engine.kernels.gpu.thin_linear import ways_of
+
+    token = _randn(1, 256, seed=2)
+    for precision in PACKED:
+        weight = _packed(precision, 32, 256)
+        assert (BY_DIGITS[0] in ways_of(token, weight)) == (precision is not Precision.FP8)
+        assert BY_DIGITS[0] not in ways_of(token.float(), weight)
+        assert BY_DIGITS[0] not in ways_of(token.expand(2, -1), weight)
+    assert BY_DIGITS[0] not in ways_of(token, _packed(Precision.INT4, 32, 272))  # groups of 16, 8 bytes
+    assert BY_DIGITS[0] not in ways_of(token, _randn(32, 256, seed=1))
+
+
+def _kernel(name: str) -> Callable[..., torch.Tensor]:
+    from kodkod_engine.kernels.gpu.few_packed import few_packed
+    from kodkod_engine.kernels.gpu.thin_digits import BY_DIGITS
+
+    return few_packed if name == "few_packed" else BY_DIGITS[0]
+
+
+@pytest.mark.parametrize(("kernel", "precision"), KERNELS)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-4, 3e4])
-def test_tokens_of_any_size(precision: Precision, scale: float) -> None:
+def test_tokens_of_any_size(kernel: str, precision: Precision, scale: float) -> None:
     """A token is scaled before it is multiplied, so none is too small or too large; zeros stay zeros."""
     from kodkod_engine.kernels.gpu.around import Around
-    from kodkod_engine.kernels.gpu.few_packed import few_packed
 
     weight, x = _packed(precision, 32, 256), _randn(1, 256, seed=2, dtype=torch.float32)
-    small, large = (few_packed((x * size).bfloat16(), weight, Around()).float() for size in (1.0, scale))
+    small, large = (_kernel(kernel)((x * size).bfloat16(), weight, Around()).float() for size in (1.0, scale))
     assert (large - small * scale).norm() <= 0.01 * small.norm() * scale
 
 
-@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize(("kernel", "precision"), KERNELS)
 @pytest.mark.parametrize("trouble", [float("inf"), float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_what_is_not_a_number_stays_none(precision: Precision, trouble: float) -> None:
+def test_what_is_not_a_number_stays_none(kernel: str, precision: Precision, trouble: float) -> None:
     from kodkod_engine.kernels.gpu.around import Around
-    from kodkod_engine.kernels.gpu.few_packed import few_packed
 
     x = _randn(1, 256, seed=2)
     x[0, 7] = trouble
-    assert not few_packed(x, _packed(precision, 32, 256), Around()).isfinite().any()
+    assert not _kernel(kernel)(x, _packed(precision, 32, 256), Around()).isfinite().any()

@@ -1,0 +1,215 @@
+"""Packed integers times one token by four-way integer products (`dp4a`): two instructions a value or so.
+
+Codes that are turned into numbers one by one cost five to eight.
+
+Four codes lie in a word as the product takes them: of 8 bits as they are, of 4 bits behind a mask, sixteen times as
+large. The token becomes two digits of 8 bits a value, a signed and an unsigned one, four values a word: scaled as in
+`group_products`, and right to as much. Every program works them out for itself, so the more rows it owns, the less they
+cost. A part of a row is 16 bytes, what a thread asks for at once; its products are summed as integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kodkod_engine.kernels.gpu.group_products import LEAST_POWER, TOP
+from kodkod_engine.kernels.gpu.tiles import INTERPRETED, Stored
+
+PART = tl.constexpr(16)
+"""Bytes."""
+
+LEAST_PARTS = 16
+"""Of a tile, with which it need not cover a whole row; two rows are then side by side in a warp."""
+
+WARP_PARTS = 32
+
+HELD_TILES = 8
+"""Of a row's digits in a thread, eight words each; of longer rows more threads share them, and the sum of a row."""
+
+ROUNDING = tl.constexpr(12_582_912.0)
+"""1.5 * 2 ** 23: added to a number of less than 2 ** 15 it leaves the nearest integer in the lowest 16 bits."""
+
+HIGHER_HALVES = tl.constexpr(-252_645_136)
+"""0xF0F0F0F0"""
+
+EVEN_BYTES = tl.constexpr(0x00FF00FF)
+
+
+def fits_digits(stored: Stored, dtype: torch.dtype) -> bool:
+    """Whether a packed matrix and inputs of this dtype are some for these products."""
+    is_short = dtype.itemsize == 2  # two digits are as good as such a number, not as fp32
+    has_parts = stored.per_group >= PART.value and LEAST_PARTS * PART.value % stored.per_group == 0
+    return is_short and stored.codes.dtype == torch.int8 and has_parts
+
+
+def words_of(stored: Stored) -> torch.Tensor:
+    """The codes of a matrix of `fits_digits`, four bytes at a time."""
+    return stored.codes.view(torch.int32)
+
+
+def digit_meta(stored: Stored) -> dict[str, Any]:
+    """What a kernel over such a matrix is compiled for."""
+    parts = stored.row_bytes // PART.value
+    return {
+        "ALL_PARTS": parts,
+        "PARTS": _tile_parts(parts, stored.halves),
+        "HALVES": stored.halves,
+        "PER": stored.per_group // PART.value,
+        "ROW_BLOCK": stored.row_block,
+    }
+
+
+def _tile_parts(parts: int, halves: int) -> int:
+    """A power of two that divides the row, or one that covers it with a masked end."""
+    divisor = parts & -parts
+    if divisor < LEAST_PARTS:
+        return int(triton.next_power_of_2(parts))
+    wanted = WARP_PARTS
+    while parts * halves > HELD_TILES * wanted:
+        wanted *= 2
+    return min(divisor, wanted)
+
+
+# Parts are the first dimension: of dimensions without neighbours in memory the compiler gives that one to a warp.
+
+
+@triton.jit
+def parts_of(words, rows, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr):
+    """Rows of a matrix of less than 8 GiB as tiles of words [PARTS, rows, 4]; behind a row's end 0."""
+    part, word = tl.arange(0, PARTS)[:, None, None], tl.arange(0, 4)[None, None, :]
+    own = words + rows[None, :, None] * (ALL_PARTS * 4) + part * 4 + word
+    tiles = ()
+    for start in tl.static_range(0, ALL_PARTS, PARTS):
+        at = own + start * 4
+        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0)
+        tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+    return tiles
+
+
+@triton.jit
+def part_scales(scales, rows, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, PER: tl.constexpr, ROW_BLOCK: tl.constexpr):
+    """The scales of `parts_of`, [PARTS, rows] each."""
+    part = tl.arange(0, PARTS)[:, None]
+    own = scales + (rows // ROW_BLOCK)[None, :] * (ALL_PARTS // PER) + part // PER
+    tiles = ()
+    for start in tl.static_range(0, ALL_PARTS, PARTS):
+        at = own + start // PER
+        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0.0)
+        tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+    return tiles
+
+
+@triton.jit
+def values_of(x, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES: tl.constexpr, PER: tl.constexpr):
+    """A row of an input as it meets `parts_of`: tiles [PARTS, words, 4 values]; four words meet the codes, or their
+    first halves, and four more the second ones."""
+    part, word = tl.arange(0, PARTS)[:, None, None], tl.arange(0, 4 * HALVES)[None, :, None]
+    group_part = (part // PER * HALVES + word // 4) * PER + part % PER
+    own = x + group_part * 16 + word % 4 * 4 + tl.arange(0, 4)[None, None, :]
+    tiles = ()
+    for start in tl.static_range(0, ALL_PARTS, PARTS):
+        at = own + start * 16 * HALVES
+        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0.0)
+        tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+    return tiles
+
+
+@triton.jit
+def power_below(values):
+    """The power of two that is at most the largest magnitude of a row; infinite where something is not finite."""
+    most = tl.zeros(values[0].shape, dtype=tl.int32)
+    for index in tl.static_range(len(values)):
+        most = tl.maximum(most, values[index].to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    return tl.maximum(tl.max(most) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def digits_of(values, power):
+    """The tiles of a row as words of four digits [PARTS, words]: all signed ones, times 256, then all unsigned ones."""
+    highs, lows = (), ()
+    side = tl.arange(0, 2)[None, None, :]
+    for index in tl.static_range(len(values)):
+        bits = (values[index].to(tl.float32) * (TOP / power) + ROUNDING).to(tl.int32, bitcast=True)
+        # The first and the third of four values in one word, the others in another. By sums, for through `tl.split` the
+        # compiler would have every warp work all this out.
+        pairs = tl.reshape(bits & 0xFFFF, (bits.shape[0], bits.shape[1], 2, 2)) << side[:, :, :, None] * 16
+        pairs = tl.sum(pairs, axis=2)
+        high = tl.sum((pairs >> 8 & EVEN_BYTES) << side * 8, axis=2)
+        low = tl.sum((pairs & EVEN_BYTES) << side * 8, axis=2)
+        highs = highs + (high,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+        lows = lows + (low,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+    return highs + lows
+
+
+@triton.jit
+def times_digits(tiles, scales, digits, HALVES: tl.constexpr):
+    """Rows of a matrix, as `parts_of` and `part_scales` give them, times a row's digits: fp32 [PARTS, rows], to be
+    summed and multiplied by `scale_down`."""
+    total = tl.zeros(scales[0].shape, dtype=tl.float32)
+    for chunk in tl.static_range(len(tiles)):
+        product = _part(tiles[chunk], digits[chunk], digits[len(tiles) + chunk], HALVES)
+        total += product * scales[chunk].to(tl.float32)
+    return total
+
+
+@triton.jit
+def _part(tile, high, low, HALVES: tl.constexpr):
+    """Products of parts [PARTS, rows, 4] and their digits: of 32 values at most, a code of at most 128 times a number
+    of at most 2 ** 14 each, so no sum is beyond 2 ** 26."""
+    words, highs, lows = _four(tile), _digit_words(high, HALVES), _digit_words(low, HALVES)
+    upper = tl.zeros((tile.shape[0], tile.shape[1]), dtype=tl.int32)
+    lower = upper
+    for index in tl.static_range(4):
+        word = words[index]
+        if HALVES == 2:
+            upper = _add(word & HIGHER_HALVES, highs[4 + index], upper, IS_SIGNED=True)
+            lower = _add(word & HIGHER_HALVES, lows[4 + index], lower, IS_SIGNED=False)
+            word = word << 4 & HIGHER_HALVES
+        upper = _add(word, highs[index], upper, IS_SIGNED=True)
+        lower = _add(word, lows[index], lower, IS_SIGNED=False)
+    return (upper * 256 + lower).to(tl.float32)
+
+
+@triton.jit
+def _four(tile):
+    """A tile [.., .., 4] as four tensors."""
+    even, odd = tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1], 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def _digit_words(tile, HALVES: tl.constexpr):
+    """Words of digits [PARTS, 1]: four, and as many more of second halves."""
+    words = _four(tl.reshape(tile, (tile.shape[0], HALVES, 4)))
+    if HALVES == 2:
+        firsts, seconds = (), ()
+        for index in tl.static_range(4):
+            first, second = tl.split(words[index])
+            firsts = firsts + (first[:, None],)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+            seconds = seconds + (second[:, None],)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+        words = firsts + seconds
+    return words
+
+
+@triton.jit
+def _add(word, digits, total, IS_SIGNED: tl.constexpr):
+    """Four codes times four digits, added to a total."""
+    if INTERPRETED:
+        for shift in tl.static_range(0, 32, 8):
+            digit = digits << shift >> 24
+            total += (word << shift >> 24) * (digit if IS_SIGNED else digit & 255)
+        return total
+    return tl.inline_asm_elementwise(
+        "dp4a.s32.s32 $0, $1, $2, $3;" if IS_SIGNED else "dp4a.s32.u32 $0, $1, $2, $3;",
+        "=r,r,r,r",
+        [word, digits, total],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
