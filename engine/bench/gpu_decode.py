@@ -20,6 +20,7 @@ from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, Spe
 from kodkod_engine.backends.native import NativeEngine
 from kodkod_engine.benchmark.gpu_kernels import graphed, kernel_cases
 from kodkod_engine.config import EngineConfig
+from kodkod_engine.core.step import TokenRun
 
 PROFILED_STEPS = 3
 ENGINE_TOKENS = 48
@@ -110,6 +111,15 @@ def verify(bench: Bench) -> Rows:
     yield {"plans": bench.player().fused._tuner.names()}
 
 
+def _order(player: Player, runs: list[TokenRun]) -> dict[str, Any]:
+    """When the kernels of such a step begin, and which go first."""
+    batch = player.batch(runs)
+    if not player.fused.admits(batch):
+        return {}
+    order = player.shape_of(batch).order
+    return asdict(order) | {"lead": order.lead.name}
+
+
 @torch.inference_mode()
 def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "bf16") -> dict[str, Any]:
     player, scale = bench.player(precision=precision), bench.scale
@@ -126,7 +136,7 @@ def _point(bench: Bench, batch: int, context: int, new: int, precision: str = "b
     limit_s = num_bytes / bench.ceilings.read_bytes_per_s
     point |= {
         "fused_step": is_fused,
-        "lead": player.fused.lead.name if player.fused.lead is not None else None,
+        **_order(player, runs),
         "distinct_experts": distinct,
         "bytes": num_bytes,
         "step_ms": spent * 1e3,

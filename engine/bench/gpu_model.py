@@ -28,7 +28,7 @@ from kodkod_engine.models.gpu_step import GpuStep
 from kodkod_engine.models.loading import LoadedModel, build_model
 from kodkod_engine.models.longcat_flash import LongcatFlash
 from kodkod_engine.models.packing import pack_model
-from kodkod_engine.models.step_buffers import Ending, ShapeKey, bucket_of
+from kodkod_engine.models.step_buffers import Ending, ShapeKey, StepBuffers, bucket_of
 
 BLOCK_SIZE = 16
 WHOLE_BYTES = 142e9
@@ -236,15 +236,16 @@ class Player:
         steps = [self.runs(batch, context + step, new) for step in range(scale.steps + scale.warm_steps)]
         times = [self.device.seconds(lambda runs=runs: self.step(runs)) for runs in steps]
         last = self.batch(steps[-1])
-        replay_s = self.device.seconds(self._graph_of(last), scale.steps) if self.fused.admits(last) else None
+        replay = self.shape_of(last).replay if self.fused.admits(last) else None
+        replay_s = None if replay is None else self.device.seconds(replay, scale.steps)
         return statistics.median(times[scale.warm_steps :]), replay_s
 
-    def _graph_of(self, batch: StepBatch) -> Callable[[], object]:
+    def shape_of(self, batch: StepBatch) -> StepBuffers:
+        """What greedy steps like this one, taken before, have their graph in."""
         group = batch.groups[0]
-        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), Ending.GREEDY)
-        replay = self.fused._shapes[key].replay
-        assert replay is not None
-        return replay
+        return self.fused._shapes[
+            ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), Ending.GREEDY)
+        ]
 
     @torch.inference_mode()
     def prefill_s(self, start: int, new: int, chunk: int) -> float:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.bring_near import bring_near
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
@@ -25,10 +26,9 @@ from kodkod_engine.kernels.gpu.latent_inputs import LatentShape, latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan, plans_for
 from kodkod_engine.kernels.gpu.next_step import next_step
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
-from kodkod_engine.kernels.gpu.overlap import Lead, beginning, can_begin_early
 from kodkod_engine.kernels.gpu.route import Routing, route
 from kodkod_engine.kernels.gpu.thin_linear import THIN_ROWS, thin_linear
-from kodkod_engine.kernels.gpu.tuning import replay_ms, tuner_of
+from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.on_device import fits_tile
@@ -36,6 +36,7 @@ from kodkod_engine.layers.packed import PackedMatrix
 from kodkod_engine.layers.step_batch import Blocks, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 from kodkod_engine.models.step_buffers import MOST_STEPS, Ending, ShapeKey, StepBuffers, bucket_of
+from kodkod_engine.models.step_graphs import Order, StepGraphs
 
 if TYPE_CHECKING:
     from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer, LongcatFlash
@@ -43,12 +44,12 @@ if TYPE_CHECKING:
 MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
 
+MOST_NEAR = 32_768
+"""Places whose latents a device's cache has room for, beside weights that pass through."""
+
 CAPABILITY = (8, 0)
 CAPABILITY_FOR_FP8 = (8, 9)
 """Of a device: what it must be to compute with bf16, and with FP8 codes as they are."""
-
-WARM_UPS = 2
-"""Runs before a capture, which may not compile or allocate."""
 
 
 def _is_recent(model: LongcatFlash, device: torch.device) -> bool:
@@ -102,11 +103,9 @@ class GpuStep:
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._pool: Any = None
+        self._side, self._near = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
+        self.graphs = StepGraphs(device)
         self._tuner = tuner_of(device)
-        self.lead: Lead | None = None
-        """When kernels begin; None until a step of few tokens decided."""
         embedding = self.model.embedding
         resident = embedding.resident if embedding is not None else None
         self._input = NgramInput(embedding, resident.weight) if embedding is not None and resident is not None else None
@@ -187,44 +186,17 @@ class GpuStep:
         if self._device.type != "cuda":
             shape.replay = partial(self._run_here, shape, key)
             return
-        graph, shape.out = self._captured(shape, key, self.lead or Lead.NONE)
-        if self.lead is None and key.tokens <= THIN_ROWS:
-            graph, shape.out = self._quickest(graph, shape.out, shape, key)
-        shape.replay = graph.replay
+
+        def step(order: Order) -> Tensor:
+            shape.order = order
+            return self._result(shape, key)
+
+        may_bring_near = key.sequences == 1 and key.context <= MOST_NEAR
+        best = self.graphs.quickest(step, is_thin=key.tokens <= THIN_ROWS, may_bring_near=may_bring_near)
+        shape.replay, shape.out, shape.order = best.graph.replay, best.out, best.order
 
     def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:
         shape.out = self._result(shape, key)
-
-    def _captured(self, shape: StepBuffers, key: ShapeKey, lead: Lead) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The step's graph and what it leaves."""
-        with beginning(lead):
-            stream = torch.cuda.Stream(self._device)
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
-                    self._result(shape, key)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                out = self._result(shape, key)
-        self._pool = self._pool or graph.pool()
-        return graph, out
-
-    def _quickest(
-        self, graph: torch.cuda.CUDAGraph, out: Tensor, shape: StepBuffers, key: ShapeKey
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """This graph, or one whose kernels begin early if it says the same sooner; later shapes follow."""
-        self.lead, best, least_ms = Lead.NONE, (graph, out), replay_ms(graph)
-        wanted = out.clone()
-        for lead in (Lead.ONE, Lead.MANY) if can_begin_early(self._device) else ():
-            try:
-                other, other_out = self._captured(shape, key, lead)
-                other.replay()
-                if torch.equal(other_out, wanted) and (spent_ms := replay_ms(other)) < least_ms:
-                    self.lead, best, least_ms = lead, (other, other_out), spent_ms
-            except RuntimeError:  # the driver does not capture such launches
-                break
-        return best
 
     def _result(self, shape: StepBuffers, key: ShapeKey) -> Tensor:
         x = self._compute(shape, key)
@@ -255,21 +227,26 @@ class GpuStep:
         first, second = layer.first, layer.second
         # The second stream reads it to the end of the layer, so its memory may not be given away before.
         shared = self._attend(first, x, shape, key)
-        with self._beside():
+        with self._beside(self._side):
             shortcut = self._experts(layer, shared)
         x = thin_linear(self._gated(first, shared), first.dense.down.home, residual=shared)
         x = self._attend(second, x, shape, key)
         inner = self._gated(second, x)
-        if self._side is not None:
-            torch.cuda.current_stream().wait_stream(self._side)
+        self._join(self._side)
+        if shape.order.brings_near:
+            self._join(self._near)
         return thin_linear(inner, second.dense.down.home, residual=x, also=shortcut, follows=False)
 
-    def _beside(self) -> Any:
-        """The second stream, which goes on from where the first is now."""
-        if self._side is None:
+    def _beside(self, stream: torch.cuda.Stream | None) -> Any:
+        """Another stream, which goes on from where the first is now."""
+        if stream is None:
             return nullcontext()
-        self._side.wait_stream(torch.cuda.current_stream())
-        return torch.cuda.stream(self._side)
+        stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(stream)
+
+    def _join(self, stream: torch.cuda.Stream | None) -> None:
+        if stream is not None:
+            torch.cuda.current_stream().wait_stream(stream)
 
     def _gated(self, half: HalfLayer, x: Tensor) -> Tensor:
         """Norm, gate and up of a dense network: [tokens, hidden] -> [tokens, width]."""
@@ -297,9 +274,12 @@ class GpuStep:
         """Norm, attention and residual: [tokens, hidden] -> [tokens, hidden]."""
         attention, config, (sequences, new) = half.attention, self.model.config, (key.sequences, key.query_len)
         rank, heads, norm = config.q_lora_rank, config.num_heads, attention.q_norm
+        cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
+        if shape.order.brings_near:
+            with self._beside(self._near):
+                bring_near(cache, shape.places.blocks, shape.places.positions, self.cache.layout.block_size)
         down = thin_linear(x, attention.qkv_a.home, norm=half.input_norm.weight, eps=half.input_norm.eps)
         query = thin_linear(down[:, :rank], attention.q_b.home, norm=norm.weight, eps=norm.eps)
-        cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
         wide = latent_inputs(
             query,
             down[:, rank:],

@@ -12,6 +12,7 @@ from torch import Tensor
 from kodkod_engine.kernels.gpu.next_step import Places
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.step_batch import Blocks, StepBatch
+from kodkod_engine.models.step_graphs import Order
 
 SMALLEST_BUCKET = 256
 MOST_STEPS = 16
@@ -74,6 +75,8 @@ class StepBuffers:
         """Filled before the graph when the tables are not where it can read them."""
         self.out: Tensor | None = None
         self.replay: Callable[[], None] | None = None
+        self.order = Order()
+        """Of the kernels that `replay` runs."""
         self.left = 0
         """Steps that may still be taken with what was filled in."""
         self._taken = 0

@@ -24,6 +24,7 @@ from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu import prefill_attention
 from kodkod_engine.kernels.gpu.absent_device import compiling
 from kodkod_engine.kernels.gpu.around import Around
+from kodkod_engine.kernels.gpu.bring_near import bring_near
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.overlap import Lead, beginning
@@ -107,6 +108,8 @@ def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
     for lead in (Lead.ONE, Lead.MANY) if can_begin_early else ():
         with beginning(lead):
             GpuStep(loaded.model, runner.cache).choose(batch)
+    places = torch.zeros(1, 8, dtype=torch.int64)
+    bring_near(runner.cache.layer(0), places, places[0, :1], BLOCK_SIZE)
     numbers = torch.zeros(1, dtype=torch.float64)
     draws = Draws(numbers, torch.zeros(1, dtype=torch.int64), numbers, numbers, numbers[None])
     GpuStep(loaded.model, runner.cache).choose(batch, draws)

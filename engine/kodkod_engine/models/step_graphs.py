@@ -1,0 +1,98 @@
+"""A step as a graph of a CUDA device: when its kernels begin, and which go first, as the device finds it quickest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kodkod_engine.kernels.gpu.overlap import Lead, beginning, can_begin_early
+from kodkod_engine.kernels.gpu.tuning import replay_ms
+
+WARM_UPS = 2
+"""Runs before a capture, which may not compile or allocate."""
+
+FIRST = -1
+"""The priority of a stream whose kernels go first; 0 is the usual one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Of a step's kernels."""
+
+    lead: Lead = Lead.NONE
+    favours_main: bool = False
+    """Whether attention and dense networks go first where the experts could begin too."""
+    brings_near: bool = False
+    """Whether what a sequence's attention reads is asked for beside the kernels before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepGraph:
+    """A captured step."""
+
+    order: Order
+    graph: torch.cuda.CUDAGraph
+    out: Tensor
+    """What it leaves; overwritten when it is replayed."""
+
+    def result(self) -> Tensor:
+        """A copy of what it leaves."""
+        self.graph.replay()
+        return self.out.clone()
+
+
+class StepGraphs:
+    """Captures steps on one device, in memory that their graphs share."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+        self.lead: Lead | None = None
+        """When kernels begin; None until a step of few tokens decided."""
+
+    def quickest(self, step: Callable[[Order], Tensor], *, is_thin: bool, may_bring_near: bool) -> StepGraph:
+        """The step in the order that ends first, of those that leave the same.
+
+        Args:
+            step: launches its kernels; leaves the same however often it runs.
+            is_thin: whether it has so few tokens that it may decide when all steps' kernels begin.
+            may_bring_near: whether it can.
+        """
+        best = self._captured(step, Order(self.lead or Lead.NONE))
+        wanted, least_ms = best.result(), replay_ms(best.graph)
+        for change in self._changes(decides=is_thin and self.lead is None, may_bring_near=may_bring_near):
+            try:
+                other = self._captured(step, replace(best.order, **change))
+                is_equal, spent_ms = torch.equal(other.result(), wanted), replay_ms(other.graph)
+            except RuntimeError:  # the driver does not capture such launches
+                continue
+            if is_equal and spent_ms < least_ms:
+                best, least_ms = other, spent_ms
+        if is_thin and self.lead is None:
+            self.lead = best.order.lead
+        return best
+
+    def _changes(self, *, decides: bool, may_bring_near: bool) -> Iterator[dict[str, Any]]:
+        if decides and can_begin_early(self._device):
+            yield from ({"lead": lead} for lead in (Lead.ONE, Lead.MANY))
+        yield {"favours_main": True}
+        if may_bring_near:
+            yield {"brings_near": True}
+
+    def _captured(self, step: Callable[[Order], Tensor], order: Order) -> StepGraph:
+        with beginning(order.lead):
+            stream = torch.cuda.Stream(self._device, priority=FIRST if order.favours_main else 0)
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    step(order)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                out = step(order)
+        self._pool = self._pool or graph.pool()
+        return StepGraph(order, graph, out)

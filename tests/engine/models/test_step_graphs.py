@@ -1,0 +1,85 @@
+"""Which of several orders a step's kernels run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from kodkod_engine.kernels.gpu.overlap import Lead
+from kodkod_engine.models import step_graphs
+from kodkod_engine.models.step_graphs import Order, StepGraph, StepGraphs
+
+ONES, TWOS = torch.ones(2), torch.full((2,), 2.0)
+PLAIN, ONE, MANY = Order(), Order(Lead.ONE), Order(Lead.MANY)
+
+
+@dataclass
+class Graph:
+    """What a capture leaves, and how long it takes."""
+
+    ms: float
+
+    def replay(self) -> None:
+        pass
+
+
+@dataclass
+class Graphs(StepGraphs):
+    """A device that says how long each order takes, and what it leaves."""
+
+    times_ms: dict[Order, float]
+    results: dict[Order, Tensor] = field(default_factory=dict)
+    lead: Lead | None = None
+    captured: list[Order] = field(default_factory=list)
+    _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def _captured(self, step: Callable[[Order], Tensor], order: Order) -> StepGraph:
+        self.captured.append(order)
+        if order not in self.times_ms:
+            raise RuntimeError("not captured")
+        return StepGraph(order, Graph(self.times_ms[order]), self.results.get(order, ONES))  # type: ignore[arg-type]
+
+    def best(self, *, is_thin: bool = True, may_bring_near: bool = False) -> Order:
+        return self.quickest(lambda _order: ONES, is_thin=is_thin, may_bring_near=may_bring_near).order
+
+
+@pytest.fixture(autouse=True)
+def _times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graphs, "replay_ms", lambda graph: graph.ms)
+    monkeypatch.setattr(step_graphs, "can_begin_early", lambda _device: True)
+
+
+def test_the_quickest_order_is_taken_and_its_lead_is_kept() -> None:
+    favoured = Order(Lead.MANY, favours_main=True)
+    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2, favoured: 1.5})
+    assert graphs.best() == favoured
+    assert graphs.lead is Lead.MANY
+    graphs.captured.clear()
+    assert graphs.best(is_thin=False) == favoured
+    assert graphs.captured == [MANY, favoured], "no other lead is tried again"
+
+
+def test_only_a_step_of_few_tokens_decides() -> None:
+    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2})
+    assert graphs.best(is_thin=False) == PLAIN
+    assert graphs.lead is None
+    assert graphs.best() == MANY
+
+
+def test_an_order_that_leaves_something_else_is_out() -> None:
+    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2}, {MANY: TWOS})
+    assert graphs.best() == ONE
+
+
+def test_an_order_that_is_not_captured_is_out() -> None:
+    near = Order(brings_near=True)
+    graphs = Graphs({PLAIN: 3, near: 2})
+    assert graphs.best(may_bring_near=True) == near
+    assert graphs.lead is Lead.NONE
+    assert near not in Graphs({PLAIN: 3}).captured
