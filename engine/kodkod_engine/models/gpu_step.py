@@ -191,8 +191,11 @@ class GpuStep:
             shape.order = order
             return self._result(shape, key)
 
-        may_bring_near = key.sequences == 1 and key.context <= MOST_NEAR
-        best = self.graphs.quickest(step, is_thin=key.tokens <= THIN_ROWS, may_bring_near=may_bring_near)
+        is_alone, is_thin = key.sequences == 1, key.tokens <= THIN_ROWS
+        # What is to be read of the context counts where there is little else.
+        like = (is_alone, (key.tokens - 1).bit_length(), key.context if is_alone and is_thin else None)
+        is_near = is_alone and key.context <= MOST_NEAR
+        best = self.graphs.quickest(step, like, is_thin=is_thin, may_bring_near=is_near)
         shape.replay, shape.out, shape.order = best.graph.replay, best.out, best.order
 
     def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:

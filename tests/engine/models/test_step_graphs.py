@@ -35,9 +35,10 @@ class Graphs(StepGraphs):
 
     times_ms: dict[Order, float]
     results: dict[Order, Tensor] = field(default_factory=dict)
-    lead: Lead | None = None
     captured: list[Order] = field(default_factory=list)
-    _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        super().__init__(torch.device("cpu"))
 
     def _captured(self, step: Callable[[Order], Tensor], order: Order) -> StepGraph:
         self.captured.append(order)
@@ -45,8 +46,8 @@ class Graphs(StepGraphs):
             raise RuntimeError("not captured")
         return StepGraph(order, Graph(self.times_ms[order]), self.results.get(order, ONES))  # type: ignore[arg-type]
 
-    def best(self, *, is_thin: bool = True, may_bring_near: bool = False) -> Order:
-        return self.quickest(lambda _order: ONES, is_thin=is_thin, may_bring_near=may_bring_near).order
+    def best(self, like: str = "", *, is_thin: bool = True, may_bring_near: bool = False) -> Order:
+        return self.quickest(lambda _order: ONES, like, is_thin=is_thin, may_bring_near=may_bring_near).order
 
 
 @pytest.fixture(autouse=True)
@@ -59,16 +60,14 @@ def test_the_quickest_order_is_taken_and_its_lead_is_kept() -> None:
     favoured = Order(Lead.MANY, favours_main=True)
     graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2, favoured: 1.5})
     assert graphs.best() == favoured
-    assert graphs.lead is Lead.MANY
     graphs.captured.clear()
-    assert graphs.best(is_thin=False) == favoured
+    assert graphs.best("more", is_thin=False) == favoured
     assert graphs.captured == [MANY, favoured], "no other lead is tried again"
 
 
 def test_only_a_step_of_few_tokens_decides() -> None:
     graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2})
-    assert graphs.best(is_thin=False) == PLAIN
-    assert graphs.lead is None
+    assert graphs.best("more", is_thin=False) == PLAIN
     assert graphs.best() == MANY
 
 
@@ -81,5 +80,13 @@ def test_an_order_that_is_not_captured_is_out() -> None:
     near = Order(brings_near=True)
     graphs = Graphs({PLAIN: 3, near: 2})
     assert graphs.best(may_bring_near=True) == near
-    assert graphs.lead is Lead.NONE
-    assert near not in Graphs({PLAIN: 3}).captured
+
+
+def test_steps_that_are_alike_are_timed_once() -> None:
+    near = Order(brings_near=True)
+    graphs = Graphs({PLAIN: 3, near: 2})
+    assert graphs.best("alike", may_bring_near=True) == near
+    graphs.captured.clear()
+    assert graphs.best("alike", may_bring_near=True) == near
+    assert graphs.best("alike") == PLAIN, "its context is too long"
+    assert graphs.captured == [near, PLAIN]
