@@ -22,7 +22,7 @@ from measure import keep
 
 from kodkod_engine.kernels.gpu.absent_device import Program, compiling
 from kodkod_engine.kernels.gpu.around import Around
-from kodkod_engine.kernels.gpu.expert_decode import FINISHING, scratch, start_experts
+from kodkod_engine.kernels.gpu.expert_decode import scratch, ways_to_finish, ways_to_start
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.thin_linear import by_library
 from kodkod_engine.kernels.gpu.thin_linear import ways_of as ways_of_linear
@@ -88,9 +88,10 @@ def _experts(precision: Precision | None, name: str, programs: list[Program]) ->
     x, chosen = torch.empty(1, HIDDEN, dtype=torch.bfloat16), torch.zeros(1, CHOSEN, dtype=torch.int32)
     weights, inner = torch.empty(1, CHOSEN), scratch(1, CHOSEN, EXPERT, x.device)
     up, down = _matrix(precision, CHOSEN, 2 * EXPERT, HIDDEN), _matrix(precision, CHOSEN, HIDDEN, EXPERT)
-    start_experts(x, up, chosen, weights, inner)
-    yield _row(name, 1, "experts, gate and up", start_experts, programs[-1], math.prod(up.shape))
-    for finish in FINISHING:
+    for start in ways_to_start(x, up):
+        start(x, up, chosen, weights, inner)
+        yield _row(name, 1, "experts, gate and up", start, programs[-1], math.prod(up.shape))
+    for finish in ways_to_finish(x, down):
         finish(x, x, down, chosen, weights[:, 0], inner, torch.empty_like(x))
         yield _row(name, 1, "experts, down", finish, programs[-1], math.prod(down.shape))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu import thin_linear as thin
 from kodkod_engine.kernels.gpu.around import Around
-from kodkod_engine.kernels.gpu.expert_decode import FINISHING, start_experts
+from kodkod_engine.kernels.gpu.expert_decode import ways_to_finish, ways_to_start
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
 from kodkod_engine.kernels.gpu.latent_inputs import latent_inputs
 from kodkod_engine.kernels.gpu.latent_plans import Plan
@@ -164,9 +164,9 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
             weights = (router.weight, router.selection_bias)
             route(x, norm.weight, norm.eps, *weights, router.scaling_factor, real, to)
 
-    def start() -> None:
+    def start(way: Callable[..., Tensor]) -> None:
         for layer in model.dual_layers:
-            start_experts(x, layer.experts.homes[0], to.chosen[:tokens], to.weights[:tokens], inner)
+            way(x, layer.experts.homes[0], to.chosen[:tokens], to.weights[:tokens], inner)
 
     def finish(way: Callable[..., Tensor]) -> None:
         for layer in model.dual_layers:
@@ -178,6 +178,7 @@ def _expert_cases(step: GpuStep, tokens: int) -> Iterator[KernelCase]:
     chosen = to.chosen[:tokens]
     distinct = len(chosen[chosen < experts.num_experts].unique())
     gate_up, down = (count * distinct * home[0].nbytes for home in experts.homes)
-    yield KernelCase("experts, gate and up", count, gate_up, start)
-    for way in FINISHING:
-        yield KernelCase(f"experts, down, {name_of(way)}", count, down, partial(finish, way))
+    for first in ways_to_start(x, experts.homes[0]):
+        yield KernelCase(f"experts, gate and up, {name_of(first)}", count, gate_up, partial(start, first))
+    for second in ways_to_finish(x, experts.homes[1]):
+        yield KernelCase(f"experts, down, {name_of(second)}", count, down, partial(finish, second))

@@ -51,6 +51,11 @@ def words_of(stored: Stored) -> torch.Tensor:
     return stored.codes.view(torch.int32)
 
 
+def held_rows(stored: Stored, held_kib: int) -> int:
+    """The power of two of rows whose codes are at most so many KiB, at least one."""
+    return 1 << max(1, held_kib * 1024 // stored.row_bytes).bit_length() - 1
+
+
 def digit_meta(stored: Stored) -> dict[str, Any]:
     """What a kernel over such a matrix is compiled for."""
     parts = stored.row_bytes // PART.value
@@ -78,33 +83,45 @@ def _tile_parts(parts: int, halves: int) -> int:
 
 
 @triton.jit
-def parts_of(words, rows, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr):
-    """Rows of a matrix of less than 8 GiB as tiles of words [PARTS, rows, 4]; behind a row's end 0."""
+def _asked(at, part, is_there, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr):
+    """What lies at some parts of a row; 0 behind its end, and of all of them unless `is_there`, which may be None."""
+    if is_there is not None:
+        tile = tl.load(at, mask=(part < ALL_PARTS) & is_there, other=0)
+    elif ALL_PARTS % PARTS != 0:
+        tile = tl.load(at, mask=part < ALL_PARTS, other=0)
+    else:
+        tile = tl.load(at)
+    return tile
+
+
+@triton.jit
+def parts_of(words, rows, is_there, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr):
+    """Rows of a matrix of less than 8 GiB as tiles of words [PARTS, rows, 4]; see `_asked`."""
     part, word = tl.arange(0, PARTS)[:, None, None], tl.arange(0, 4)[None, None, :]
     own = words + rows[None, :, None] * (ALL_PARTS * 4) + part * 4 + word
     tiles = ()
     for start in tl.static_range(0, ALL_PARTS, PARTS):
-        at = own + start * 4
-        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0)
+        tile = _asked(own + start * 4, start + part, is_there, ALL_PARTS, PARTS)
         tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
 @triton.jit
-def part_scales(scales, rows, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, PER: tl.constexpr, ROW_BLOCK: tl.constexpr):
+def part_scales(
+    scales, rows, is_there, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, PER: tl.constexpr, ROW_BLOCK: tl.constexpr
+):
     """The scales of `parts_of`, [PARTS, rows] each."""
     part = tl.arange(0, PARTS)[:, None]
     own = scales + (rows // ROW_BLOCK)[None, :] * (ALL_PARTS // PER) + part // PER
     tiles = ()
     for start in tl.static_range(0, ALL_PARTS, PARTS):
-        at = own + start // PER
-        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0.0)
+        tile = _asked(own + start // PER, start + part, is_there, ALL_PARTS, PARTS)
         tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
 @triton.jit
-def values_of(x, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES: tl.constexpr, PER: tl.constexpr):
+def values_of(x, is_there, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES: tl.constexpr, PER: tl.constexpr):
     """A row of an input as it meets `parts_of`: tiles [PARTS, words, 4 values]; four words meet the codes, or their
     first halves, and four more the second ones."""
     part, word = tl.arange(0, PARTS)[:, None, None], tl.arange(0, 4 * HALVES)[None, :, None]
@@ -112,18 +129,23 @@ def values_of(x, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES: tl.conste
     own = x + group_part * 16 + word % 4 * 4 + tl.arange(0, 4)[None, None, :]
     tiles = ()
     for start in tl.static_range(0, ALL_PARTS, PARTS):
-        at = own + start * 16 * HALVES
-        tile = tl.load(at) if ALL_PARTS % PARTS == 0 else tl.load(at, mask=start + part < ALL_PARTS, other=0.0)
+        tile = _asked(own + start * 16 * HALVES, start + part, is_there, ALL_PARTS, PARTS)
         tiles = tiles + (tile,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
     return tiles
 
 
 @triton.jit
-def power_below(values):
-    """The power of two that is at most the largest magnitude of a row; infinite where something is not finite."""
+def largest(values):
+    """The largest magnitudes of a row's tiles, [PARTS, words, 4], by their bits."""
     most = tl.zeros(values[0].shape, dtype=tl.int32)
     for index in tl.static_range(len(values)):
         most = tl.maximum(most, values[index].to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    return most
+
+
+@triton.jit
+def power_below(most):
+    """The power of two that is at most the greatest of `largest`; infinite where something is not finite."""
     return tl.maximum(tl.max(most) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
 
 
@@ -201,10 +223,9 @@ def _digit_words(tile, HALVES: tl.constexpr):
 def _add(word, digits, total, IS_SIGNED: tl.constexpr):
     """Four codes times four digits, added to a total."""
     if INTERPRETED:
-        for shift in tl.static_range(0, 32, 8):
-            digit = digits << shift >> 24
-            total += (word << shift >> 24) * (digit if IS_SIGNED else digit & 255)
-        return total
+        shift = tl.arange(0, 4)[None, None, :] * 8
+        digit = digits[:, :, None] << shift >> 24
+        return total + tl.sum((word[:, :, None] << shift >> 24) * (digit if IS_SIGNED else digit & 255), axis=2)
     return tl.inline_asm_elementwise(
         "dp4a.s32.s32 $0, $1, $2, $3;" if IS_SIGNED else "dp4a.s32.u32 $0, $1, $2, $3;",
         "=r,r,r,r",

@@ -8,7 +8,8 @@ experts may lie in pinned host memory: then it is the bus that brings them, and 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kodkod_engine.kernels.gpu.digit_products import fits_digits
+from kodkod_engine.kernels.gpu.expert_digits import FINISH_BY_DIGITS, START_BY_DIGITS
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
+
+Start: TypeAlias = "Callable[[Tensor, Any, Tensor, Tensor, Tensor], Tensor]"
+"""A kernel that computes `start_experts`, and returns `inner`."""
+
+Finish: TypeAlias = "Callable[[Tensor, Tensor, Any, Tensor, Tensor, Tensor, Tensor], Tensor]"
+"""One that computes `finish_experts`."""
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
@@ -173,7 +182,25 @@ def expert_decode(
 
 
 def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> None:
-    """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]."""
+    """weight * silu(gate) * up of each pair of token and real expert, into `inner` [tokens * k, width]; in the way that
+    the device finds quickest."""
+    given, ways = (x, gate_up, chosen, weights), ways_to_start(x, gate_up)
+
+    def run(way: Start) -> Tensor:
+        # Where identity experts leave nothing, all ways leave zeros.
+        return way(*given, torch.zeros_like(inner[: chosen.numel()]))
+
+    way = tuner_of(x.device).quickest(_key("start", x, gate_up, chosen), ways, run) if len(ways) > 1 else ways[0]
+    way(*given, inner)
+
+
+def ways_to_start(x: Tensor, gate_up: Slot) -> list[Start]:
+    """Kernels for experts and tokens like these; the first serves all."""
+    return [start_one_by_one, *(START_BY_DIGITS if fits_digits(Stored.of(gate_up), x.dtype) else ())]
+
+
+def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> Tensor:
+    """`start_experts` by single products, of plain and packed experts; `inner`."""
     stored = Stored.of(gate_up)
     width, rows = stored.outputs // 2, max(1, stored.tile_rows // 2)
     grid: Any = (chosen.numel(), triton.cdiv(width, rows))
@@ -193,18 +220,28 @@ def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inn
         **stored.meta(),
         **early(),
     )
+    return inner
 
 
 def finish_experts(
     x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
 ) -> Tensor:
-    """The rest, into `out`, which may be the residual."""
+    """The rest, into `out`, which may be the residual; in the way that the device finds quickest."""
     given = (x, residual, down, chosen, identity, inner)
-    codes = down.codes if isinstance(down, PackedMatrix) else down
+    ways, key = ways_to_finish(x, down), _key("finish", x, down, chosen)
+    return tuner_of(x.device).quickest(key, ways, lambda way: way(*given, torch.empty_like(out)))(*given, out)
+
+
+def ways_to_finish(x: Tensor, down: Slot) -> list[Finish]:
+    """Kernels for experts and tokens like these; the first serves all."""
+    by_digits = FINISH_BY_DIGITS if fits_digits(Stored.of(down), x.dtype) else ()
+    return [finish_one_by_one, finish_together, *by_digits]
+
+
+def _key(name: str, x: Tensor, experts: Slot, chosen: Tensor) -> Hashable:
+    codes = experts.codes if isinstance(experts, PackedMatrix) else experts
     about = triton.next_power_of_2(len(chosen))
-    key = ("finish", about, chosen.shape[1], x.dtype, down.shape, codes.dtype, codes.device.type)
-    quickest = tuner_of(x.device).quickest(key, FINISHING, lambda way: way(*given, torch.empty_like(out)))
-    return quickest(*given, out)
+    return name, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type
 
 
 def finish_one_by_one(
@@ -248,10 +285,6 @@ def _finish(
         **early(),
     )
     return out
-
-
-FINISHING = (finish_one_by_one, finish_together)
-"""Ways to compute the rest."""
 
 
 def scratch(max_tokens: int, k: int, width: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -17,6 +17,8 @@ from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.digit_products import (
     digit_meta,
     digits_of,
+    held_rows,
+    largest,
     part_scales,
     parts_of,
     power_below,
@@ -57,22 +59,22 @@ def _kernel(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < outputs
     own = tl.minimum(rows, outputs - 1)  # cheaper than a mask
-    tiles = parts_of(words, own, ALL_PARTS, PARTS)
-    factors = part_scales(scales, own, ALL_PARTS, PARTS, PER, ROW_BLOCK)
+    tiles = parts_of(words, own, None, ALL_PARTS, PARTS)
+    factors = part_scales(scales, own, None, ALL_PARTS, PARTS, PER, ROW_BLOCK)
     more, more_factors = tiles, factors
     if IS_PAIR:
-        more = parts_of(words, own + outputs, ALL_PARTS, PARTS)
-        more_factors = part_scales(scales, own + outputs, ALL_PARTS, PARTS, PER, ROW_BLOCK)
+        more = parts_of(words, own + outputs, None, ALL_PARTS, PARTS)
+        more_factors = part_scales(scales, own + outputs, None, ALL_PARTS, PARTS, PER, ROW_BLOCK)
     weights = tiles
     if HAS_NORM:
-        weights = values_of(norm, ALL_PARTS, PARTS, HALVES, PER)
+        weights = values_of(norm, None, ALL_PARTS, PARTS, HALVES, PER)
     # Without it the compiler puts the loads above behind sums that wait for the input.
     tl.debug_barrier()
     inputs_are_there(EARLY)
-    values = values_of(x, ALL_PARTS, PARTS, HALVES, PER)
+    values = values_of(x, None, ALL_PARTS, PARTS, HALVES, PER)
     if HAS_NORM:
         values = normed_row(values, weights, eps, SIZE)
-    power = power_below(values)
+    power = power_below(largest(values))
     digits = digits_of(values, power)
     factor = scale_down(power, HALVES)
     result = tl.sum(times_digits(tiles, factors, digits, HALVES), axis=0) * factor
@@ -94,8 +96,7 @@ class ByDigits:
         stored = Stored.of(weight)
         outputs = around.outputs(stored.outputs)
         out = x.new_empty(len(x), outputs)
-        held = max(1, self.held_kib * 1024 // stored.row_bytes)
-        rows = max(1, (1 << held.bit_length() - 1) >> around.is_pair)
+        rows = max(1, held_rows(stored, self.held_kib) >> around.is_pair)
         grid: Any = (triton.cdiv(outputs, rows),)
         _kernel[grid](
             x,
