@@ -112,12 +112,11 @@ def verify(bench: Bench) -> Rows:
 
 
 def _order(player: Player, runs: list[TokenRun]) -> dict[str, Any]:
-    """When the kernels of such a step begin, and which go first."""
+    """In which the kernels of such a step run."""
     batch = player.batch(runs)
     if not player.fused.admits(batch):
         return {}
-    order = player.shape_of(batch).order
-    return asdict(order) | {"lead": order.lead.name}
+    return asdict(player.shape_of(batch).order)
 
 
 @torch.inference_mode()

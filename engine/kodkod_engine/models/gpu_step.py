@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.bring_near import bring_near
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_decode import expert_decode, scratch
 from kodkod_engine.kernels.gpu.latent_decode import latent_decode
@@ -36,16 +35,13 @@ from kodkod_engine.layers.packed import PackedMatrix
 from kodkod_engine.layers.step_batch import Blocks, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 from kodkod_engine.models.step_buffers import MOST_STEPS, Ending, ShapeKey, StepBuffers, bucket_of
-from kodkod_engine.models.step_graphs import Order, StepGraphs
+from kodkod_engine.models.step_graphs import StepGraphs
 
 if TYPE_CHECKING:
     from kodkod_engine.models.longcat_flash import DualLayer, HalfLayer, LongcatFlash
 
 MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
-
-MOST_NEAR = 32_768
-"""Places whose latents a device's cache has room for, beside weights that pass through."""
 
 CAPABILITY = (8, 0)
 CAPABILITY_FOR_FP8 = (8, 9)
@@ -103,7 +99,7 @@ class GpuStep:
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()
-        self._side, self._near = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.graphs = StepGraphs(device)
         self._tuner = tuner_of(device)
         embedding = self.model.embedding
@@ -186,16 +182,8 @@ class GpuStep:
         if self._device.type != "cuda":
             shape.replay = partial(self._run_here, shape, key)
             return
-
-        def step(order: Order) -> Tensor:
-            shape.order = order
-            return self._result(shape, key)
-
-        is_alone, is_thin = key.sequences == 1, key.tokens <= THIN_ROWS
-        # What is to be read of the context counts where there is little else.
-        like = (is_alone, (key.tokens - 1).bit_length(), key.context if is_alone and is_thin else None)
-        is_near = is_alone and key.context <= MOST_NEAR
-        best = self.graphs.quickest(step, like, is_thin=is_thin, may_bring_near=is_near)
+        step, like = partial(self._result, shape, key), (key.sequences == 1, (key.tokens - 1).bit_length())
+        best = self.graphs.quickest(step, like, is_thin=key.tokens <= THIN_ROWS)
         shape.replay, shape.out, shape.order = best.graph.replay, best.out, best.order
 
     def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:
@@ -230,26 +218,21 @@ class GpuStep:
         first, second = layer.first, layer.second
         # The second stream reads it to the end of the layer, so its memory may not be given away before.
         shared = self._attend(first, x, shape, key)
-        with self._beside(self._side):
+        with self._beside():
             shortcut = self._experts(layer, shared)
         x = thin_linear(self._gated(first, shared), first.dense.down.home, residual=shared)
         x = self._attend(second, x, shape, key)
         inner = self._gated(second, x)
-        self._join(self._side)
-        if shape.order.brings_near:
-            self._join(self._near)
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
         return thin_linear(inner, second.dense.down.home, residual=x, also=shortcut, follows=False)
 
-    def _beside(self, stream: torch.cuda.Stream | None) -> Any:
-        """Another stream, which goes on from where the first is now."""
-        if stream is None:
+    def _beside(self) -> Any:
+        """The second stream, which goes on from where the first is now."""
+        if self._side is None:
             return nullcontext()
-        stream.wait_stream(torch.cuda.current_stream())
-        return torch.cuda.stream(stream)
-
-    def _join(self, stream: torch.cuda.Stream | None) -> None:
-        if stream is not None:
-            torch.cuda.current_stream().wait_stream(stream)
+        self._side.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._side)
 
     def _gated(self, half: HalfLayer, x: Tensor) -> Tensor:
         """Norm, gate and up of a dense network: [tokens, hidden] -> [tokens, width]."""
@@ -277,12 +260,9 @@ class GpuStep:
         """Norm, attention and residual: [tokens, hidden] -> [tokens, hidden]."""
         attention, config, (sequences, new) = half.attention, self.model.config, (key.sequences, key.query_len)
         rank, heads, norm = config.q_lora_rank, config.num_heads, attention.q_norm
-        cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
-        if shape.order.brings_near:
-            with self._beside(self._near):
-                bring_near(cache, shape.places.blocks, shape.places.positions, self.cache.layout.block_size)
         down = thin_linear(x, attention.qkv_a.home, norm=half.input_norm.weight, eps=half.input_norm.eps)
         query = thin_linear(down[:, :rank], attention.q_b.home, norm=norm.weight, eps=norm.eps)
+        cache, kv_b = self.cache.layer(attention.cache_layer), attention.kv_b.weight
         wide = latent_inputs(
             query,
             down[:, rank:],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.overlap import Lead, beginning, can_begin_early
+from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
 from kodkod_engine.kernels.gpu.tuning import replay_ms
 
 WARM_UPS = 2
@@ -23,11 +23,10 @@ FIRST = -1
 class Order:
     """Of a step's kernels."""
 
-    lead: Lead = Lead.NONE
+    begins_early: bool = False
+    """Whether kernels begin before the one before them has ended."""
     favours_main: bool = False
     """Whether attention and dense networks go first where the experts could begin too."""
-    brings_near: bool = False
-    """Whether what a sequence's attention reads is asked for beside the kernels before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +50,32 @@ class StepGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
-        self._lead: Lead | None = None
-        """When kernels begin; None until a step of few tokens decided."""
+        self._begins_early: bool | None = None
+        """None until a step of few tokens decided."""
         self._orders: dict[Hashable, Order] = {}
         """What was found quickest for steps that are alike."""
 
-    def quickest(
-        self, step: Callable[[Order], Tensor], like: Hashable, *, is_thin: bool, may_bring_near: bool
-    ) -> StepGraph:
+    def quickest(self, step: Callable[[], Tensor], like: Hashable, *, is_thin: bool) -> StepGraph:
         """The step in the order that ends first, of those that leave the same; found once for steps that are alike.
 
         Args:
             step: launches its kernels; leaves the same however often it runs.
             like: what steps that are alike have in common.
             is_thin: whether it has so few tokens that it may decide when all steps' kernels begin.
-            may_bring_near: whether it can.
         """
-        if like not in self._orders:
-            best = self._timed(step, is_thin=is_thin, may_bring_near=may_bring_near)
-            self._orders[like] = best.order
-            return best
-        order = self._orders[like]
-        return self._captured(step, replace(order, brings_near=order.brings_near and may_bring_near))
+        if like in self._orders:
+            return self._captured(step, self._orders[like])
+        decides = is_thin and self._begins_early is None
+        best = self._timed(step, decides=decides)
+        if decides:
+            self._begins_early = best.order.begins_early
+        self._orders[like] = best.order
+        return best
 
-    def _timed(self, step: Callable[[Order], Tensor], *, is_thin: bool, may_bring_near: bool) -> StepGraph:
-        best, decides = self._captured(step, Order(self._lead or Lead.NONE)), is_thin and self._lead is None
+    def _timed(self, step: Callable[[], Tensor], *, decides: bool) -> StepGraph:
+        best = self._captured(step, Order(self._begins_early is True))
         wanted, least_ms = best.result(), replay_ms(best.graph)
-        for change in self._changes(decides=decides, may_bring_near=may_bring_near):
+        for change in self._changes(decides=decides):
             try:
                 other = self._captured(step, replace(best.order, **change))
                 is_equal, spent_ms = torch.equal(other.result(), wanted), replay_ms(other.graph)
@@ -85,27 +83,23 @@ class StepGraphs:
                 continue
             if is_equal and spent_ms < least_ms:
                 best, least_ms = other, spent_ms
-        if decides:
-            self._lead = best.order.lead
         return best
 
-    def _changes(self, *, decides: bool, may_bring_near: bool) -> Iterator[dict[str, Any]]:
+    def _changes(self, *, decides: bool) -> Iterator[dict[str, Any]]:
         if decides and can_begin_early(self._device):
-            yield from ({"lead": lead} for lead in (Lead.ONE, Lead.MANY))
+            yield {"begins_early": True}
         yield {"favours_main": True}
-        if may_bring_near:
-            yield {"brings_near": True}
 
-    def _captured(self, step: Callable[[Order], Tensor], order: Order) -> StepGraph:
-        with beginning(order.lead):
+    def _captured(self, step: Callable[[], Tensor], order: Order) -> StepGraph:
+        with beginning_early(order.begins_early):
             stream = torch.cuda.Stream(self._device, priority=FIRST if order.favours_main else 0)
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
-                    step(order)
+                    step()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-                out = step(order)
+                out = step()
         self._pool = self._pool or graph.pool()
         return StepGraph(order, graph, out)

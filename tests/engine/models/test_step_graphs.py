@@ -11,12 +11,12 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from kodkod_engine.kernels.gpu.overlap import Lead
 from kodkod_engine.models import step_graphs
 from kodkod_engine.models.step_graphs import Order, StepGraph, StepGraphs
 
 ONES, TWOS = torch.ones(2), torch.full((2,), 2.0)
-PLAIN, ONE, MANY = Order(), Order(Lead.ONE), Order(Lead.MANY)
+PLAIN, EARLY, MAIN = Order(), Order(begins_early=True), Order(favours_main=True)
+BOTH = Order(begins_early=True, favours_main=True)
 
 
 @dataclass
@@ -40,14 +40,14 @@ class Graphs(StepGraphs):
     def __post_init__(self) -> None:
         super().__init__(torch.device("cpu"))
 
-    def _captured(self, step: Callable[[Order], Tensor], order: Order) -> StepGraph:
+    def _captured(self, step: Callable[[], Tensor], order: Order) -> StepGraph:
         self.captured.append(order)
         if order not in self.times_ms:
             raise RuntimeError("not captured")
         return StepGraph(order, Graph(self.times_ms[order]), self.results.get(order, ONES))  # type: ignore[arg-type]
 
-    def best(self, like: str = "", *, is_thin: bool = True, may_bring_near: bool = False) -> Order:
-        return self.quickest(lambda _order: ONES, like, is_thin=is_thin, may_bring_near=may_bring_near).order
+    def best(self, like: str = "", *, is_thin: bool = True) -> Order:
+        return self.quickest(lambda: ONES, like, is_thin=is_thin).order
 
 
 @pytest.fixture(autouse=True)
@@ -56,37 +56,32 @@ def _times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_graphs, "can_begin_early", lambda _device: True)
 
 
-def test_the_quickest_order_is_taken_and_its_lead_is_kept() -> None:
-    favoured = Order(Lead.MANY, favours_main=True)
-    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2, favoured: 1.5})
-    assert graphs.best() == favoured
+def test_the_quickest_order_is_taken_and_decides_when_kernels_begin() -> None:
+    graphs = Graphs({PLAIN: 3, EARLY: 2, BOTH: 1.5})
+    assert graphs.best() == BOTH
     graphs.captured.clear()
-    assert graphs.best("more", is_thin=False) == favoured
-    assert graphs.captured == [MANY, favoured], "no other lead is tried again"
+    assert graphs.best("more", is_thin=False) == BOTH
+    assert graphs.captured == [EARLY, BOTH]
 
 
 def test_only_a_step_of_few_tokens_decides() -> None:
-    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2})
-    assert graphs.best("more", is_thin=False) == PLAIN
-    assert graphs.best() == MANY
+    graphs = Graphs({PLAIN: 3, EARLY: 2, MAIN: 2.5})
+    assert graphs.best("more", is_thin=False) == MAIN
+    assert graphs.best() == EARLY
 
 
 def test_an_order_that_leaves_something_else_is_out() -> None:
-    graphs = Graphs({PLAIN: 3, ONE: 2.5, MANY: 2}, {MANY: TWOS})
-    assert graphs.best() == ONE
+    graphs = Graphs({PLAIN: 3, EARLY: 2, MAIN: 2.5}, {EARLY: TWOS})
+    assert graphs.best() == MAIN
 
 
 def test_an_order_that_is_not_captured_is_out() -> None:
-    near = Order(brings_near=True)
-    graphs = Graphs({PLAIN: 3, near: 2})
-    assert graphs.best(may_bring_near=True) == near
+    assert Graphs({PLAIN: 3, MAIN: 2}).best() == MAIN
 
 
 def test_steps_that_are_alike_are_timed_once() -> None:
-    near = Order(brings_near=True)
-    graphs = Graphs({PLAIN: 3, near: 2})
-    assert graphs.best("alike", may_bring_near=True) == near
+    graphs = Graphs({PLAIN: 3, MAIN: 2})
+    assert graphs.best("alike") == MAIN
     graphs.captured.clear()
-    assert graphs.best("alike", may_bring_near=True) == near
-    assert graphs.best("alike") == PLAIN, "its context is too long"
-    assert graphs.captured == [near, PLAIN]
+    assert graphs.best("alike") == MAIN
+    assert graphs.captured == [MAIN]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -21,29 +20,17 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 CAPABILITY = (9, 0)
 
-
-class Lead(IntEnum):
-    """When a kernel may begin."""
-
-    NONE = 0
-    """Once the one before it has ended."""
-    ONE = 1
-    """Once the one before it has its inputs."""
-    MANY = 2
-    """Once the one before it has begun, which may be waiting itself: as many as there is room for."""
-
-
-_lead: ContextVar[Lead] = ContextVar("lead", default=Lead.NONE)
+_overlaps: ContextVar[bool] = ContextVar("overlaps", default=False)
 
 
 @contextmanager
-def beginning(lead: Lead) -> Iterator[None]:
-    """When kernels launched inside begin; a graph keeps what held when it was captured."""
-    token = _lead.set(lead)
+def beginning_early(is_wanted: bool) -> Iterator[None]:
+    """Kernels launched inside begin early, or do not; a graph keeps what held when it was captured."""
+    token = _overlaps.set(is_wanted)
     try:
         yield
     finally:
-        _lead.reset(token)
+        _overlaps.reset(token)
 
 
 def can_begin_early(device: torch.device) -> bool:
@@ -53,13 +40,10 @@ def can_begin_early(device: torch.device) -> bool:
 
 @triton.jit
 def inputs_are_there(EARLY: tl.constexpr):
-    """Wait for the kernel before, and let the next one begin: `EARLY` is a `Lead`."""
-    if EARLY == 2:
-        gdc_launch_dependents()
+    """Let the next kernel begin, then wait for the one before."""
     if EARLY:
-        gdc_wait()
-    if EARLY == 1:
         gdc_launch_dependents()
+        gdc_wait()
 
 
 def early(follows: bool = True) -> dict[str, Any]:
@@ -68,5 +52,4 @@ def early(follows: bool = True) -> dict[str, Any]:
     Args:
         follows: whether the inputs come from the kernel right before it on its stream.
     """
-    lead = int(_lead.get()) if follows else 0
-    return {"EARLY": lead, "launch_pdl": True} if lead else {"EARLY": 0}
+    return {"EARLY": True, "launch_pdl": True} if follows and _overlaps.get() else {"EARLY": False}

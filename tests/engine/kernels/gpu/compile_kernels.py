@@ -24,10 +24,9 @@ from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels.gpu import prefill_attention
 from kodkod_engine.kernels.gpu.absent_device import compiling
 from kodkod_engine.kernels.gpu.around import Around
-from kodkod_engine.kernels.gpu.bring_near import bring_near
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
-from kodkod_engine.kernels.gpu.overlap import Lead, beginning
+from kodkod_engine.kernels.gpu.overlap import beginning_early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
@@ -105,11 +104,8 @@ def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
         batch = runner.batch([run_of(index, new) for index in range(sequences)])
         GpuStep(loaded.model, runner.cache).choose(batch)
     batch = runner.batch([run_of(0, 1)])
-    for lead in (Lead.ONE, Lead.MANY) if can_begin_early else ():
-        with beginning(lead):
-            GpuStep(loaded.model, runner.cache).choose(batch)
-    places = torch.zeros(1, 8, dtype=torch.int64)
-    bring_near(runner.cache.layer(0), places, places[0, :1], BLOCK_SIZE)
+    with beginning_early(can_begin_early):
+        GpuStep(loaded.model, runner.cache).choose(batch)
     numbers = torch.zeros(1, dtype=torch.float64)
     draws = Draws(numbers, torch.zeros(1, dtype=torch.int64), numbers, numbers, numbers[None])
     GpuStep(loaded.model, runner.cache).choose(batch, draws)
