@@ -8,7 +8,7 @@ experts may lie in pinned host memory: then it is the bus that brings them, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -21,7 +21,7 @@ from kodkod_engine.kernels.gpu.digit_products import fits_digits
 from kodkod_engine.kernels.gpu.expert_digits import FINISH_BY_DIGITS, START_BY_DIGITS
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
-from kodkod_engine.kernels.gpu.tuning import tuner_of
+from kodkod_engine.kernels.gpu.tuning import Way, tuner_of
 from kodkod_engine.layers.packed import PackedMatrix, Slot
 
 Start: TypeAlias = "Callable[[Tensor, Any, Tensor, Tensor, Tensor], Tensor]"
@@ -32,9 +32,6 @@ Finish: TypeAlias = "Callable[[Tensor, Tensor, Any, Tensor, Tensor, Tensor, Tens
 
 DOWN_ROWS = 4
 """Outputs of a program of the second kernel; it reads them of all a token's experts."""
-
-ASKED_BYTES = 48 * 1024
-"""Of experts, that such a program asks for together at most: three quarters of its threads' registers."""
 
 
 def reference(
@@ -126,7 +123,6 @@ def _down(
     HALVES: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
-    AT_ONCE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     inputs_are_there(EARLY)
@@ -134,28 +130,20 @@ def _down(
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns: tl.constexpr = INNER // PER if PER > 0 else INNER
     total = tl.zeros([ROWS, columns], dtype=tl.float32)
-    for start in tl.static_range(0, K, AT_ONCE):
-        asked = ()
-        for place in tl.static_range(start, start + AT_ONCE):
-            # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
-            pair = token * K + place
-            expert = tl.load(chosen + pair).to(tl.int64)
-            inside = (rows < SIZE) & (expert < num_experts)
-            tiles = tiles_of(codes + expert * codes_stride, rows, inside, LENGTH, INNER)
-            factors = scales_of(scales + expert * scales_stride, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
-            values = row_of(inner + pair * WIDTH, LENGTH, INNER, HALVES, PER)
-            asked = asked + ((tiles, factors, values, expert < num_experts),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-        if AT_ONCE > 1:
-            tl.debug_barrier()  # or the compiler asks for each when the one before was used
-        for index in tl.static_range(AT_ONCE):
-            # A checker sees the empty tuple above, Triton what it grew to.
-            tiles, factors, values, is_real = asked[index]  # type: ignore[var-annotated]
-            for chunk in tl.static_range(len(tiles)):
-                low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]  # type: ignore[var-annotated]
-                scale = factors[chunk] if PER > 0 else tiles[chunk]  # type: ignore[var-annotated]
-                product = part(tiles[chunk], scale, low, high, HALVES, PER)
-                # What identity experts leave in `inner` is anything.
-                total += tl.where(is_real, product, 0.0)
+    for place in tl.static_range(K):
+        # No branch: of identity experts nothing is loaded, and the loads of all others are on their way together.
+        pair = token * K + place
+        expert = tl.load(chosen + pair).to(tl.int64)
+        inside = (rows < SIZE) & (expert < num_experts)
+        tiles = tiles_of(codes + expert * codes_stride, rows, inside, LENGTH, INNER)
+        factors = scales_of(scales + expert * scales_stride, rows, inside, LENGTH, INNER, PER, ROW_BLOCK)
+        values = row_of(inner + pair * WIDTH, LENGTH, INNER, HALVES, PER)
+        for chunk in tl.static_range(len(tiles)):
+            low, high = values[chunk], values[len(tiles) * (HALVES - 1) + chunk]
+            scale = factors[chunk] if PER > 0 else tiles[chunk]
+            product = part(tiles[chunk], scale, low, high, HALVES, PER)
+            # What identity experts leave in `inner` is anything.
+            total += tl.where(expert < num_experts, product, 0.0)
     result = tl.sum(total, axis=1)
     whole = rows < SIZE
     own = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
@@ -190,8 +178,7 @@ def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inn
         # Where identity experts leave nothing, all ways leave zeros.
         return way(*given, torch.zeros_like(inner[: chosen.numel()]))
 
-    way = tuner_of(x.device).quickest(_key("start", x, gate_up, chosen), ways, run) if len(ways) > 1 else ways[0]
-    way(*given, inner)
+    _quickest("start", x, gate_up, chosen, ways, run)(*given, inner)
 
 
 def ways_to_start(x: Tensor, gate_up: Slot) -> list[Start]:
@@ -228,41 +215,32 @@ def finish_experts(
 ) -> Tensor:
     """The rest, into `out`, which may be the residual; in the way that the device finds quickest."""
     given = (x, residual, down, chosen, identity, inner)
-    ways, key = ways_to_finish(x, down), _key("finish", x, down, chosen)
-    return tuner_of(x.device).quickest(key, ways, lambda way: way(*given, torch.empty_like(out)))(*given, out)
+    ways = ways_to_finish(x, down)
+    way = _quickest("finish", x, down, chosen, ways, lambda way: way(*given, torch.empty_like(out)))
+    return way(*given, out)
 
 
 def ways_to_finish(x: Tensor, down: Slot) -> list[Finish]:
     """Kernels for experts and tokens like these; the first serves all."""
     by_digits = FINISH_BY_DIGITS if fits_digits(Stored.of(down), x.dtype) else ()
-    return [finish_one_by_one, finish_together, *by_digits]
+    return [finish_one_by_one, *by_digits]
 
 
-def _key(name: str, x: Tensor, experts: Slot, chosen: Tensor) -> Hashable:
+def _quickest(
+    name: str, x: Tensor, experts: Slot, chosen: Tensor, ways: list[Way], run: Callable[[Way], Tensor]
+) -> Way:
+    if len(ways) == 1:
+        return ways[0]
     codes = experts.codes if isinstance(experts, PackedMatrix) else experts
     about = triton.next_power_of_2(len(chosen))
-    return name, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type
+    key = (name, about, chosen.shape[1], x.dtype, experts.shape, codes.dtype, codes.device.type)
+    return tuner_of(x.device).quickest(key, ways, run)
 
 
 def finish_one_by_one(
     x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
 ) -> Tensor:
-    """`finish_experts` by single products, of plain and packed experts; the compiler says what is asked for when."""
-    return _finish(x, residual, down, chosen, identity, inner, out, at_once=1)
-
-
-def finish_together(
-    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor
-) -> Tensor:
-    """The same, as many experts asked for together as there is room for."""
-    asked, k = DOWN_ROWS * Stored.of(down).row_bytes, chosen.shape[1]
-    at_once = max(count for count in range(1, k + 1) if k % count == 0 and count * asked <= max(ASKED_BYTES, asked))
-    return _finish(x, residual, down, chosen, identity, inner, out, at_once)
-
-
-def _finish(
-    x: Tensor, residual: Tensor, down: Slot, chosen: Tensor, identity: Tensor, inner: Tensor, out: Tensor, at_once: int
-) -> Tensor:
+    """`finish_experts` by single products, of plain and packed experts."""
     stored, (tokens, hidden) = Stored.of(down), x.shape
     grid: Any = (tokens, triton.cdiv(hidden, DOWN_ROWS))
     _down[grid](
@@ -280,7 +258,6 @@ def _finish(
         WIDTH=stored.size,
         K=chosen.shape[1],
         ROWS=DOWN_ROWS,
-        AT_ONCE=at_once,
         **stored.meta(),
         **early(),
     )

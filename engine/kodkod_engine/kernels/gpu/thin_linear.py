@@ -176,8 +176,8 @@ def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     """Kernels for so many tokens and a weight like this; the first serves all sizes."""
     is_thin = len(x) <= THIN_ROWS
     if len(x) == 1 or (is_thin and isinstance(weight, PackedMatrix)):
-        by_digits = BY_DIGITS if len(x) == 1 and fits_digits(Stored.of(weight), x.dtype) else ()
-        return [in_one_kernel, *OTHER_TILES, *by_digits]
+        is_for_digits = len(x) == 1 and fits_digits(Stored.of(weight), x.dtype)
+        return [in_one_kernel, *(BY_DIGITS if is_for_digits else OTHER_TILES)]
     if isinstance(weight, PackedMatrix):
         if fits_groups(Stored.of(weight), x.dtype):
             return [few_packed]
