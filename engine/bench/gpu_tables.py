@@ -14,33 +14,34 @@ from kodkod_engine.layers.ngram_embedding import NgramEmbedding
 from kodkod_engine.layers.pinned import PinningFailed, pinned_empty
 from kodkod_engine.models.loading import LoadedModel
 from kodkod_engine.models.ngram_spec import NgramSpec, polynomial_spec
+from kodkod_engine.models.step_graphs import StepGraphs
 
 PIECE_ROWS = 1 << 21
 
 
 def isolation(bench: Bench) -> Rows:
     """The N-gram branch: the same backbone with and without it, its tables on the device and in pinned memory."""
-    loaded = bench.loaded()
-    yield from _branch(bench, loaded, "resident tables", loaded.model.embedding)
-    yield from _branch(bench, loaded, "none", None)
+    loaded, graphs = bench.loaded(), StepGraphs(bench.device.torch)
+    yield from _branch(bench, loaded, graphs, "resident tables", loaded.model.embedding)
+    yield from _branch(bench, loaded, graphs, "none", None)
     embedding = pinned_embedding(bench, loaded, _smaller(bench, _own(loaded).spec))
     for start in range(0, len(_table(embedding)), PIECE_ROWS):
         piece = _table(embedding)[start : start + PIECE_ROWS]
         piece.copy_(torch.randn(piece.shape, dtype=piece.dtype, device=bench.device.torch))
-    for row in _branch(bench, loaded, "pinned tables", embedding):
+    for row in _branch(bench, loaded, graphs, "pinned tables", embedding):
         yield row | {"pinned_gb": _table(embedding).nbytes / 1e9, "note": "fewer rows than published, hit at random"}
 
 
 def whole_tables(bench: Bench) -> Rows:
     """Tables of their full size in pinned memory, unset: beside the quickest steps, where a loss shows most."""
-    loaded = bench.loaded("int4")
+    loaded, graphs = bench.loaded("int4"), StepGraphs(bench.device.torch)
     yield {"to_be_pinned_gb": _table(_own(loaded)).nbytes / 1e9}
     made: list[NgramEmbedding] = []
     spent = bench.device.seconds(lambda: made.append(pinned_embedding(bench, loaded, _own(loaded).spec)))
     yield {"pinned_gb": _table(made[0]).nbytes / 1e9, "pinning_s": spent}
-    yield from _branch(bench, loaded, "int4, resident tables", loaded.model.embedding)
-    yield from _branch(bench, loaded, "int4, pinned tables", made[0])
-    yield from _branch(bench, loaded, "int4, none", None)
+    yield from _branch(bench, loaded, graphs, "int4, resident tables", loaded.model.embedding)
+    yield from _branch(bench, loaded, graphs, "int4, pinned tables", made[0])
+    yield from _branch(bench, loaded, graphs, "int4, none", None)
 
 
 def _table(embedding: NgramEmbedding) -> torch.Tensor:
@@ -49,8 +50,11 @@ def _table(embedding: NgramEmbedding) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _branch(bench: Bench, loaded: LoadedModel, name: str, embedding: NgramEmbedding | None) -> Rows:
-    """Decoding and a prompt with one embedding; the last player makes room, so that only one is there."""
+def _branch(bench: Bench, loaded: LoadedModel, graphs: StepGraphs, name: str, embedding: NgramEmbedding | None) -> Rows:
+    """Decoding and a prompt with one embedding; the last player makes room, so that only one is there.
+
+    `graphs` are those of all branches: in the order that the first found quickest, for orders differ by more.
+    """
     bench.drop_player()
     scale = bench.scale
     # A loss of a hundredth is to be seen.
@@ -59,6 +63,7 @@ def _branch(bench: Bench, loaded: LoadedModel, name: str, embedding: NgramEmbedd
     with other_embedding(loaded, embedding):
         longest = scale.short_context + scale.warm_steps + scale.steps + 2 * BLOCK_SIZE
         player = Player(loaded, max(batches) * longest, bench.device)
+        player.fused.graphs = graphs
         for batch in batches:
             spent, replay_s = player.decode_s(batch, scale.short_context, 1, scale)
             graph = {} if replay_s is None else {"graph_ms": replay_s * 1e3}
