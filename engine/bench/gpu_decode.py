@@ -15,10 +15,11 @@ from gpu_model import BLOCK_SIZE, Player, build, config_of, step_bytes
 from gpu_prefill import prefill_figures, profiled
 from gpu_record import Rows
 from gpu_visits import USUAL_STEPS, visit_s
+from triton.errors import TritonError
 
 from kodkod_engine.api import Completion, GenerationRequest, SamplingParams, Speculation, collect
 from kodkod_engine.backends.native import NativeEngine
-from kodkod_engine.benchmark.gpu_kernels import graphed, kernel_cases
+from kodkod_engine.benchmark.gpu_kernels import KernelCase, graphed, kernel_cases
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.step import TokenRun
 
@@ -73,21 +74,24 @@ def kernels(bench: Bench, precision: str = "bf16") -> Rows:
     player, scale = bench.player(precision=precision), bench.scale
     for tokens in sorted({1, min(4, max(scale.batches)), max(scale.batches)}):
         for case in kernel_cases(player.fused, tokens, scale.context):
-            replay = graphed(case.work)
-            replay()
-            spent = bench.device.seconds(replay, 1 if bench.is_dry else 3)
-            rate = case.num_bytes / spent
-            yield {
-                "precision": precision,
-                "kernel": case.name,
-                "tokens": tokens,
-                "calls": case.calls,
-                "bytes": case.num_bytes,
-                "us_per_call": spent / case.calls * 1e6,
-                "us_per_step": spent * 1e6,
-                "fraction": rate / bench.ceilings.read_bytes_per_s,
-            }
-            del replay
+            row = {"precision": precision, "kernel": case.name, "tokens": tokens}
+            try:
+                yield row | _kernel_figures(bench, case)
+            except TritonError as fault:  # one that does not start for so many tokens
+                yield row | {"fault": str(fault)}
+
+
+def _kernel_figures(bench: Bench, case: KernelCase) -> dict[str, float]:
+    replay = graphed(case.work)
+    replay()
+    spent = bench.device.seconds(replay, 1 if bench.is_dry else 3)
+    return {
+        "calls": case.calls,
+        "bytes": case.num_bytes,
+        "us_per_call": spent / case.calls * 1e6,
+        "us_per_step": spent * 1e6,
+        "fraction": case.num_bytes / spent / bench.ceilings.read_bytes_per_s,
+    }
 
 
 def decode(bench: Bench, context: int, batches: tuple[int, ...], precision: str = "bf16") -> Rows:

@@ -13,15 +13,17 @@ from typing import Any
 
 def curves(record: dict[str, Any]) -> dict[str, list[tuple[int, float, float]]]:
     """Batch, fraction and tokens per second of each precision and context; points that failed are left out."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
+    found: dict[tuple[str, int], list[tuple[int, float, float]]] = {}
     for name, rows in record["parts"].items():
         if not name.startswith("decode") or name == "decode profile":
             continue
         for row in rows:
             if "fraction" in row and row.get("new") == 1:
-                label = f"{row['precision']}, {row['context']} tokens"
-                found.setdefault(label, []).append((row["batch"], row["fraction"], row["tokens_per_s"]))
-    return {label: sorted(points) for label, points in sorted(found.items())}
+                points = found.setdefault((row["precision"], row["context"]), [])
+                points.append((row["batch"], row["fraction"], row["tokens_per_s"]))
+    return {
+        f"{precision}, {context // 1024}k": sorted(found[precision, context]) for precision, context in sorted(found)
+    }
 
 
 def draw(record: dict[str, Any], target: Path) -> None:
@@ -40,7 +42,7 @@ def draw(record: dict[str, Any], target: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
     shares.set_ylim(0, 1)
     rates.set_yscale("log")
-    shares.legend(fontsize="small")
+    shares.legend(fontsize="small", loc="upper center", ncols=3)
     figure.suptitle(f"{record['device']['name']}: {record['what']}", fontsize="medium")
     figure.savefig(target, dpi=150)
 

@@ -168,7 +168,8 @@ class Tally:
             assert not rows
             return
         plain = ngram_row_ids(token_ids, model.loaded.config)
-        assert rows.keys() >= set(range(num_known, len(token_ids)))
+        # A CUDA device reads rows of steps of few tokens by itself, unseen: the tokens tell whether they were right.
+        assert model.loaded.device.type == "cuda" or rows.keys() >= set(range(num_known, len(token_ids)))
         for position, row in rows.items():
             assert torch.equal(row, plain[position]), f"other rows at {position} of {token_ids}"
         self.counts["rows"] += len(rows)

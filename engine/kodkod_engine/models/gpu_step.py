@@ -26,7 +26,7 @@ from kodkod_engine.kernels.gpu.latent_plans import Plan, plans_for
 from kodkod_engine.kernels.gpu.next_step import next_step
 from kodkod_engine.kernels.gpu.ngram_input import NgramInput
 from kodkod_engine.kernels.gpu.route import Routing, route
-from kodkod_engine.kernels.gpu.thin_linear import THIN_ROWS, thin_linear
+from kodkod_engine.kernels.gpu.thin_linear import thin_linear
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.draws import Draws
@@ -183,7 +183,7 @@ class GpuStep:
             shape.replay = partial(self._run_here, shape, key)
             return
         step, like = partial(self._result, shape, key), (key.sequences == 1, (key.tokens - 1).bit_length())
-        best = self.graphs.quickest(step, like, is_thin=key.tokens <= THIN_ROWS)
+        best = self.graphs.quickest(step, like)
         shape.replay, shape.out, shape.order = best.graph.replay, best.out, best.order
 
     def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:

@@ -15,6 +15,9 @@ from kodkod_engine.kernels.gpu.tuning import replay_ms
 WARM_UPS = 2
 """Runs before a capture, which may not compile or allocate."""
 
+TURNS = 3
+"""In which two orders are compared."""
+
 FIRST = -1
 """The priority of a stream whose kernels go first; 0 is the usual one."""
 
@@ -44,6 +47,12 @@ class StepGraph:
         return self.out.clone()
 
 
+def _is_quicker(one: StepGraph, other: StepGraph) -> bool:
+    """In turns, for a device's pace changes."""
+    turns = [(replay_ms(one.graph), replay_ms(other.graph)) for _ in range(TURNS)]
+    return sum(mine for mine, _ in turns) < sum(others for _, others in turns)
+
+
 class StepGraphs:
     """Captures steps on one device, in memory that their graphs share."""
 
@@ -51,42 +60,38 @@ class StepGraphs:
         self._device = device
         self._pool: Any = None
         self._begins_early: bool | None = None
-        """None until a step of few tokens decided."""
+        """None until a step decided."""
         self._orders: dict[Hashable, Order] = {}
         """What was found quickest for steps that are alike."""
 
-    def quickest(self, step: Callable[[], Tensor], like: Hashable, *, is_thin: bool) -> StepGraph:
+    def quickest(self, step: Callable[[], Tensor], like: Hashable) -> StepGraph:
         """The step in the order that ends first, of those that leave the same; found once for steps that are alike.
 
         Args:
-            step: launches its kernels; leaves the same however often it runs.
+            step: launches its kernels; leaves the same however often it runs. The first decides for all whether kernels
+                begin early, for each that does is compiled anew.
             like: what steps that are alike have in common.
-            is_thin: whether it has so few tokens that it may decide when all steps' kernels begin.
         """
         if like in self._orders:
             return self._captured(step, self._orders[like])
-        decides = is_thin and self._begins_early is None
-        best = self._timed(step, decides=decides)
-        if decides:
-            self._begins_early = best.order.begins_early
-        self._orders[like] = best.order
+        best = self._timed(step)
+        self._begins_early, self._orders[like] = best.order.begins_early, best.order
         return best
 
-    def _timed(self, step: Callable[[], Tensor], *, decides: bool) -> StepGraph:
+    def _timed(self, step: Callable[[], Tensor]) -> StepGraph:
         best = self._captured(step, Order(self._begins_early is True))
-        wanted, least_ms = best.result(), replay_ms(best.graph)
-        for change in self._changes(decides=decides):
+        wanted = best.result()
+        for change in self._changes():
             try:
                 other = self._captured(step, replace(best.order, **change))
-                is_equal, spent_ms = torch.equal(other.result(), wanted), replay_ms(other.graph)
+                if torch.equal(other.result(), wanted) and _is_quicker(other, best):
+                    best = other
             except RuntimeError:  # the driver does not capture such launches
                 continue
-            if is_equal and spent_ms < least_ms:
-                best, least_ms = other, spent_ms
         return best
 
-    def _changes(self, *, decides: bool) -> Iterator[dict[str, Any]]:
-        if decides and can_begin_early(self._device):
+    def _changes(self) -> Iterator[dict[str, Any]]:
+        if self._begins_early is None and can_begin_early(self._device):
             yield {"begins_early": True}
         yield {"favours_main": True}
 

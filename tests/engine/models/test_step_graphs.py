@@ -46,8 +46,8 @@ class Graphs(StepGraphs):
             raise RuntimeError("not captured")
         return StepGraph(order, Graph(self.times_ms[order]), self.results.get(order, ONES))  # type: ignore[arg-type]
 
-    def best(self, like: str = "", *, is_thin: bool = True) -> Order:
-        return self.quickest(lambda: ONES, like, is_thin=is_thin).order
+    def best(self, like: str = "") -> Order:
+        return self.quickest(lambda: ONES, like).order
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +56,12 @@ def _times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_graphs, "can_begin_early", lambda _device: True)
 
 
-def test_the_quickest_order_is_taken_and_decides_when_kernels_begin() -> None:
+def test_the_quickest_order_is_taken_and_the_first_step_decides_when_kernels_begin() -> None:
     graphs = Graphs({PLAIN: 3, EARLY: 2, BOTH: 1.5})
     assert graphs.best() == BOTH
     graphs.captured.clear()
-    assert graphs.best("more", is_thin=False) == BOTH
+    assert graphs.best("more") == BOTH
     assert graphs.captured == [EARLY, BOTH]
-
-
-def test_only_a_step_of_few_tokens_decides() -> None:
-    graphs = Graphs({PLAIN: 3, EARLY: 2, MAIN: 2.5})
-    assert graphs.best("more", is_thin=False) == MAIN
-    assert graphs.best() == EARLY
 
 
 def test_an_order_that_leaves_something_else_is_out() -> None:
