@@ -14,8 +14,8 @@ PRECISIONS = ("bf16", "int8", "fp8", "int4")
 USUAL_FRACTION = 0.5
 """Of the read limit that decoding reaches."""
 LEAST_GPU_STEP_S = {"fp8": 2.3e-3, "int8": 2.2e-3, "int4": 1.7e-3}
-"""What a GPU takes for a token of packed weights however quick its memory is: as on an H200, where kernels that wait for
-one another take longer than reading."""
+"""What a GPU takes for a token of packed weights however quick its memory is: as on an H200, where kernels that wait
+for one another take longer than reading."""
 MAPPED_FRACTION = 0.9
 """Of its speed that decoding keeps when weights are mapped and stay in the page cache."""
 TABLES_FRACTION = {"pinned": 0.99, "mapped": 0.9}
