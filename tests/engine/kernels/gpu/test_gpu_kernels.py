@@ -78,7 +78,7 @@ def test_hashes_do_not_overflow_at_the_published_sizes() -> None:
     torch.testing.assert_close(out / spec.combiner.ngram_scale, ids.float(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("tokens", "choices", "k"), [(1, 12, 3), (3, 24, 12), (7, 384, 12)])
+@pytest.mark.parametrize(("tokens", "choices", "k"), [(1, 12, 3), (7, 24, 12), (2, 384, 12)])
 def test_route(tokens: int, choices: int, k: int) -> None:
     from kodkod_engine.kernels.gpu.route import Routing, reference, route
 
