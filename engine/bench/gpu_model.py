@@ -243,9 +243,8 @@ class Player:
     def shape_of(self, batch: StepBatch) -> StepBuffers:
         """What greedy steps like this one, taken before, have their graph in."""
         group = batch.groups[0]
-        return self.fused._shapes[
-            ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), Ending.GREEDY)
-        ]
+        key = ShapeKey(group.num_sequences, group.query_len, bucket_of(group.context_len), Ending.GREEDY)
+        return self.fused._shapes[key]
 
     @torch.inference_mode()
     def prefill_s(self, start: int, new: int, chunk: int) -> float:

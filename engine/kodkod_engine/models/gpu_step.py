@@ -182,8 +182,9 @@ class GpuStep:
         if self._device.type != "cuda":
             shape.replay = partial(self._run_here, shape, key)
             return
-        step, like = partial(self._result, shape, key), (key.sequences == 1, (key.tokens - 1).bit_length())
-        best = self.graphs.quickest(step, like)
+        # Alike are steps of one sequence, or of several, with about as many tokens.
+        like = key.sequences == 1, (key.tokens - 1).bit_length()
+        best = self.graphs.quickest(partial(self._result, shape, key), like)
         shape.replay, shape.out, shape.order = best.graph.replay, best.out, best.order
 
     def _run_here(self, shape: StepBuffers, key: ShapeKey) -> None:

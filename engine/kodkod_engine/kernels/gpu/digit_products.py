@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kodkod_engine.kernels.gpu.group_products import LEAST_POWER, TOP
+from kodkod_engine.kernels.gpu.group_products import TOP
 from kodkod_engine.kernels.gpu.tiles import INTERPRETED, Stored
 
 PART = tl.constexpr(16)
@@ -136,17 +136,11 @@ def values_of(x, is_there, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES:
 
 @triton.jit
 def largest(values):
-    """The largest magnitudes of a row's tiles, [PARTS, words, 4], by their bits."""
+    """The largest magnitudes of a row's tiles, [PARTS, words, 4], by their bits; for `power_of`."""
     most = tl.zeros(values[0].shape, dtype=tl.int32)
     for index in tl.static_range(len(values)):
         most = tl.maximum(most, values[index].to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     return most
-
-
-@triton.jit
-def power_below(most):
-    """The power of two that is at most the greatest of `largest`; infinite where something is not finite."""
-    return tl.maximum(tl.max(most) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
 
 
 @triton.jit

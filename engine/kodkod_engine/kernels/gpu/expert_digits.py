@@ -16,12 +16,11 @@ from kodkod_engine.kernels.gpu.digit_products import (
     largest,
     part_scales,
     parts_of,
-    power_below,
     times_digits,
     values_of,
     words_of,
 )
-from kodkod_engine.kernels.gpu.group_products import scale_down
+from kodkod_engine.kernels.gpu.group_products import power_of, scale_down
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import PackedMatrix
@@ -66,7 +65,7 @@ def _gate_up(
         gate_scales = part_scales(factors, gate, None, ALL_PARTS, PARTS, PER, ROW_BLOCK)
         up_scales = part_scales(factors, up, None, ALL_PARTS, PARTS, PER, ROW_BLOCK)
         tl.debug_barrier()  # or the compiler asks for them when the digits are there
-        power = power_below(largest(values))
+        power = power_of(largest(values))
         digits = digits_of(values, power)
         factor = scale_down(power, HALVES)
         result = tl.sum(times_digits(gates, gate_scales, digits, HALVES), axis=0) * factor
@@ -110,7 +109,7 @@ def _down(
         pair = token * K + place
         is_real = tl.load(chosen + pair) < num_experts
         most = tl.maximum(most, largest(values_of(inner + pair * WIDTH, is_real, ALL_PARTS, PARTS, HALVES, PER)))
-    power = power_below(most)
+    power = power_of(most)
     total = tl.zeros([PARTS, ROWS], dtype=tl.float32)
     for start in tl.static_range(0, K, AT_ONCE):
         asked = ()

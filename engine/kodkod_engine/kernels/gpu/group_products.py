@@ -77,9 +77,9 @@ def group_scales(scales, rows, inside, GROUPS: tl.constexpr, ROW_BLOCK: tl.const
 
 @triton.jit
 def power_of(most):
-    """The power of two that is at most the largest of some magnitudes, given by their bits; infinite where something is
-    not finite."""
-    return tl.maximum(tl.max(most, axis=0) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
+    """The power of two that is at most the largest of some magnitudes, a tensor of their bits; infinite where something
+    is not finite."""
+    return tl.maximum(tl.max(most) & 0x7F800000, LEAST_POWER).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -21,12 +21,11 @@ from kodkod_engine.kernels.gpu.digit_products import (
     largest,
     part_scales,
     parts_of,
-    power_below,
     times_digits,
     values_of,
     words_of,
 )
-from kodkod_engine.kernels.gpu.group_products import scale_down
+from kodkod_engine.kernels.gpu.group_products import power_of, scale_down
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored, normed_row
 from kodkod_engine.layers.packed import PackedMatrix
@@ -74,7 +73,7 @@ def _kernel(
     values = values_of(x, None, ALL_PARTS, PARTS, HALVES, PER)
     if HAS_NORM:
         values = normed_row(values, weights, eps, SIZE)
-    power = power_below(largest(values))
+    power = power_of(largest(values))
     digits = digits_of(values, power)
     factor = scale_down(power, HALVES)
     result = tl.sum(times_digits(tiles, factors, digits, HALVES), axis=0) * factor
