@@ -1,33 +1,22 @@
-"""What is put before the model: the fixed prompt, project instructions, bounded results, and a shorter conversation
-when the context is nearly full.
-"""
+"""What is put before the model: the fixed prompt, project instructions, bounded results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.errors import ContextFull
-from kodkod_agent.model_turn import run_turn
-from kodkod_engine.api import Engine, SamplingParams
+from kodkod_engine.api import Engine
 from kodkod_engine.chat.ledger import TokenLedger
-from kodkod_engine.chat.ledger_state import Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
-from kodkod_engine.messages import AssistantMessage, ToolCall, UserMessage
-from kodkod_tools import registry
-from kodkod_tools.base import ToolContext, ToolError, ToolResult
+from kodkod_tools.base import ToolContext, ToolError
 from kodkod_tools.files import read_text
 from kodkod_tools.paths import resolve
 from kodkod_tools.text.truncate import cut_middle
 
 INSTRUCTIONS = "AGENTS.md"
-_FILE_TOOLS = frozenset({"view", "edit", "write"})
-_MAX_OPEN_FILES = 3
-_MAX_CALLS_NAMED = 40
 _MAX_INSTRUCTION_BYTES = 1024**2
 
 
@@ -119,106 +108,3 @@ def _folders_above(tools: ToolContext, path: str) -> list[PurePosixPath]:
         return []
     inside = PurePosixPath(place.relative)
     return [inside, *inside.parents] if place.absolute.is_dir() else list(inside.parents)
-
-
-async def shorten(
-    ledger: TokenLedger, engine: Engine, tokenizer: Tokenizer, tools: ToolContext, config: AgentConfig
-) -> tuple[TokenLedger, str]:
-    """A new branch that fits: system text and tools, what the person said, a summary by the model, the files at work.
-
-    Returns:
-        The branch and the summary.
-
-    Raises:
-        ContextFull: not even this is short enough.
-        EngineError: the engine failed.
-    """
-    budget = Budget.of(config, engine)
-    summary = await _summarise(ledger, engine, budget, config)
-    rebuilt = ledger.rebuild([UserMessage(text=text) for text in _said(ledger, tokenizer, budget.rebuilt // 4)])
-    rebuilt.append_notice(prompt("summary", summary=fit_tokens(tokenizer, summary, budget.rebuilt // 4)))
-    if len(rebuilt) > budget.rebuilt or budget.is_near_full(rebuilt):
-        raise ContextFull(
-            f"the task and its summary take {len(rebuilt):,} of {budget.context:,} tokens of context; "
-            "use a model with a larger context, or split the task"
-        )
-    for path in open_files(ledger):
-        await _show_again(rebuilt, path, tokenizer, tools, budget)
-    return rebuilt, summary
-
-
-async def _summarise(ledger: TokenLedger, engine: Engine, budget: Budget, config: AgentConfig) -> str:
-    draft = ledger.fork(_cut_that_fits(ledger, budget.context - 3 * budget.summary // 2))
-    draft.append_notice(prompt("compact"))
-    room = budget.context - len(draft) - 1
-    if room < 1:
-        return _calls_made(ledger)
-    sampling = SamplingParams(max_tokens=min(budget.summary, room), seed=config.seed)
-    turn = await run_turn(engine, draft, sampling, lambda _: None)
-    return turn.message.text.strip() or _calls_made(ledger)
-
-
-def _cut_that_fits(ledger: TokenLedger, max_tokens: int) -> int:
-    """The end of the last entry that leaves at most `max_tokens`; never inside a turn and its results."""
-    closed = [
-        span.end
-        for span, after in zip(ledger.spans, [*ledger.spans[1:], None], strict=True)
-        if not (span.origin is Origin.PROMPT or span.origin.is_written or (after and after.origin is Origin.CLOSING))
-    ]
-    return max((end for end in closed if end <= max_tokens), default=closed[0])
-
-
-def _said(ledger: TokenLedger, tokenizer: Tokenizer, max_tokens: int) -> list[str]:
-    """What the person said, the task first and then the latest that fits."""
-    spans = [span for span in ledger.spans if span.origin is Origin.USER]
-    texts = [tokenizer.decode(ledger.token_ids[span.start + 1 : span.end], skip_special=False) for span in spans]
-    if not texts:
-        return []
-    kept = [fit_tokens(tokenizer, texts[0], max_tokens)]
-    left = max_tokens - len(tokenizer.encode_text(kept[0]))
-    for text in reversed(texts[1:]):
-        left -= len(tokenizer.encode_text(text))
-        if left < 0:
-            break
-        kept.insert(1, text)
-    return kept
-
-
-def _calls_made(ledger: TokenLedger) -> str:
-    """A summary for a model that wrote none: its calls, the latest last."""
-    calls = [_named(call) for call in _calls(ledger)]
-    return "Calls so far:\n" + "\n".join(f"- {call}" for call in calls[-_MAX_CALLS_NAMED:])
-
-
-def _named(call: ToolCall) -> str:
-    given = ", ".join(f"{key}={str(value)[:60]!r}" for key, value in call.arguments.items())
-    return f"{call.name}({given})"
-
-
-def _calls(ledger: TokenLedger) -> list[ToolCall]:
-    return [call for message in ledger.view() if isinstance(message, AssistantMessage) for call in message.calls]
-
-
-def open_files(ledger: TokenLedger) -> list[str]:
-    """Paths of the files that calls last named, the latest first."""
-    named = [call.arguments.get("path") for call in reversed(_calls(ledger)) if call.name in _FILE_TOOLS]
-    return list(dict.fromkeys(path for path in named if isinstance(path, str)))[:_MAX_OPEN_FILES]
-
-
-async def _show_again(ledger: TokenLedger, path: str, tokenizer: Tokenizer, tools: ToolContext, budget: Budget) -> None:
-    """Append a file as it is now, when it is there and fits."""
-    result = await _viewed(path, tools)
-    room = min(budget.result, budget.rebuilt - len(ledger)) // 2
-    heading = f"{Path(path)} as it is now:\n"
-    if result is None or result.error is not None or room < 2 * len(tokenizer.encode_text(heading)):
-        return
-    ledger.append_notice(fit_tokens(tokenizer, heading + result.for_model, room))
-
-
-async def _viewed(path: str, tools: ToolContext) -> ToolResult | None:
-    call = ToolCall(id="", name="view", arguments={"path": path})
-    async with aclosing(registry.run_call(call, tools)) as items:
-        async for item in items:
-            if isinstance(item, ToolResult):
-                return item
-    return None

@@ -15,8 +15,9 @@ from kodkod_agent import events, trajectory
 from kodkod_agent import verify as checks
 from kodkod_agent.approval import Approval, rule_on
 from kodkod_agent.calls import answer_pending, perform
-from kodkod_agent.context import prompt, shorten
-from kodkod_agent.errors import ContextFull, NoProgress
+from kodkod_agent.compaction import rebuild
+from kodkod_agent.context import prompt
+from kodkod_agent.errors import NoProgress
 from kodkod_agent.hearing import hear_at_end
 from kodkod_agent.journal import Outcome, SnapshotRecord, StepRecord
 from kodkod_agent.limits import require_more
@@ -29,7 +30,6 @@ from kodkod_agent.telling import (
     tell_budgets,
     tell_facts,
     tell_mode,
-    tell_skills,
     tell_standing,
     tell_tools,
 )
@@ -48,7 +48,7 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
     left = require_more(res.config, state, res.stopwatch.seconds)
     update = AgentState(next=Node.MODEL)
     if res.moment.is_full(res.budget, res.ledger):
-        update |= await _rebuild(state, res)
+        update |= await rebuild(state, res)
     tell_tools(state["step"], res)
     update |= tell_mode(state, res) | tell_budgets(left, state, res)
     update["ledger_mark"] = res.log.sync(res.ledger)
@@ -75,25 +75,6 @@ async def _begin(state: AgentState, res: Resources) -> AgentState:
     mark = res.log.sync(res.ledger)
     begun = AgentState(next=Node.PREPARE, inbox=[], base_snapshot=snapshot, tests_before=tests, ledger_mark=mark)
     return standing | mode | begun | AgentState(origin_snapshot=origin or snapshot)
-
-
-async def _rebuild(state: AgentState, res: Resources) -> AgentState:
-    if state["rebuilds"] >= res.config.max_rebuilds:
-        raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
-    before = len(res.ledger)
-    # The model writes a summary and reads it: on a processor that takes minutes.
-    res.emit(events.Notice(f"the conversation has {before:,} of {res.budget.context:,} tokens and is being shortened"))
-    res.ledger, summary = await shorten(res.ledger, res.engine, res.tokenizer, res.tools, res.config)
-    res.stream_id = None
-    res.emit(events.ContextRebuilt(before, len(res.ledger), summary))
-    rebuilt = trajectory.Rebuilt(tokens_before=before, tokens_after=len(res.ledger), summary=summary)
-    res.record(rebuilt, state["step"])
-    skills = tell_skills("", state["step"], res)
-    shown = show_instructions(["."], [], state["step"], res)
-    await tell_facts(state["step"], res)
-    if state["plan_only"]:
-        res.tell_model(prompt("plan"), state["step"])
-    return skills | AgentState(rebuilds=state["rebuilds"] + 1, instructions=shown)
 
 
 async def model(state: AgentState, res: Resources) -> AgentState:

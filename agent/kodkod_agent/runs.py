@@ -11,15 +11,17 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command
 
-from kodkod_agent import events, trajectory
+from kodkod_agent import compaction, events, trajectory
 from kodkod_agent.approval import Approval
-from kodkod_agent.errors import Interrupted, SessionBusy
+from kodkod_agent.errors import ContextFull, Interrupted, SessionBusy
 from kodkod_agent.graph import build_graph, end_run
+from kodkod_agent.journal import StepRecord
 from kodkod_agent.reading_ahead import ReadingAhead, coming_ids
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.spans import RunSpan
 from kodkod_agent.state import AgentState, Node, Status, new_run, origin_of, plain
+from kodkod_engine.chat.ledger import TokenLedger
 
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
@@ -38,7 +40,7 @@ class Runs:
             "recursion_limit": _RECURSION_LIMIT,
         }
         self._events: asyncio.Queue[events.Event | None] = asyncio.Queue()
-        self._work: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[Any] | None = None
         self._answers: asyncio.Future[tuple[Approval, ...]] | None = None
         self.ahead = ReadingAhead(res.engine)
         res.emit = self._emit
@@ -99,6 +101,52 @@ class Runs:
             await asyncio.wait({driver})
             driver.exception()  # looked at even when the reader has gone, so that asyncio does not report it
         driver.result()
+
+    async def compact(self, focus: str) -> AsyncGenerator[events.Event, None]:
+        """Shorten the conversation between runs. Cancelled, or closed early, it leaves it as it was.
+
+        Raises:
+            SessionBusy: a run is going on, or was cut short and is to go on.
+            EngineError: the engine failed.
+        """
+        self.require_idle()
+        if await self.is_unfinished():
+            raise SessionBusy("a run was cut short here; go on with it, or say something, before you shorten it")
+        if not any(span.origin.is_generated for span in self._res.ledger.spans):
+            yield events.Notice("there is nothing to shorten yet")
+            return
+        self.ahead.stop()
+        yield compaction.beginning(self._res)
+        shortening = asyncio.create_task(compaction.shorten(self._res, focus))
+        self._work = shortening
+        try:
+            await asyncio.wait({shortening})
+            yield await self._compacted(shortening)
+        finally:
+            shortening.cancel()
+            await asyncio.wait({shortening})
+            self._work = None
+
+    async def _compacted(self, shortening: asyncio.Task[tuple[TokenLedger, str]]) -> events.Event:
+        """Take over what it came to, if that is shorter."""
+        if shortening.cancelled():
+            return events.RunInterrupted(_INTERRUPTED)
+        before = len(self._res.ledger)
+        try:
+            ledger, summary = shortening.result()
+        except ContextFull as full:
+            return events.Notice(full.reason)
+        if len(ledger) >= before:
+            return events.Notice(f"it stays as it is: with a summary it would have {len(ledger):,} tokens, not fewer")
+        state = await self.state()
+        update = compaction.go_on_from(ledger, state, self._res)
+        compaction.tell_plan(state, self._res)
+        update["ledger_mark"] = self._res.log.sync(self._res.ledger)
+        there = AgentState(**{**state, **update})
+        await self.place(there)
+        self._res.journal.add(StepRecord(step=state["step"], ledger_mark=update["ledger_mark"], state=plain(there)))
+        compaction.record(before, ledger, summary, state, self._res)
+        return events.ContextRebuilt(before, len(ledger), summary)
 
     def answer(self, approvals: tuple[Approval, ...]) -> None:
         """Answer what was asked.

@@ -199,6 +199,23 @@ class Session:
             async for event in run:
                 yield event
 
+    async def compact(self, focus: str = "") -> AsyncGenerator[events.Event, None]:
+        """Shorten the conversation now: it goes on from a summary that the model writes, and the files at work.
+
+        A session can go back to before it. `cancel`, or closing the generator early, leaves all as it was.
+
+        Args:
+            focus: what is to be kept above all.
+
+        Raises:
+            SessionBusy: a run is going on, or was cut short and is to go on.
+            EngineError: the engine failed; all is as it was.
+        """
+        async with aclosing(self._runs.compact(focus)) as told:
+            async for event in told:
+                yield event
+        await self._read_ahead()
+
     async def adopt(self, patch: str, word: str, summary: str) -> AsyncGenerator[events.Event, None]:
         """Put another change in place of what the last run made, and let the tests decide about it. See `send`.
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from kodkod_agent import trajectory
 from kodkod_agent.checkpoint import open_saver
+from kodkod_agent.compaction import open_files
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.context import Budget, fit_tokens, new_instructions, open_files, prompt, read_instructions
+from kodkod_agent.context import Budget, fit_tokens, new_instructions, prompt, read_instructions
 from kodkod_agent.errors import SessionDamaged
 from kodkod_agent.journal import IntentRecord, Journal, Outcome, OutcomeRecord, RewindRecord, SnapshotRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
