@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
 from kodkod_agent.deeds import Deed
 from kodkod_agent.rules import Rule
 from kodkod_agent.shell_reach import Reach
@@ -60,8 +62,18 @@ def suggest_rules(deed: Deed) -> tuple[Rule, ...]:
         return (Rule(tool=tool, pattern=deed.subject),)
     if deed.subject == ".":
         return (Rule(tool=tool),)
-    folder = deed.subject.rpartition("/")[0]
-    return (Rule(tool=tool, pattern=f"{folder}/**" if folder else f"/{deed.subject}"),)
+    # A rule is a line in a file of settings.
+    return (Rule(tool=tool, pattern=_path_pattern(deed.subject)),) if deed.subject.isprintable() else ()
+
+
+def _path_pattern(path: str) -> str:
+    """Its folder and all below, or itself at the top; signs of a pattern in its name stand for themselves."""
+    folder = path.rpartition("/")[0]
+    if folder:
+        return f"{GitIgnoreSpecPattern.escape(folder)}/**"
+    name = GitIgnoreSpecPattern.escape(path)
+    stripped = name.rstrip(" ")
+    return "/" + stripped + "\\ " * (len(name) - len(stripped))
 
 
 def _command_pattern(command: str) -> str | None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.shell_commands import ALWAYS_ASKED, STAYS_IN
@@ -129,3 +129,35 @@ def test_no_rule_is_without_a_pattern_or_begins_with_a_star(command: str) -> Non
     for rule in decide(command).suggested_rules:
         assert rule.pattern is not None
         assert not rule.pattern.startswith("*")
+
+
+NAMES = st.text(st.sampled_from("ab*?[]!#\\\\ \t.-^{}\n"), min_size=1, max_size=5).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=3), st.lists(NAMES, min_size=1, max_size=3))
+@settings(max_examples=300, deadline=None)
+@example(["\\\\"], ["a"])
+@example(["[id]", "page.tsx"], ["i", "page.tsx"])
+@example(["*", "a"], ["b", "a"])
+@example(["a "], ["a"])
+def test_names_that_look_like_patterns_stand_for_themselves(names: list[str], others: list[str]) -> None:
+    path, other = "/".join(names), "/".join(others)
+    call = ToolCall(id="", name="write", arguments={"path": path, "content": ""})
+    rules = judge(call, mode=PermissionMode.DEFAULT, rules=Rules(), work_tree=HERE, trusted=True).suggested_rules
+    own = names[:-1] or names  # the folder it is in; at the top itself, with what there is below should it be a folder
+    for rule in rules:
+        assert Rule.read(str(rule)) == rule
+        assert rule.matches_path(path)
+        assert rule.matches_path(other) == (others[: len(own)] == own and (others != own or len(names) == 1))
+
+
+@pytest.mark.parametrize("path", ["[id]", "a b/c", "src/[id]/page.tsx", "what?.py", "!x", "#x/y", "\\\\"])
+def test_such_names_can_be_allowed(path: str) -> None:
+    call = ToolCall(id="", name="write", arguments={"path": path, "content": ""})
+    decision = judge(call, mode=PermissionMode.DEFAULT, rules=Rules(), work_tree=HERE, trusted=True)
+    allowed = Rules(allow=decision.suggested_rules)
+    assert (
+        judge(call, mode=PermissionMode.DEFAULT, rules=allowed, work_tree=HERE, trusted=True).verdict is Verdict.ALLOW
+    )
