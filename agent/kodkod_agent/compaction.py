@@ -36,13 +36,10 @@ async def rebuild(state: AgentState, res: Resources) -> AgentState:
     """
     if state["rebuilds"] >= res.config.max_rebuilds:
         raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
-    before = len(res.ledger)
     # The model writes a summary and reads it: on a processor that takes minutes.
     res.emit(beginning(res))
-    ledger, summary = await shorten(res)
-    res.emit(events.ContextRebuilt(before, len(ledger), summary))
-    record(before, ledger, summary, state, res)
-    update = go_on_from(ledger, state, res)
+    update, told = go_on_from(*await shorten(res), state, res)
+    res.emit(told)
     await tell_facts(state["step"], res)
     tell_plan(state, res)
     return update | AgentState(rebuilds=state["rebuilds"] + 1)
@@ -54,17 +51,16 @@ def beginning(res: Resources) -> events.Notice:
     return events.Notice(text)
 
 
-def record(before: int, ledger: TokenLedger, summary: str, state: AgentState, res: Resources) -> None:
-    """Write down that a conversation of so many tokens became this one."""
-    rebuilt = trajectory.Rebuilt(tokens_before=before, tokens_after=len(ledger), summary=summary)
-    res.record(rebuilt, state["step"])
-
-
-def go_on_from(ledger: TokenLedger, state: AgentState, res: Resources) -> AgentState:
+def go_on_from(
+    ledger: TokenLedger, summary: str, state: AgentState, res: Resources
+) -> tuple[AgentState, events.ContextRebuilt]:
     """Make a shortened conversation the session's, and tell again what holds for all of it."""
+    step, told = state["step"], events.ContextRebuilt(len(res.ledger), len(ledger), summary)
+    rebuilt = trajectory.Rebuilt(tokens_before=told.tokens_before, tokens_after=told.tokens_after, summary=summary)
+    res.record(rebuilt, step)
     res.ledger, res.stream_id = ledger, None
-    skills = tell_skills("", state["step"], res)
-    return skills | AgentState(instructions=show_instructions(["."], [], state["step"], res))
+    skills = tell_skills("", step, res)
+    return skills | AgentState(instructions=show_instructions(["."], [], step, res)), told
 
 
 def tell_plan(state: AgentState, res: Resources) -> None:
@@ -116,6 +112,8 @@ async def _summarise(res: Resources, focus: str) -> str:
 
 def _cut_that_fits(ledger: TokenLedger, max_tokens: int) -> int:
     """The end of the last entry that leaves at most `max_tokens`; never inside a turn and its results."""
+    if len(ledger) <= max_tokens and not ledger.pending_calls:
+        return len(ledger)
     closed = [
         span.end
         for span, after in zip(ledger.spans, [*ledger.spans[1:], None], strict=True)

@@ -52,9 +52,9 @@ class Budget:
             rebuilt=int(context * config.rebuild_share),
         )
 
-    def is_near_full(self, ledger: TokenLedger) -> bool:
-        """Whether the next turn and one result might leave no room to sum up."""
-        return len(ledger) + self.turn + self.result + 2 * self.summary > self.context
+    def is_near_full(self, ledger: TokenLedger, coming: int = 0) -> bool:
+        """Whether so many tokens, the next turn and one result might leave no room to sum up."""
+        return len(ledger) + coming + self.turn + self.result + 2 * self.summary > self.context
 
     def room_for_result(self, ledger: TokenLedger) -> int:
         """Tokens the next result may take: half of what is left, so that several results of one turn always fit."""

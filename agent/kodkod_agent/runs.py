@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -26,6 +26,7 @@ from kodkod_engine.chat.ledger import TokenLedger
 _RECURSION_LIMIT = 1_000_000
 """LangGraph's own bound on steps; ours are in `AgentConfig`."""
 _INTERRUPTED = "the user interrupted it"
+_STAYS = "that was stopped; the conversation is as it was"
 
 
 class Runs:
@@ -117,36 +118,38 @@ class Runs:
             return
         self.ahead.stop()
         yield compaction.beginning(self._res)
-        shortening = asyncio.create_task(compaction.shorten(self._res, focus))
-        self._work = shortening
+        self._work = work = asyncio.create_task(self._shortened(focus))
         try:
-            await asyncio.wait({shortening})
-            yield await self._compacted(shortening)
+            await asyncio.wait({work})
         finally:
-            shortening.cancel()
-            await asyncio.wait({shortening})
+            work.cancel()
+            await asyncio.wait({work})
             self._work = None
+        yield events.Notice(_STAYS) if work.cancelled() else work.result()
 
-    async def _compacted(self, shortening: asyncio.Task[tuple[TokenLedger, str]]) -> events.Event:
-        """Take over what it came to, if that is shorter."""
-        if shortening.cancelled():
-            return events.RunInterrupted(_INTERRUPTED)
-        before = len(self._res.ledger)
+    async def _shortened(self, focus: str) -> events.Event:
+        """What came of it. Once the summary is there nothing stops it: half of it would be another conversation."""
         try:
-            ledger, summary = shortening.result()
+            ledger, summary = await compaction.shorten(self._res, focus)
         except ContextFull as full:
             return events.Notice(full.reason)
-        if len(ledger) >= before:
+        if len(ledger) >= len(self._res.ledger):
             return events.Notice(f"it stays as it is: with a summary it would have {len(ledger):,} tokens, not fewer")
+        taking = asyncio.create_task(self._go_on_from(ledger, summary))
+        while not taking.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(taking)
+        return taking.result()
+
+    async def _go_on_from(self, ledger: TokenLedger, summary: str) -> events.Event:
         state = await self.state()
-        update = compaction.go_on_from(ledger, state, self._res)
+        update, told = compaction.go_on_from(ledger, summary, state, self._res)
         compaction.tell_plan(state, self._res)
         update["ledger_mark"] = self._res.log.sync(self._res.ledger)
-        there = AgentState(**{**state, **update})
+        there = plain({**state, **update})
         await self.place(there)
-        self._res.journal.add(StepRecord(step=state["step"], ledger_mark=update["ledger_mark"], state=plain(there)))
-        compaction.record(before, ledger, summary, state, self._res)
-        return events.ContextRebuilt(before, len(ledger), summary)
+        self._res.journal.add(StepRecord(step=state["step"], ledger_mark=update["ledger_mark"], state=there))
+        return told
 
     def answer(self, approvals: tuple[Approval, ...]) -> None:
         """Answer what was asked.

@@ -145,6 +145,17 @@ class Session:
         """The steps `rewind` and `fork` can go back to."""
         return [record.step for record in self._res.journal.steps]
 
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether what is said next would have the conversation shortened first; time to do it before."""
+        budget = self._res.budget
+        return self._thinks_ahead and budget.is_near_full(self._res.ledger, coming=budget.summary)
+
+    @property
+    def _thinks_ahead(self) -> bool:
+        """A guided model computes no prompt, and writes no summary that would be worth the time."""
+        return self._setup.reads_ahead and self._res.guide is None
+
     async def is_unfinished(self) -> bool:
         """Whether a run was cut short, so that `proceed` has something to do."""
         return await self._runs.is_unfinished()
@@ -285,8 +296,8 @@ class Session:
         await self._read_ahead()
 
     async def _read_ahead(self) -> None:
-        """Use the time until the person has said something; a guided model computes no prompt."""
-        if self._setup.reads_ahead and self._res.guide is None:
+        """Use the time until the person has said something."""
+        if self._thinks_ahead:
             await self._runs.read_ahead()
 
     async def _arrive(self) -> None:

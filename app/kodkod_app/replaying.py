@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -156,6 +157,8 @@ class _Follower:
                     break
                 await session.rewind(session.steps[-1])
             await self._follow_run(session, run)
+            if self._was_compacted():
+                await self._compact(session)
             if self._adopts():
                 step = self._recording.first_step + self._turns
                 note = f"another attempt's changes were taken after step {step}; what follows is not replayed"
@@ -203,6 +206,21 @@ class _Follower:
         step = self._recording.first_step + self._turns
         known = self._recording.answers.get(step, {}).get(request.call.id)
         return known or Approval(call_id=request.call.id, allowed=False)
+
+    def _was_compacted(self) -> bool:
+        """The person had the conversation shortened here, between two runs."""
+        is_at_end = len(entries_of(self._ledger)) >= len(self._recorded)
+        is_whole = is_at_end and not self._is_over and self._difference is None
+        return is_whole and self._segment < len(self._recording.summaries)
+
+    async def _compact(self, session: Session) -> None:
+        try:
+            async with aclosing(session.compact()) as told:
+                async for _ in told:
+                    pass
+        except EngineError:
+            if self._difference is None:
+                raise
 
     @property
     def _ledger(self) -> TokenLedger:

@@ -95,6 +95,7 @@ async def test_what_the_person_wants_kept_is_asked_for(root, setup_of):
             await all_events(session, "tell me of it")
             await compacted(session, focus)
     engine.close()
+    assert asked[1].count(SUMMARY) == 1, "the last answer is summed up too"
     assert "above all" not in asked[1]
     assert "above all: the names of the tests {braces}" in asked[3]
 
@@ -115,7 +116,7 @@ async def test_one_that_is_stopped_leaves_all_as_it_was(root, setup_of, how):
             await asyncio.wait({leaving})
         else:
             asyncio.get_running_loop().call_later(0.1, session.cancel)
-            assert [type(event) async for event in stream] == [events.RunInterrupted]
+            assert ["stopped" in event.text async for event in stream] == [True]
         assert (session.ledger.token_ids, _kinds(session)) == (before, kinds)
         async with asyncio.timeout(20):
             while session.setup.engine.stats().running:
@@ -182,3 +183,14 @@ async def test_that_nothing_may_be_changed_is_told_again(root, setup_of):
         await all_events(session, "and now?")
         answers = [message for message in session.ledger.view() if isinstance(message, AssistantMessage)]
     assert [answer.text for answer in answers] == ["I would."]
+
+
+@pytest.mark.parametrize(("reads_ahead", "longest"), [(True, 18_000), (True, 60_000), (False, 18_000)])
+async def test_whether_there_is_room_for_what_is_said_next_is_known_before(root, setup_of, reads_ahead, longest):
+    options = {"reads_ahead": reads_ahead, "engine": {"max_context_tokens": longest}}
+    nobody_reads = [65]
+    setup = setup_of([nobody_reads, says("It is long. " * 30), nobody_reads], config=ATTENDED, **options)
+    async with await Session.create(root, setup) as session:
+        assert not session.is_nearly_full
+        await all_events(session, "read it")
+        assert session.is_nearly_full is (reads_ahead and longest == 18_000)

@@ -321,6 +321,40 @@ def test_a_conversation_is_followed_through_its_compactions(root, project, repla
     assert (report["num_turns"], report["recorded_turns"]) == (6, 6)
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_conversation_that_the_person_had_shortened_is_followed(root, project, replayed, goes_on):
+    session_id = asyncio.run(shortened(root, project, goes_on=goes_on))
+    code, report = replayed(session_id)
+    assert not report["difference"], json.dumps(report["difference"], indent=1)
+    assert (code, report["note"], report["num_turns"]) == (0, "", 5 if goes_on else 2)
+
+
+def test_where_it_parts_before_the_person_had_it_shortened_is_told(root, project, replayed, monkeypatch):
+    async def otherwise(_self, _arguments, _context):
+        yield ToolResult("other words")
+
+    session_id = asyncio.run(shortened(root, project, goes_on=True))
+    monkeypatch.setattr("kodkod_tools.view.View.run", otherwise)
+    code, report = replayed(session_id)
+    assert (code, report["difference"]["what"]) == (PARTED, "tool_result")
+
+
+async def shortened(root, project, *, goes_on: bool) -> str:
+    long_text(project)
+    script = [READ, says("It is long. " * 100), says("I read it."), LOOK, MEND, says("Mended.")]
+    engine = open_scripted(replay(map(turn_ids, script)), TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    config = AgentConfig(attended=True, verify=False)
+    setup = SessionSetup(engine, TOKENIZER, box, project, config=config, mode=PermissionMode.BYPASS_PERMISSIONS)
+    async with await Session.create(root, setup) as session:
+        await drained(session.send("read it"))
+        await drained(session.compact("what it says"))
+        if goes_on:
+            await drained(session.send("mend add"))
+    engine.close()
+    return session.id
+
+
 def test_what_comes_after_a_compaction_is_compared_too(root, project, replayed, tmp_path):
     long_text(project)
     outside = tmp_path / "outside.txt"

@@ -89,6 +89,12 @@ class Actions(Lists):
 
     # The conversation
 
+    def action_compact(self, focus: str = "") -> None:
+        """Have the conversation shortened to a summary of it, with what is to be kept above all."""
+        if self.is_free():
+            self.begin_work()
+            self.workbench.compact(focus)
+
     def action_copy_answer(self) -> None:
         """The last answer to the clipboard."""
         answers = [entry for entry in self.store.entries if isinstance(entry, s.Answer) and entry.text]

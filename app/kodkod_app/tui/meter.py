@@ -79,6 +79,10 @@ class Meter:
         self._began_s, self._decode_began, self._is_running = now_s, None, True
         self.prefill = self._progress = None
 
+    def shorten(self, context_tokens: int) -> None:
+        """The conversation has no more than so many tokens left, and most of them are to be computed anew."""
+        self.context_tokens, self._is_warm = context_tokens, False
+
     def look(self, now_s: float, counters: EngineStats) -> None:
         """Read the counters while a run goes on; between its turns there is nothing to tell."""
         if self._base is None or not self._is_running:

@@ -174,8 +174,13 @@ class Teller:
         match event:
             case events.Notice(text):
                 self._store.add(s.Note(inert(text)))
-            case events.ContextRebuilt(before, after, _):
-                self._store.add(s.Note(f"the conversation was shortened from {before:,} to {after:,} tokens"))
+            case events.ContextRebuilt(before, after, summary):
+                told = (
+                    f"the conversation was shortened from {before:,} to {after:,} tokens; it goes on from this summary:"
+                )
+                self._store.add(s.Note(told))
+                self._store.add(s.Answer(inert(summary)))
+                self._meter.shorten(after)
             case events.TestsRan(before, facts, text):
                 self._close_answer()
                 self._store.add(s.Checks(before, told_tests(facts), not is_bad(facts), inert(text)))

@@ -115,6 +115,10 @@ class Workbench:
         """Take the session back to where it was after `step` turns, files and all."""
         self._soon(lambda: self._rewind(step))
 
+    def compact(self, focus: str) -> None:
+        """Shorten the conversation to a summary of it."""
+        self._soon(lambda: self._compact(focus))
+
     def restart_server(self, name: str) -> None:
         """Start an MCP server again."""
         self._soon(lambda: self._restart_server(name))
@@ -179,7 +183,7 @@ class Workbench:
             self._desk = await open_desk(self._wish, self._feed, stack)
             stack.push_async_callback(self._desk.close)
             await self._tell_opened()
-            while (command := await self._commands.get()) is not None:
+            while (command := await self._next()) is not None:
                 try:
                     await command()
                 except Exception as fault:  # noqa: BLE001  # a command that fails ends itself alone
@@ -188,6 +192,34 @@ class Workbench:
                     self._cancel = None
                     self._feed.put(u.Idle())  # at once: keys are refused until then
                     self._feed.put(u.BranchSeen(branch_of(self._wish.work_tree)))
+
+    async def _next(self) -> Command | None:
+        """What is asked for next. Where there is no room for it, the conversation is shortened while nobody asks."""
+        assert self._desk is not None
+        asking = asyncio.create_task(self._commands.get())
+        await asyncio.sleep(0)  # what waits already comes first
+        if not asking.done() and self._desk.session.is_nearly_full:
+            shortening = asyncio.create_task(self._shorten_ahead(self._desk.session, asking))
+            await asyncio.wait({asking, shortening}, return_when=asyncio.FIRST_COMPLETED)
+            self._desk.session.cancel()
+            await shortening
+        return await asking
+
+    async def _shorten_ahead(self, session: Session, asking: asyncio.Task[Command | None]) -> None:
+        """Until something is asked. What keeps it from that is told when it matters."""
+        from kodkod_agent import events
+        from kodkod_agent.errors import AgentError
+        from kodkod_engine.errors import EngineError
+
+        self._feed.put(u.Loading("summing up ahead"))
+        with suppress(AgentError, EngineError):
+            async with aclosing(session.compact()) as told:
+                async for event in told:
+                    if isinstance(event, events.ContextRebuilt):
+                        self._feed.put(event)
+                    if asking.done():  # before there was something to cancel
+                        break
+        self._feed.put(u.Loading(""))
 
     async def _tell_opened(self) -> None:
         assert self._desk is not None
@@ -208,6 +240,16 @@ class Workbench:
                     candidates.cancel()
                 if isinstance(event, events.ApprovalAsked):
                     self._feed.put(await self._asked(event))
+
+    async def _compact(self, focus: str) -> None:
+        assert self._desk is not None
+        session = self._desk.session
+        self._cancel = session.cancel
+        async with aclosing(session.compact(focus)) as told:
+            async for event in told:
+                self._feed.put(event)
+                if self._was_stopped:
+                    return
 
     async def _asked(self, event: events.ApprovalAsked) -> u.Asked:
         from kodkod_app.tui.preview import facts_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from kodkod_agent.session import Session
 from kodkod_agent.session_folder import SessionFolder, list_sessions
 from kodkod_app import paths
 from kodkod_app.cli import main
@@ -57,6 +59,83 @@ async def test_a_session_without_a_word_leaves_nothing(open_app, record, project
         await driver.idle()
     assert [info.id for info in list_sessions(root)] == [kept]
     assert [path.name for path in root.iterdir() if path.is_dir()] == [kept]
+
+
+async def test_a_conversation_is_shortened_and_the_summary_is_there_to_be_read(open_app, record, project):
+    answers = turn("It is long. " * 40), turn("The person asked **how long** it is.")
+    async with open_app(record(*answers)) as driver:
+        await driver.opened()
+        await driver.say("/compact")
+        await driver.until(lambda: "nothing to shorten" in driver.screen_text(), "that there is nothing")
+        await driver.say("how long is it?")
+        await driver.idle()
+        before = driver.app.meter.context_tokens
+        await driver.say("/compact how long it is")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "The person asked **how long** it is."
+        assert "The person asked how long it is." in driver.screen_text()
+        assert driver.app.meter.context_tokens < before
+        await driver.say("and?")
+        await driver.idle()
+        assert len(driver.entries(s.Answer)) == 3, "the conversation goes on"
+
+
+async def test_shortening_can_be_stopped(open_app, record, project):
+    slow = turn("It is long. " * 400)
+    async with open_app(record(turn("Yes. " * 200), slow, turn("No."))) as driver:
+        await driver.opened()
+        await driver.say("is it?")
+        await driver.idle()
+        said = driver.app.workbench.session.ledger.token_ids
+        await driver.say("/compact")
+        await driver.pilot.press("escape")
+        await driver.idle()
+        await driver.until(
+            lambda: driver.entries(s.Note)[-1].text.startswith(("that was stopped", "the conv", "it stays"))
+        )
+        if driver.entries(s.Note)[-1].text.startswith("that was stopped"):
+            assert driver.app.workbench.session.ledger.token_ids == said
+        await driver.say("no?")
+        await driver.idle()
+
+
+async def test_a_conversation_with_no_room_left_is_shortened_while_the_person_thinks(
+    open_app, record, project, monkeypatch
+):
+    def is_whole(session):
+        return session.ledger.branched_from is None and session.steps
+
+    monkeypatch.setattr(Session, "is_nearly_full", property(is_whole))
+    async with open_app(record(turn("It is long. " * 400), turn("Of its length."))) as driver:
+        await driver.opened()
+        await driver.say("how long is it?")
+        await driver.until(lambda: driver.entries(s.Answer)[1:], "the summary")
+        assert [answer.text for answer in driver.entries(s.Answer)][1:] == ["Of its length."]
+        assert not any("being shortened" in note.text for note in driver.entries(s.Note)), "nobody waits for it"
+        await driver.until(lambda: "summing up" not in driver.screen_text(), "the end of it")
+        await driver.say("and?")
+        await driver.idle()
+        assert len(driver.entries(s.Answer)) == 3
+
+
+async def test_who_speaks_while_it_is_shortened_ahead_is_heard_at_once(open_app, record, project, monkeypatch):
+    begun = asyncio.Event()
+
+    async def endless(*_):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Session, "is_nearly_full", property(lambda session: len(session.steps) > 1))
+    monkeypatch.setattr("kodkod_agent.compaction.shorten", endless)
+    async with open_app(record(turn("Yes."), turn("No."))) as driver:
+        await driver.opened()
+        await driver.say("is it?")
+        await driver.until(begun.is_set, "that it is shortened")
+        await driver.until(lambda: "summing up ahead" in driver.screen_text(), "that this is told")
+        await driver.say("is it not?")
+        await driver.until(
+            lambda: [answer.text for answer in driver.entries(s.Answer)] == ["Yes.", "No."], "the answer"
+        )
 
 
 def test_the_latest_session_is_one_in_which_something_was_said(project):
