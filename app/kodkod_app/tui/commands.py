@@ -23,7 +23,7 @@ COMMANDS = (
     SlashCommand("branches", "the tree of steps, and going to one", "branches"),
     SlashCommand("rewind", "back to an earlier step, files too", "rewind", "[step]"),
     SlashCommand("fork", "a new session from a step of this one", "fork", "[step]"),
-    SlashCommand("compact", "go on from a summary of what was said", "compact", "[what to keep]"),
+    SlashCommand("compact", "go on from a summary of what was said", "compact", "[focus]"),
     SlashCommand("new", "begin a new session", "new_session"),
     SlashCommand("continue", "go on with a run that was cut short", "proceed"),
     SlashCommand("skills", "written instructions the model may read", "skills"),
