@@ -47,6 +47,7 @@ from kodkod_agent.state import Status
 from kodkod_app import paths
 from kodkod_app.editor.asking import approval_of, options_for, told_question
 from kodkod_app.editor.call_content import diff_content, text_content
+from kodkod_app.editor.commands import compact_focus, told_commands
 from kodkod_app.editor.desk import Desk, Models, open_desk
 from kodkod_app.editor.mcp_servers import servers_of
 from kodkod_app.editor.prompt_text import prompt_text
@@ -103,6 +104,8 @@ class KodkodAgent:
         self._models = Models()
         self._desks: dict[str, Desk] = {}
         self._editor: acp.Client | None = None
+        self._tellings: set[asyncio.Task[None]] = set()
+        """Kept, for nobody waits for them."""
 
     def on_connect(self, conn: acp.Client) -> None:
         """Remember whom to tell."""
@@ -131,6 +134,7 @@ class KodkodAgent:
     async def new_session(self, cwd: str, mcp_servers: Sequence[Any] | None = None, **_: Any) -> NewSessionResponse:
         """Begin a session in a folder."""
         desk = await self._open(_folder(cwd), None, mcp_servers)
+        self._tell_soon(desk.session.id)
         return NewSessionResponse(session_id=desk.session.id, modes=_modes(desk))
 
     @_told
@@ -150,6 +154,7 @@ class KodkodAgent:
         said = await asyncio.to_thread(unanswered, folder, desk.session.ledger.view)
         for update in desk.telling.past(steps, said):
             await self._update(session_id, update)
+        self._tell_soon(session_id)
         return LoadSessionResponse(modes=_modes(desk))
 
     async def list_sessions(self, cwd: str | None = None, **_: Any) -> ListSessionsResponse:
@@ -182,6 +187,8 @@ class KodkodAgent:
         if desk.cancel is not None:
             raise SessionBusy("a prompt is being worked on in this session; cancel it, or wait for its end")
         text = prompt_text(prompt, desk.session.setup.work_tree)
+        if (focus := compact_focus(text)) is not None:
+            return PromptResponse(stop_reason=await self._compact(desk, focus))
         return PromptResponse(stop_reason=await self._follow(desk, text))
 
     async def cancel(self, session_id: str, **_: Any) -> None:
@@ -235,6 +242,27 @@ class KodkodAgent:
         finally:
             desk.cancel = None
         return _STOPS.get(status, "end_turn")
+
+    async def _compact(self, desk: Desk, focus: str) -> StopReason:
+        """Have the conversation go on from a summary of it."""
+        session = desk.session
+        desk.cancel, desk.was_cancelled = session.cancel, False
+        try:
+            async with aclosing(session.compact(focus)) as told:
+                async for event in told:
+                    for update in desk.telling.tell(event):
+                        await self._update(session.id, update)
+                    if desk.was_cancelled:
+                        return "cancelled"
+        finally:
+            desk.cancel = None
+        return "end_turn"
+
+    def _tell_soon(self, session_id: str) -> None:
+        """What may be written behind a `/`: the editor hears of a session first, and of what it offers then."""
+        telling = asyncio.get_running_loop().create_task(self._update(session_id, told_commands()))
+        self._tellings.add(telling)
+        telling.add_done_callback(self._tellings.discard)
 
     async def _update(self, session_id: str, update: Any) -> None:
         assert self._editor is not None

@@ -191,9 +191,9 @@ def _noted(event: events.Event) -> Iterator[Update]:
     match event:
         case events.Notice(text):
             yield acp.update_agent_thought_text(for_terminal(f"note: {text}\n"))
-        case events.ContextRebuilt(before, after, _):
-            told = f"note: the conversation was shortened from {before:,} to {after:,} tokens\n"
-            yield acp.update_agent_thought_text(told)
+        case events.ContextRebuilt(before, after, summary):
+            told = f"note: the conversation was shortened from {before:,} to {after:,} tokens; it goes on from:\n"
+            yield acp.update_agent_thought_text(for_terminal(f"{told}{summary}\n"))
         case events.CandidateEnded(report):
             told = f"candidate {report.number}: {report.change}  {report.status}\n"
             yield acp.update_agent_thought_text(for_terminal(told))

@@ -156,6 +156,21 @@ async def test_modes_and_files_that_come_along(editor, project, record):
     assert list_sessions(paths.sessions_folder())[0].title == "mend `calc.py`"
 
 
+async def test_a_conversation_is_shortened_when_the_editor_asks_for_it(editor, project, record):
+    model = record(turn("It is long. " * 40), turn("The person asked how long it is."))
+    async with beside(editor, model=model, sandbox="none") as agent:
+        session_id = await begin(agent, project)
+        await editor.until(lambda: editor.of("available_commands_update"))
+        (offered,) = editor.of("available_commands_update")
+        assert [command.name for command in offered.available_commands] == ["compact"]
+        await say(agent, session_id, "how long is it?")
+        assert (await say(agent, session_id, "/compact its length")).stop_reason == "end_turn"
+        assert "The person asked how long it is." in editor.said("agent_thought_chunk")
+        assert "it is long" not in editor.said("agent_thought_chunk").lower()
+        await say(agent, session_id, "/compacting is a word")
+        assert editor.said().count("It is long.") == 80, "which the model answers"
+
+
 async def test_faults_are_errors_of_the_protocol(editor, project, record, tmp_path):
     async with beside(editor, model=record(turn("Hi.")), sandbox="none") as agent:
         for cwd in ("relative", str(tmp_path / "nothing")):
