@@ -103,7 +103,8 @@ async def test_what_was_tried_and_how_much_the_tests_said_do_not_bear_on_what_th
     root, setup_of, faulty, tiny_folder
 ):
     with closing(load_engine(tiny_folder)) as engine:
-        setup = replace(setup_of([], config=CONFIG, tools=TRACED, profile=SEARCHED), engine=engine, ranker=FakeRanker())
+        config = CONFIG.model_copy(update={"max_tries": 1})
+        setup = replace(setup_of([], config=config, tools=TRACED, profile=SEARCHED), engine=engine, ranker=FakeRanker())
         async with await Session.create(root, setup) as session:
             await all_events(session, "mend it")
             judge = Judge(engine, setup.tokenizer, session.tools)
