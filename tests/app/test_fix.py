@@ -234,7 +234,7 @@ def test_the_issue_may_come_from_a_file_and_tests_are_named_in_the_prompt(fix, k
 
 @pytest.mark.parametrize("wrong", ["test_calc.py::test_ad", "test_clac.py"])
 def test_a_named_test_that_does_not_fail_is_told_before_the_first_turn(fix, project, wrong):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider"]
     (project / ".kodkod" / "config.toml").write_text(f"[tools]\ntest_command = {json.dumps(command)}\n")
     found = fix([MEND, *[FINISH] * 3], "--failing-test", wrong)
     note = f"note: {wrong} does not fail, or there is no such test"

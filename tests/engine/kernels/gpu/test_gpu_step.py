@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CONFIG = {**TINY, "hidden_size": 48, "num_attention_heads": 2, "qk_rope_head_dim": 16, "num_layers": 1}
+CONFIG = {
+    **TINY,
+    "hidden_size": 48,
+    "num_attention_heads": 2,
+    "qk_rope_head_dim": 16,
+    "ffn_hidden_size": 64,
+    "num_layers": 1,
+}
 
 
 def _run(first_block: int, start: int, ids: list[int], before: list[int]) -> TokenRun:
