@@ -35,7 +35,9 @@ async def rebuild(state: AgentState, res: Resources) -> AgentState:
         EngineError: the engine failed.
     """
     if state["rebuilds"] >= res.config.max_rebuilds:
-        raise ContextFull(f"the conversation was shortened {state['rebuilds']} times and is too long again")
+        raise ContextFull(
+            f"in this run it was shortened {state['rebuilds']} times, and it is too long again; say what comes next"
+        )
     # The model writes a summary and reads it: on a processor that takes minutes.
     res.emit(beginning(res))
     update, told = go_on_from(*await shorten(res), state, res)

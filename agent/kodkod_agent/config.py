@@ -62,7 +62,7 @@ class AgentConfig(BaseModel):
     rebuild_share: float = Field(default=0.5, gt=0, lt=1)
     """Most of the context the conversation may take after a rebuild."""
     max_rebuilds: int = Field(default=20, ge=0)
-    """Rebuilds in one session."""
+    """Rebuilds in one run."""
     summary_tokens: int = Field(default=1_024, ge=16)
     """Longest summary at a rebuild."""
     tell_facts: bool = True

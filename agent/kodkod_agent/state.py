@@ -75,7 +75,6 @@ class AgentState(TypedDict, total=False):
     """Bytes of the ledger log that belong to this state."""
     step: int
     """Turns of the model in the session so far: the number a fork or a rewind names."""
-    rebuilds: int
     instructions: list[str]
     """Instruction files that are in the conversation."""
     skills: str
@@ -97,6 +96,8 @@ class AgentState(TypedDict, total=False):
     """With what an earlier run was about."""
     origin_snapshot: str
     """The work tree before the first run of those that go on with one another."""
+    rebuilds: int
+    """Times the conversation was shortened."""
     told_budgets: list[str]
     """What the model was told is nearly used up."""
     generated_tokens: int
@@ -128,7 +129,7 @@ class AgentState(TypedDict, total=False):
 
 def new_session(ledger_mark: int) -> AgentState:
     """What lasts for the session, at its start."""
-    return AgentState(ledger_mark=ledger_mark, step=0, rebuilds=0, instructions=[], plan_only=False)
+    return AgentState(ledger_mark=ledger_mark, step=0, instructions=[], plan_only=False)
 
 
 def new_run(text: str, *, step: int, after: Mapping[str, Any] | None = None) -> AgentState:
@@ -145,6 +146,7 @@ def new_run(text: str, *, step: int, after: Mapping[str, Any] | None = None) -> 
         base_snapshot="",
         goes_on=after is not None,
         origin_snapshot=earlier.get("origin_snapshot", "") or earlier.get("base_snapshot", ""),
+        rebuilds=0,
         told_budgets=[],
         generated_tokens=0,
         prompt_tokens=0,

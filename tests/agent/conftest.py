@@ -68,7 +68,9 @@ def make_project(folder: Path) -> Path:
 
 MEND = call("edit", path="calc.py", old="return a - b", new="return a + b")
 FINISH = call("finish", summary="add adds")
-PYTEST = ToolsConfig(test_command=(sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider"))
+PYTEST = ToolsConfig(
+    test_command=(sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider")
+)
 QUICK_TESTS = ToolsConfig(test_command=(sys.executable, "-c", "import test_calc; test_calc.test_add()"))
 """The same test without a runner: an exit code, in a fraction of the time."""
 

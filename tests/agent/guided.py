@@ -9,7 +9,9 @@ from kodkod_agent.profile import Profile
 from kodkod_tools.config import ToolsConfig
 
 GUIDED = Profile(tools=("test", "view", "edit", "git", "finish"), declare_tools=False, system=False, guided=True)
-TRACED = ToolsConfig(test_command=(sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider"))
+TRACED = ToolsConfig(
+    test_command=(sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "no:cacheprovider")
+)
 FAILING = "test_clip.py::test_top"
 CLIP = """\
 def clip(value, low, high):

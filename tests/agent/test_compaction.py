@@ -17,7 +17,7 @@ from kodkod_agent.trajectory import Rebuilt, read
 from kodkod_engine.errors import DeviceLost, EngineError
 from kodkod_engine.messages import AssistantMessage, UserMessage
 
-from .conftest import FINISH, all_events, call, says
+from .conftest import FINISH, all_events, call, says, turn_ids
 
 LOOK = says("Look.", call("view", path="long.txt"))
 ATTENDED = AgentConfig(attended=True, baseline_tests=False, verify=False)
@@ -194,3 +194,25 @@ async def test_whether_there_is_room_for_what_is_said_next_is_known_before(root,
         assert not session.is_nearly_full
         await all_events(session, "read it")
         assert session.is_nearly_full is (reads_ahead and longest == 18_000)
+
+
+async def test_how_often_it_may_be_shortened_is_counted_by_the_run(root, project, setup_of):
+    config = ATTENDED.model_copy(update={"max_turn_tokens": 300, "summary_tokens": 200, "max_rebuilds": 1})
+    (project / "long.txt").write_text("all work and no play\n" * 60)
+    views = [says("", call("view", path="long.txt", start=line)) for line in range(1, 7)]
+    answers = iter([*views, says("It says lines."), *views, says("Still lines.")])
+    setup = setup_of([], config=config)
+
+    def answer(prompt_ids: tuple[int, ...]) -> list[int]:
+        is_summary = "about to be shortened" in setup.tokenizer.decode(prompt_ids[-900:])
+        return turn_ids(setup.tokenizer, says(SUMMARY) if is_summary else next(answers))
+
+    vocab_size, eos_id = setup.tokenizer.vocab_size, setup.tokenizer.eos_id
+    engine = type(setup.engine)(
+        answer, tokenizer=setup.tokenizer, vocab_size=vocab_size, eos_id=eos_id, max_context_tokens=18_000
+    )
+    async with await Session.create(root, replace(setup, engine=engine)) as session:
+        reports = [(await all_events(session, text))[-1].report for text in ("read it", "and again")]
+    engine.close()
+    assert [(report.status, report.reason) for report in reports] == [("done", "answered")] * 2
+    assert _kinds(session).count("rebuilt") == 2
