@@ -61,8 +61,8 @@ class TextProgress:
                 self._line(f"candidate {report.number}: {_told_candidate(report)}")
             case events.Notice(text):
                 self._line(f"note: {text}")
-            case events.ContextRebuilt(tokens_before, tokens_after, _):
-                self._line(f"note: the conversation was shortened, {tokens_before:,} to {tokens_after:,} tokens")
+            case events.ContextRebuilt(before, after, _):
+                self._line(f"note: {told_shortening(before, after)}")
             case events.RunStarted(_, True):
                 self._line("goes on where it was cut short")
             case events.TurnEnded() | events.RunEnded():
@@ -169,6 +169,11 @@ def _told_candidate(report: CandidateReport) -> str:
     """What it changed, and what came of it."""
     change = f"{_short(report.change)}  " if report.change else ""
     return f"{change}{'passes' if report.status is Status.DONE else _short(report.reason)}  {report.seconds:.1f} s"
+
+
+def told_shortening(tokens_before: int, tokens_after: int) -> str:
+    """What became of a conversation that goes on from a summary."""
+    return f"the conversation was shortened from {tokens_before:,} to {tokens_after:,} tokens"
 
 
 def told_tests(facts: Mapping[str, JsonValue]) -> str:

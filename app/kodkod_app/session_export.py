@@ -12,6 +12,7 @@ from kodkod_agent import trajectory as t
 from kodkod_agent.errors import AgentError
 from kodkod_agent.session_folder import SessionFolder
 from kodkod_app.render import for_terminal
+from kodkod_app.report_text import told_shortening
 from kodkod_app.session_story import Story, StoryStep, read_story
 from kodkod_engine.chat.surrogates import without_lone_surrogates
 
@@ -98,6 +99,9 @@ def _markdown_step(step: StoryStep) -> Iterator[str]:
         yield _fenced(json.dumps(dict(call.arguments), indent=2, ensure_ascii=False) if not call.fault else call.raw)
         if call.id in step.outcomes:
             yield _fenced(step.outcomes[call.id].for_model)
+    for rebuilt in step.shortened:
+        yield f"## {told_shortening(rebuilt.tokens_before, rebuilt.tokens_after).capitalize()}"
+        yield rebuilt.summary.strip()
 
 
 def _fenced(text: str) -> str:

@@ -42,6 +42,8 @@ class StoryStep:
     """By call id; a call that was cut short has none."""
     changed: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     """By call id: the arguments a person put in place of the model's."""
+    shortened: list[t.Rebuilt] = field(default_factory=list)
+    """What became of the conversation after it, where it goes on from a summary."""
 
     def outcome(self, call: ToolCall) -> str:
         """One word."""
@@ -167,6 +169,8 @@ def _steps(entries: Iterable[t.Entry]) -> list[StoryStep]:
                 steps = [step for step in steps if step.number < entry.step]
                 steps.append(StoryStep(entry.step, entry.time, turn, said))
                 said = []
+            case t.Rebuilt() as rebuilt if steps:
+                steps[-1].shortened.append(rebuilt)
             case t.Decided(call_id=call_id, arguments=dict() as arguments) if steps:
                 steps[-1].changed[call_id] = arguments
             case t.CallFinished() as finished if steps:

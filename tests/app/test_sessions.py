@@ -196,6 +196,18 @@ def test_what_cannot_be_rewound(root, project, kodkod):
     assert (code, "is gone" in err) == (1, True)
 
 
+def test_that_a_conversation_was_shortened_is_told_with_its_summary(root, project, kodkod):
+    (project / "long.txt").write_text("all work and no play\n" * 270)
+    turns = [LOOK, says("", call("view", path="long.txt")), says("I looked."), MEND, FINISH]
+    session_id = record(root, project, [("read it", turns)], context_tokens=24_000)
+    assert ": I looked." in kodkod("sessions", "show", session_id)[1]
+    shown = json.loads(kodkod("sessions", "show", session_id, "--output-format", "json")[1])
+    (told,) = [each for turn in shown["turns"] for each in turn["shortened"]]
+    assert told["summary"] == "I looked."
+    assert told["tokens_after"] < told["tokens_before"]
+    assert "tokens\n\nI looked.\n\n" in kodkod("sessions", "export", session_id)[1]
+
+
 def test_exports(root, project, tmp_path, kodkod):
     (project / "fences.md").write_text("````\n```\n")
     session_id = record(root, project, [("mend\nadd", [LOOK, says("", call("view", path="fences.md")), MEND, FINISH])])

@@ -21,7 +21,7 @@ from kodkod_app import paths
 from kodkod_app.commands.asking import confirmed
 from kodkod_app.interrupts import INTERRUPTED
 from kodkod_app.render import for_terminal, one_line
-from kodkod_app.report_text import diff_stat, told_tests
+from kodkod_app.report_text import diff_stat, told_shortening, told_tests
 from kodkod_app.session_export import as_atif, as_jsonl, as_markdown
 from kodkod_app.session_shelf import delete_session, ending_or_damage, patch_back
 from kodkod_app.session_story import Ending, Story, StoryStep, read_story, sessions_in
@@ -143,6 +143,7 @@ def _shown_step(step: StoryStep) -> dict[str, Any]:
         "calls": [_shown_call(step, call) for call in step.turn.calls],
         "new_tokens": usage.computed_tokens + usage.generated_tokens,
         "reused_tokens": usage.reused_tokens,
+        "shortened": [rebuilt.model_dump(mode="json", exclude={"kind"}) for rebuilt in step.shortened],
     }
 
 
@@ -191,6 +192,9 @@ def _step_lines(step: StoryStep) -> list[str]:
     for call in step.turn.calls:
         given = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items())
         lines.append(f"  {_line(f'{call.name}({given})', _MAX_LINE_CHARS - 20)}  [{step.outcome(call)}]")
+    for rebuilt in step.shortened:
+        told = told_shortening(rebuilt.tokens_before, rebuilt.tokens_after)
+        lines.append(_line(f"{told}: {_one_line(rebuilt.summary)}"))
     return lines
 
 

@@ -25,7 +25,7 @@ from kodkod_app.editor.call_content import (
     title_of,
 )
 from kodkod_app.render import for_terminal
-from kodkod_app.report_text import is_bad, told_tests
+from kodkod_app.report_text import is_bad, told_shortening, told_tests
 from kodkod_app.session_story import StoryStep
 from kodkod_app.tui.plan import read_plan
 from kodkod_engine.messages import ToolCall
@@ -158,6 +158,8 @@ class Telling:
             yield from self._plan(step.turn.text)
             for call in step.turn.calls:
                 yield self._past_call(step, call)
+            for rebuilt in step.shortened:
+                yield _shortened(rebuilt.tokens_before, rebuilt.tokens_after, rebuilt.summary)
         for said in unanswered:
             yield acp.update_user_message_text(for_terminal(said))
 
@@ -192,10 +194,14 @@ def _noted(event: events.Event) -> Iterator[Update]:
         case events.Notice(text):
             yield acp.update_agent_thought_text(for_terminal(f"note: {text}\n"))
         case events.ContextRebuilt(before, after, summary):
-            told = f"note: the conversation was shortened from {before:,} to {after:,} tokens; it goes on from:\n"
-            yield acp.update_agent_thought_text(for_terminal(f"{told}{summary}\n"))
+            yield _shortened(before, after, summary)
         case events.CandidateEnded(report):
             told = f"candidate {report.number}: {report.change}  {report.status}\n"
             yield acp.update_agent_thought_text(for_terminal(told))
         case _:
             pass
+
+
+def _shortened(tokens_before: int, tokens_after: int, summary: str) -> Update:
+    told = f"note: {told_shortening(tokens_before, tokens_after)}; it goes on from this summary:"
+    return acp.update_agent_thought_text(for_terminal(f"{told}\n{summary}\n"))

@@ -9,7 +9,7 @@ from kodkod_agent.trajectory import AssistantTurn, CallFinished
 from kodkod_app.session_story import StoryStep, said_before_last_turn, unanswered, whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
-from kodkod_app.tui.telling import finish, quoted_diff, told_arguments
+from kodkod_app.tui.telling import finish, quoted_diff, shortened_entries, told_arguments
 from kodkod_engine.messages import AssistantMessage, Message, ToolCall
 
 
@@ -50,6 +50,8 @@ def _told(step: StoryStep) -> Iterator[s.Entry]:
     yield from _prose(step.turn)
     for call in step.turn.calls:
         yield _call(call, step.outcomes.get(call.id))
+    for rebuilt in step.shortened:
+        yield from shortened_entries(rebuilt.tokens_before, rebuilt.tokens_after, rebuilt.summary)
 
 
 def _prose(turn: AssistantTurn) -> Iterator[s.Entry]:

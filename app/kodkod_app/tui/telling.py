@@ -10,7 +10,7 @@ from typing import Any
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
-from kodkod_app.report_text import diff_stat, is_bad, told_tests
+from kodkod_app.report_text import diff_stat, is_bad, told_shortening, told_tests
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.meter import Meter
@@ -175,11 +175,8 @@ class Teller:
             case events.Notice(text):
                 self._store.add(s.Note(inert(text)))
             case events.ContextRebuilt(before, after, summary):
-                told = (
-                    f"the conversation was shortened from {before:,} to {after:,} tokens; it goes on from this summary:"
-                )
-                self._store.add(s.Note(told))
-                self._store.add(s.Answer(inert(summary)))
+                for entry in shortened_entries(before, after, summary):
+                    self._store.add(entry)
                 self._meter.shorten(after)
             case events.TestsRan(before, facts, text):
                 self._close_answer()
@@ -224,6 +221,12 @@ def _state_of(event: events.CallFinished) -> s.CallState:
     if event.refused:
         return s.CallState.REFUSED
     return s.CallState.DONE if event.error is None and not event.facts.get("exit_code") else s.CallState.FAILED
+
+
+def shortened_entries(tokens_before: int, tokens_after: int, summary: str) -> list[s.Entry]:
+    """That a conversation was shortened, and the summary it goes on from."""
+    told = f"{told_shortening(tokens_before, tokens_after)}; it goes on from this summary:"
+    return [s.Note(told), s.Answer(inert(summary))]
 
 
 def told_arguments(call: ToolCall) -> dict[str, str]:

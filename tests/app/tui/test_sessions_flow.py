@@ -78,6 +78,11 @@ async def test_a_conversation_is_shortened_and_the_summary_is_there_to_be_read(o
         await driver.say("and?")
         await driver.idle()
         assert len(driver.entries(s.Answer)) == 3, "the conversation goes on"
+        session_id, told = driver.app.session_id, [entry.text for entry in driver.entries((s.Said, s.Answer))]
+    async with open_app(record(*answers), wish={"session_id": session_id}) as driver:
+        await driver.opened()
+        assert [entry.text.strip() for entry in driver.entries((s.Said, s.Answer))] == [text.strip() for text in told]
+        await driver.until(lambda: "it goes on from this summary" in driver.screen_text(), "that it was shortened")
 
 
 async def test_shortening_can_be_stopped(open_app, record, project):
