@@ -4,6 +4,7 @@
     ├── WorkTreeUnfit          2   a folder whose name is no text, or with far too much in it
     ├── SessionNotFound        2   no session of that name
     ├── SessionBusy            2   it is open in another process, or a run is going on already
+    ├── FilesHalfMoved         1   going to a step failed in its middle, and so did going back
     └── SessionDamaged         1   a file of its folder cannot be read
 
     RunFlow                        no fault: ends the run in order, with messages for the conversation
@@ -45,6 +46,10 @@ class SessionBusy(AgentError):
     """The session is open in another process, or a run is going on already."""
 
     exit_code = 2
+
+
+class FilesHalfMoved(AgentError):
+    """Going to a step failed in its middle, and the files could not be put back; what they were is on record."""
 
 
 class SessionDamaged(AgentError):

@@ -8,13 +8,16 @@ there.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from kodkod_agent.errors import SessionNotFound
 from kodkod_agent.fitness import require_fit
 from kodkod_agent.journal import Journal, MoveRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.session_folder import ForkPoint, SessionFolder
+from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 
@@ -50,6 +53,18 @@ def make_fork(root: Path, session_id: str, step: int, tokenizer: Tokenizer, work
     Journal(folder.journal).add(move_to(record, mark, parents.snapshot_after(step)))
     folder.describe(work_tree, parent.info.title, ForkPoint(session_id=session_id, step=step))
     return folder
+
+
+def unmake_fork(folder: SessionFolder, work_tree: Path) -> None:
+    """Remove a fork that did not arrive, whose files are as they were before it; one that arrived stays.
+
+    What cannot be removed is a session still, and arrives when it is opened.
+    """
+    if Journal(folder.journal).move is None:
+        return
+    with suppress(GitFault):
+        WorkTreeSnapshots(work_tree, folder.path.name, folder=folder.path).drop_session()
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def move_to(record: StepRecord, mark: int, snapshot: str | None) -> MoveRecord:

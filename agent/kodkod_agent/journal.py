@@ -99,7 +99,13 @@ class MoveRecord(_Record):
     """The files there; None when they are those at hand."""
 
 
-Record = IntentRecord | OutcomeRecord | StepRecord | SnapshotRecord | RewindRecord | MoveRecord
+class StayRecord(_Record):
+    """The session does not go where the record before said: that failed, and all is as it was."""
+
+    kind: Literal["stay"] = "stay"
+
+
+Record = IntentRecord | OutcomeRecord | StepRecord | SnapshotRecord | RewindRecord | MoveRecord | StayRecord
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -120,6 +126,8 @@ class Journal:
         """(turns before it, snapshot) in the order they were taken."""
         self.move: MoveRecord | None = None
         """Begun, and not done as far as is known."""
+        self._left = (self._steps, self._snapshots)
+        """As they were before it."""
         whole = _whole_lines(path)
         self._size = len(whole)
         for record in _records(path, whole):
@@ -176,8 +184,12 @@ class Journal:
             case RewindRecord():
                 self._forget_after(record.step)
             case MoveRecord():
+                self._left = (self._steps, self._snapshots)
                 self._forget_after(record.to.step)
                 self.move = record
+            case StayRecord():
+                self._steps, self._snapshots = self._left
+                self.move = None
 
     def _forget_after(self, step: int) -> None:
         self._steps = {number: record for number, record in self._steps.items() if number <= step}

@@ -11,25 +11,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Self
 
 from kodkod_agent import events, forks, trajectory
 from kodkod_agent.approval import Approval
 from kodkod_agent.checkpoint import PrunedSaver, open_saver
+from kodkod_agent.errors import FilesHalfMoved
 from kodkod_agent.fitness import require_fit
-from kodkod_agent.journal import MoveRecord, SnapshotRecord
 from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.moving import Mover
 from kodkod_agent.permissions import Permissions
-from kodkod_agent.private_git import GitFault
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
 from kodkod_agent.runs import Runs
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_agent.session_setup import SessionSetup as SessionSetup  # who opens a session finds it here
 from kodkod_agent.session_setup import first_ledger, resources, started, tool_context
-from kodkod_agent.state import AgentState, Node, Status, new_run, new_session
+from kodkod_agent.state import AgentState, Node, Status, new_run
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_tools.base import ToolContext
 
@@ -46,6 +46,7 @@ class Session:
         self._res = res
         self._stack = stack
         self._runs = Runs(self.id, res, saver)
+        self._mover = Mover(folder, res, self._runs)
 
     @classmethod
     async def create(cls, root: Path, setup: SessionSetup) -> Self:
@@ -79,9 +80,17 @@ class Session:
 
         Raises:
             SessionNotFound: no such session, or no such step.
+            GitFault: the files cannot be put back there; then there is no new session, and they are as they were.
+            FilesHalfMoved: nor could they be put back as they were; opened again the new session arrives.
         """
         folder = forks.make_fork(root, session_id, step, setup.tokenizer, setup.work_tree)
-        return await cls._open(folder, setup)
+        try:
+            return await cls._open(folder, setup)
+        except FilesHalfMoved:
+            raise  # opened again it arrives, and it holds the record of what the files were
+        except (Exception, asyncio.CancelledError):
+            await asyncio.to_thread(forks.unmake_fork, folder, setup.work_tree)
+            raise
 
     @classmethod
     async def _open(cls, folder: SessionFolder, setup: SessionSetup) -> Self:
@@ -94,7 +103,7 @@ class Session:
             stack.callback(acted_on.close)
             session = cls(folder, setup, acted_on, saver, stack)
             session._res.record(started(session.id, setup, resumed=not writer.is_empty), 0)
-            await session._arrive()
+            await session._mover.arrive()
             await session._read_ahead()
             session._stack = stack.pop_all()
         return session
@@ -280,51 +289,20 @@ class Session:
     async def rewind(self, step: int) -> None:
         """Go back to where the session was after `step` turns: the conversation and the files.
 
-        What is thrown away stays on disk, and what the work tree was is recorded first.
+        What is thrown away stays on disk, and what the work tree was is recorded first. Cancelled meanwhile the session
+        stays where it is; later it is too late for that, and it goes there all the same.
 
         Raises:
             SessionNotFound: no such step.
             SessionBusy: a run is going on.
+            GitFault: the files cannot be put there; all is as it was.
+            FilesHalfMoved: nor could they be put back as they were.
         """
         self._runs.require_idle()
-        record = forks.require_step(self._res.journal, step, self.id)
-        snapshot = self._res.journal.snapshot_after(step)
-        earlier = self._res.log.at(self._res.tokenizer, record.ledger_mark)
-        mark = self._res.log.sync(earlier.fork(len(earlier)))
-        self._res.journal.add(forks.move_to(record, mark, snapshot))
-        await self._arrive()
+        await self._mover.back(forks.require_step(self._res.journal, step, self.id))
         await self._read_ahead()
 
     async def _read_ahead(self) -> None:
         """Use the time until the person has said something."""
         if self._thinks_ahead:
             await self._runs.read_ahead()
-
-    async def _arrive(self) -> None:
-        """Go where the journal says that the session is to be, and begin if it never did."""
-        move = self._res.journal.move
-        if move is not None:
-            await self._go(move)
-        elif await self._runs.is_new():
-            await self._runs.place(new_session(self._res.log.mark))
-
-    async def _go(self, move: MoveRecord) -> None:
-        """Put the files, then the conversation, where a step left them. Cut short, it is done again as a whole."""
-        step, origin = move.to.step, self.info.forked_from
-        if origin is not None and await self._runs.is_new():
-            self._res.record(trajectory.Forked(parent_session_id=origin.session_id, parent_step=origin.step), step)
-        if move.snapshot is not None:
-            await self._res.take_snapshot(step)
-            await asyncio.to_thread(self._res.snapshots.restore, move.snapshot)
-            await self._hold(move.snapshot, *map(move.to.state.get, ("base_snapshot", "origin_snapshot")), step=step)
-            self._res.journal.add(SnapshotRecord(step=step, snapshot=move.snapshot))
-        self._res.ledger = self._res.log.load(self._res.tokenizer, move.to.ledger_mark)
-        self._res.loops.reset()
-        await self._runs.place(move.to.state)
-        self._res.journal.add(move.to)
-
-    async def _hold(self, *snapshots: str | None, step: int) -> None:
-        """What a fork goes back to, or compares with, was recorded by the session it left, which may be deleted."""
-        for snapshot in filter(None, snapshots):
-            with suppress(GitFault):  # gone already, with a session that an earlier version forked
-                await asyncio.to_thread(self._res.snapshots.hold, snapshot, step)

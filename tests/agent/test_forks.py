@@ -1,17 +1,21 @@
 """Forks and rewinds that are killed on the way: either nothing was begun, or opening the session ends it."""
 
+import asyncio
 import os
 import shutil
+import threading
 import time
 
 import pytest
 
+from kodkod_agent.errors import FilesHalfMoved
 from kodkod_agent.forks import make_fork
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import SessionFolder, list_sessions
 from kodkod_agent.snapshots import WorkTreeSnapshots
 
-from .conftest import FAULTY, FINISH, MEND, MENDED, all_events, call, git, says
+from .conftest import FAULTY, FINISH, MEND, MENDED, all_events, call, git, make_project, says
 
 SCRIPT = [says("", call("view", path="calc.py")), says("", MEND), says("", FINISH)]
 
@@ -121,3 +125,121 @@ async def test_a_rewind_killed_on_its_way_is_ended_when_the_session_is_opened(
         assert session.steps == [0, 1]
         await all_events(session, "again")
         assert session.steps == [0, 1, 2]
+
+
+def failing(monkeypatch, times=1):
+    """git goes back to a snapshot halfway, and then has no room left."""
+    restore, failed = WorkTreeSnapshots.restore, []
+
+    def fail(snapshots, snapshot):
+        if len(failed) < times:
+            failed.append(snapshot)
+            (snapshots._work_tree / "calc.py").write_text("half")
+            (snapshots._work_tree / "half.txt").write_text("half")
+            raise GitFault("git read-tree: no space left on device")
+        restore(snapshots, snapshot)
+
+    monkeypatch.setattr(WorkTreeSnapshots, "restore", fail)
+
+
+async def test_a_fork_that_fails_on_its_way_is_no_session(parent, setup_of, root, project, monkeypatch):
+    failing(monkeypatch)
+    (project / "mine.txt").write_text("the person's\n")
+    with pytest.raises(GitFault, match="no space"):
+        await Session.fork(root, parent, 1, setup_of([]))
+    assert [path.name for path in root.iterdir()] == [parent]
+    assert sorted(path.name for path in project.iterdir() if not path.name.startswith((".git", "__"))) == [
+        "calc.py",
+        "mine.txt",
+        "test_calc.py",
+    ]
+    assert (project / "calc.py").read_text() == MENDED
+    assert git(project, "for-each-ref", "--format=%(refname)", "refs/kodkod").count(parent) > 0
+
+
+async def test_a_fork_in_a_repository_without_the_snapshots_is_no_session(parent, setup_of, root, tmp_path):
+    other = make_project(tmp_path / "other")
+    (other / "more.py").write_text("")
+    with pytest.raises(GitFault, match="has no snapshot"):
+        await Session.fork(root, parent, 3, setup_of([], work_tree=other))
+    assert [info.id for info in list_sessions(root)] == [parent]
+    assert (other / "calc.py").read_text() == FAULTY
+    assert (other / "more.py").exists()
+    assert not git(other, "for-each-ref", "refs/kodkod")
+
+
+async def test_a_rewind_that_fails_leaves_all_as_it_was(parent, setup_of, root, project, monkeypatch):
+    failing(monkeypatch)
+    async with await Session.resume(root, parent, setup_of([says("", FINISH)])) as session:
+        before, steps = len(session.ledger), session.steps
+        with pytest.raises(GitFault, match="no space"):
+            await session.rewind(1)
+        assert (project / "calc.py").read_text() == MENDED
+        assert not (project / "half.txt").exists()
+        assert (len(session.ledger), session.steps) == (before, steps)
+    async with await Session.resume(root, parent, setup_of([says("", FINISH)])) as session:
+        assert (project / "calc.py").read_text() == MENDED
+        assert (len(session.ledger), session.steps) == (before, steps)
+        await all_events(session, "go on")
+        after = len(session.ledger)
+        assert after > before
+        assert session.steps == [*steps, steps[-1] + 1]
+    async with await Session.resume(root, parent, setup_of([])) as session:
+        assert len(session.ledger) == after
+        await session.rewind(1)
+        assert (project / "calc.py").read_text() == FAULTY
+
+
+async def test_files_that_cannot_be_put_back_either_are_told_of_with_a_way_out(
+    parent, setup_of, root, project, monkeypatch
+):
+    failing(monkeypatch, times=2)
+    with pytest.raises(FilesHalfMoved, match="try again: open session") as told:
+        await Session.fork(root, parent, 1, setup_of([]))
+    (forked,) = (info.id for info in list_sessions(root) if info.id != parent)
+    assert forked in str(told.value)
+    async with await Session.resume(root, forked, setup_of([])) as session:
+        assert (project / "calc.py").read_text() == FAULTY
+        assert session.steps == [1]
+    failing(monkeypatch, times=2)
+    async with await Session.resume(root, parent, setup_of([])) as session:
+        with pytest.raises(FilesHalfMoved, match="rewind it to its last step"):
+            await session.rewind(1)
+        await session.rewind(session.steps[-1])
+    assert (project / "calc.py").read_text() == MENDED
+    assert not (project / "half.txt").exists()
+
+
+async def test_a_rewind_is_stopped_while_files_are_recorded_and_else_goes_on_to_its_end(
+    parent, setup_of, root, project, monkeypatch
+):
+    async with await Session.resume(root, parent, setup_of([])) as session:
+        before, steps = len(session.ledger), session.steps
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled(monkeypatch, "take", session.rewind(1))
+        assert (project / "calc.py").read_text() == MENDED
+        assert (len(session.ledger), session.steps) == (before, steps)
+        await cancelled(monkeypatch, "restore", session.rewind(1))
+        assert (project / "calc.py").read_text() == FAULTY
+        assert session.steps == [0, 1]
+        assert len(session.ledger) < before
+
+
+async def cancelled(monkeypatch, place, going):
+    """Cancel something while snapshots do this, which goes on for a while."""
+    begun, goes_on = threading.Event(), threading.Event()
+    whole = getattr(WorkTreeSnapshots, place)
+
+    def slow(*arguments):
+        begun.set()
+        assert goes_on.wait(30)
+        return whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkTreeSnapshots, place, slow)
+        task = asyncio.create_task(going)
+        assert await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        await task
