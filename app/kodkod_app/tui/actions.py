@@ -66,7 +66,7 @@ class Actions(Lists):
     def action_new_session(self) -> None:
         """Begin a session."""
         if self.is_free():
-            self.begin_work()
+            self.begin_work("a new session is begun")
             self.workbench.new()
 
     def action_proceed(self) -> None:
@@ -84,8 +84,7 @@ class Actions(Lists):
         if not steps:
             self.notify("there is no step to fork from yet")
             return
-        self.begin_work()
-        self.workbench.fork(self.session_id, int(step) if step.isdecimal() else steps[-1])
+        self.fork(self.session_id, int(step) if step.isdecimal() else steps[-1])
 
     # The conversation
 

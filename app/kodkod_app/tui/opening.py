@@ -45,9 +45,7 @@ class Opening(Updating):
     def is_free(self) -> bool:
         """Whether a session is open in which nothing runs; the person is told when not."""
         if self.is_busy or not self.is_open:
-            stoppable = "not while something runs; Esc stops it"
-            busy = stoppable if self.is_stoppable else "one moment: what the run changed is being looked up"
-            self.notify(busy if self.is_busy else self.without_session)
+            self.notify(self.why_busy if self.is_busy else self.without_session)
             return False
         return True
 
@@ -134,11 +132,19 @@ class Opening(Updating):
             told = f"kodkod -C {choice.work_tree} -r {choice.session_id}"
             self.notify(inert_line(f"that session is of another folder; open it with  {told}", 300), markup=False)
         elif self.is_free() and (choice.fork or choice.session_id != self.session_id):
-            self.begin_work()
             if choice.fork:
-                self.workbench.fork(choice.session_id, _last_step(choice.session_id))
+                self.fork(choice.session_id, _last_step(choice.session_id))
             else:
-                self.workbench.open(choice.session_id)
+                self._resume(choice.session_id)
+
+    def fork(self, session_id: str, step: int) -> None:
+        """Leave the session for a new one that begins at that step."""
+        self.begin_work(f"a new session is made at step {step}")
+        self.workbench.fork(session_id, step)
+
+    def _resume(self, session_id: str) -> None:
+        self.begin_work("that session is opened")
+        self.workbench.open(session_id)
 
     def action_branches(self) -> None:
         """The tree of steps."""
@@ -169,14 +175,13 @@ class Opening(Updating):
 
         if jump is None or not self.is_free():
             return
-        self.begin_work()
         match jump.kind:
             case JumpKind.REWIND:
-                self.workbench.rewind(jump.step)
+                self._rewind_to(jump.step)
             case JumpKind.FORK:
-                self.workbench.fork(jump.session_id, jump.step)
+                self.fork(jump.session_id, jump.step)
             case JumpKind.RESUME:
-                self.workbench.open(jump.session_id)
+                self._resume(jump.session_id)
 
     def action_rewind(self, step: str = "") -> None:
         """Back to a step; without its number a screen shows them."""

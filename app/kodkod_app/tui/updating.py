@@ -47,7 +47,7 @@ class Updating(App[int]):
         self.is_busy = False
         """A run, or a command of the person's, goes on."""
         self.is_ending = False
-        """The run was interrupted, and what it changed is still looked up: what is written now is said after that."""
+        """What goes on cannot be stopped, any more or at all: what is written now is said after it."""
         self.hurry = asyncio.Event()
         """The person waits for the end of what goes on: it is shown as it comes, not a frame later."""
         self.exit_code = 0
@@ -186,6 +186,13 @@ class Updating(App[int]):
         """Something goes on that Esc stops."""
         return self.is_busy and not self.is_ending
 
+    @property
+    def why_busy(self) -> str:
+        """What a person is told who wants something that waits for what goes on."""
+        if self.is_stoppable:
+            return "not while something runs; Esc stops it"
+        return f"one moment: {self._activity or 'what the run changed is being looked up'}"
+
     def _give_back(self) -> None:
         """After an interrupt nothing is said by itself: what waited is the person's again."""
         self._was_interrupted = False
@@ -211,9 +218,10 @@ class Updating(App[int]):
         """See `Actions`."""
         raise NotImplementedError
 
-    def begin_work(self) -> None:
-        """Something goes on from now."""
+    def begin_work(self, unstoppable: str = "") -> None:
+        """Something goes on from now; what it is, where Esc cannot stop it."""
         self.is_busy, self._began_s = True, time.monotonic()
+        self.is_ending, self._activity = bool(unstoppable), unstoppable
         self._was_interrupted = False
         self._show_status()
 

@@ -14,10 +14,10 @@ import codecs
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kodkod_app.conditions import told_condition
 from kodkod_app.tui import updates as u
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kodkod_engine.api import EngineStats
 
 Command = Callable[[], Awaitable[None]]
+_Found = TypeVar("_Found")
 _CLOSE_TIMEOUT_S = 5.0
 """A model that is still being loaded is not waited for any longer, and once."""
 _MAX_SHOWN_TO_MODEL_CHARS = 4_000
@@ -282,10 +283,7 @@ class Workbench:
 
         assert self._desk is not None
         self._feed.put(u.ShellBegan(command))
-        reading = asyncio.create_task(self._read_shell(command))
-        self._cancel = reading.cancel
-        if self._was_stopped:
-            reading.cancel()
+        reading = self._stoppable(self._read_shell(command))
         began_s = time.monotonic()
         output = ""
         try:
@@ -312,8 +310,7 @@ class Workbench:
 
     async def _restart_server(self, name: str) -> None:
         assert self._desk is not None
-        restarting = asyncio.create_task(self._desk.restart_server(name))
-        self._cancel = restarting.cancel
+        restarting = self._stoppable(self._desk.restart_server(name))
         with suppress(asyncio.CancelledError):
             for line in await restarting:
                 self._feed.put(u.Told(line))
@@ -325,8 +322,21 @@ class Workbench:
 
     async def _rewind(self, step: int) -> None:
         assert self._desk is not None
-        await self._desk.session.rewind(step)
-        await self._tell_opened()
+        going = self._stoppable(self._desk.session.rewind(step))
+        try:
+            await going
+        except asyncio.CancelledError:
+            self._feed.put(u.Told("stopped: the conversation and the files are as they were"))
+        else:
+            await self._tell_opened()
+
+    def _stoppable(self, work: Coroutine[Any, Any, _Found]) -> asyncio.Task[_Found]:
+        """Ended by `interrupt`, be it that the word came before the work."""
+        task = asyncio.create_task(work)
+        self._cancel = task.cancel
+        if self._was_stopped:
+            task.cancel()
+        return task
 
 
 def told_fault(fault: BaseException, *, is_fatal: bool = False) -> u.Fault:

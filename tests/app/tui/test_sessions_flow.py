@@ -6,12 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import SessionFolder, list_sessions
+from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app import paths
 from kodkod_app.cli import main
 from kodkod_app.commands.fix import find_place
@@ -342,3 +345,87 @@ async def test_what_was_said_is_there_again_where_a_run_was_cut_short_in_its_fir
         entries = pending_entries(session.folder, session.ledger.view(), session.ledger.pending_calls)
         assert [type(entry) for entry in entries] == [s.Said, s.Answer, s.Call]
         assert [entry.text for entry in entries[:2]] == ["mend it", "I look."]
+
+
+class Slow:
+    """Makes something that snapshots do last until it is let go on."""
+
+    def __init__(self, monkeypatch, place):
+        self.begun, self._goes_on = threading.Event(), threading.Event()
+        whole = getattr(WorkTreeSnapshots, place)
+
+        def slow(*arguments):
+            self.begun.set()
+            assert self._goes_on.wait(TIMEOUT_S)
+            return whole(*arguments)
+
+        self._undo = lambda: monkeypatch.setattr(WorkTreeSnapshots, place, whole)
+        monkeypatch.setattr(WorkTreeSnapshots, place, slow)
+
+    def let_go(self):
+        self._goes_on.set()
+        self._undo()
+
+
+async def test_esc_stops_a_rewind_while_the_files_are_recorded(open_app, record, project, monkeypatch):
+    async with open_app(record(LOOK, MEND, FINISH), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        recording = Slow(monkeypatch, "take")
+        await driver.say("/rewind 1")
+        await driver.until(recording.begun.is_set, "the recording")
+        await driver.pilot.press("escape")
+        await driver.until(lambda: "files are as they were" in driver.screen_text(), "the end")
+        recording.let_go()
+        await driver.idle()
+        assert (project / "calc.py").read_text() == MENDED
+        assert driver.app.workbench.session.steps == [0, 1, 2, 3]
+
+        moving = Slow(monkeypatch, "restore")
+        await driver.say("/rewind 1")
+        await driver.until(moving.begun.is_set, "the files")
+        await driver.pilot.press("escape")
+        moving.let_go()
+        await driver.idle()
+        assert (project / "calc.py").read_text() == FAULTY
+        assert [call.name for call in driver.entries(s.Call)] == ["view"]
+
+
+async def test_a_fork_says_that_it_goes_on_and_esc_does_not_pretend_to_stop_it(open_app, record, project, monkeypatch):
+    async with open_app(record(LOOK, MEND, FINISH), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        first = driver.app.session_id
+        moving = Slow(monkeypatch, "restore")
+        await driver.say("/fork 1")
+        await driver.until(moving.begun.is_set, "the files")
+        await driver.until(lambda: "a new session is made at step 1" in driver.screen_text(), "what goes on")
+        await driver.pilot.press("escape")
+        await driver.pilot.pause()
+        assert "stopping" not in driver.screen_text()
+        moving.let_go()
+        await driver.until(lambda: driver.app.session_id != first, "the fork")
+        await driver.idle()
+        assert (project / "calc.py").read_text() == FAULTY
+
+
+async def test_a_fork_that_fails_is_told_and_the_session_stays_open(open_app, record, project, monkeypatch):
+    async with open_app(record(LOOK, MEND, FINISH), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        first, whole = driver.app.session_id, WorkTreeSnapshots.restore
+
+        def full(snapshots, snapshot):
+            monkeypatch.setattr(WorkTreeSnapshots, "restore", whole)
+            raise GitFault("git read-tree: No space left on device")
+
+        monkeypatch.setattr(WorkTreeSnapshots, "restore", full)
+        await driver.say("/fork 1")
+        await driver.until(lambda: "No space left" in driver.screen_text(), "the fault")
+        await driver.idle()
+        assert driver.app.session_id == first == driver.app.workbench.session.id
+        assert [info.id for info in list_sessions(paths.sessions_folder())] == [first]
+        assert (project / "calc.py").read_text() == MENDED
