@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kodkod_app.conditions import told_condition
-from kodkod_app.tui.workbench import told_fault
+from kodkod_app.tui.faults import told_fault
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def open_app(wish: Wish) -> int:
     app = KodkodApp(wish, is_first_start=paths.is_first_start())
     app.run()
     if not app.workbench.close():
-        # It is still loading, and a thread that the interpreter stops inside a kernel aborts the process.
+        # It still loads, or is in a long step: a thread that the interpreter stops inside a kernel aborts the process.
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0

@@ -237,9 +237,9 @@ class KodkodApp(Actions):
             await self.action_leave()
 
     async def action_leave(self) -> None:
-        """Close the session in order, and leave."""
+        """Close the session in order, and leave; who opened the app waits for the model, without a screen."""
         self.show_activity("closing")
-        await asyncio.to_thread(self.workbench.close)
+        await asyncio.to_thread(self.workbench.put_away)
         self.exit(self.exit_code, return_code=self.exit_code)
 
     def action_scroll_page(self, direction: int) -> None:

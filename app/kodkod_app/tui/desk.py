@@ -107,8 +107,8 @@ async def _open_session(root: Path, setup: SessionSetup, session_id: str | None,
     return await Session.resume(root, session_id, setup)
 
 
-async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
-    """Open everything, telling how far it is; all but the session is closed with the stack.
+async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack, models: AsyncExitStack) -> Desk:
+    """Open everything, telling how far it is; the model is closed with `models`, all else but the session with `stack`.
 
     Raises:
         SettingsFault, SandboxError, CheckpointError, SessionNotFound, ...: each with its `exit_code`.
@@ -122,7 +122,7 @@ async def open_desk(wish: Wish, feed: Feed, stack: AsyncExitStack) -> Desk:
     async def load(settings: Settings) -> Model:
         feed.put(u.Loading("loading the engine"))
         model = open_session_model(settings.model, settings.engine, lambda what: _progress(what, feed), tell)
-        stack.callback(model.engine.close)
+        models.callback(model.engine.close)
         return model
 
     feed.put(u.Loading("preparing the box"))

@@ -13,15 +13,13 @@ import asyncio
 import codecs
 import threading
 import time
-import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kodkod_app.conditions import told_condition
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.desk import Desk, branch_of, open_desk
+from kodkod_app.tui.faults import told_fault
 from kodkod_app.tui.feed import Feed
 from kodkod_app.wish import Wish
 
@@ -37,6 +35,8 @@ Command = Callable[[], Awaitable[None]]
 _Found = TypeVar("_Found")
 _CLOSE_TIMEOUT_S = 5.0
 """A model that is still being loaded is not waited for any longer, and once."""
+_STEP_TIMEOUT_S = 0.5
+"""Nor is one for which a step takes longer: a piece of a prompt may take seconds, and is of no use any more."""
 _MAX_SHOWN_TO_MODEL_CHARS = 4_000
 
 
@@ -58,6 +58,8 @@ class Workbench:
         """The last command was told to end; it may have come to nothing that could be stopped yet."""
         self._shell_notes: list[str] = []
         self._was_closed = False
+        self._is_away = threading.Event()
+        """Session, box and extras are closed, in whatever way."""
 
     def start(self) -> None:
         """Begin to open everything."""
@@ -136,14 +138,27 @@ class Workbench:
         """Change how much is done without asking."""
         self._call(lambda: self._set_mode(mode))
 
-    def close(self) -> bool:
-        """Stop what runs, and close all in order; False where the thread does not end. May be called again."""
+    def put_away(self) -> None:
+        """Stop what runs and close session, box and extras in order, the model behind them. May be called again."""
         self.interrupt()
         self._call(lambda: self._commands.put_nowait(None))
         if self._thread.is_alive() and not (self._was_closed and self._desk is None):
-            self._thread.join(_CLOSE_TIMEOUT_S)
+            self._is_away.wait(_CLOSE_TIMEOUT_S)
         self._was_closed = True
+
+    def close(self) -> bool:
+        """As `put_away`, the model too; False where the thread does not end, as in a step that takes long."""
+        self.put_away()
+        if self._thread.is_alive() and self._is_away.is_set():
+            self._thread.join(_STEP_TIMEOUT_S)
+            if not self._is_computing:
+                self._thread.join(_CLOSE_TIMEOUT_S)
         return not self._thread.is_alive()
+
+    @property
+    def _is_computing(self) -> bool:
+        counters = self.stats
+        return counters is not None and counters.running + counters.waiting > 0
 
     def _call(self, function: Callable[[], object]) -> None:
         with self._starting:
@@ -173,6 +188,7 @@ class Workbench:
             self._feed.put(told_fault(fault, is_fatal=True))
         finally:
             self._desk = None
+            self._is_away.set()
 
     async def _main(self) -> None:
         with self._starting:
@@ -180,8 +196,10 @@ class Workbench:
         for function in self._early:
             function()
         self._feed.put(u.Loading("opening"))
-        async with AsyncExitStack() as stack:
-            self._desk = await open_desk(self._wish, self._feed, stack)
+        # The model is closed last: it may be in the middle of a step, and whoever leaves need not wait for that.
+        async with AsyncExitStack() as models, AsyncExitStack() as stack:
+            self._desk = await open_desk(self._wish, self._feed, stack, models)
+            models.callback(self._is_away.set)
             stack.push_async_callback(self._desk.close)
             await self._tell_opened()
             while (command := await self._next()) is not None:
@@ -337,28 +355,3 @@ class Workbench:
         if self._was_stopped:
             task.cancel()
         return task
-
-
-def told_fault(fault: BaseException, *, is_fatal: bool = False) -> u.Fault:
-    """A fault in one line. One that nobody foresaw is written down whole, where the line says."""
-    if (told := told_condition(fault)) is not None:
-        return u.Fault(told, 1, is_fatal)
-    exit_code = getattr(fault, "exit_code", None)
-    text = " ".join(str(fault).split()) or type(fault).__name__
-    if exit_code is None:
-        kept = _write_down(fault)
-        text = f"{type(fault).__name__}: {text}" + (f"; the whole of it is in {kept}" if kept is not None else "")
-    return u.Fault(text, int(exit_code or 1), is_fatal)
-
-
-def _write_down(fault: BaseException) -> Path | None:
-    """Where; None where there is no room for it, which may be the fault."""
-    from kodkod_app import paths
-
-    try:
-        path = paths.cache_folder() / "fault.log"
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(fault)))
-    except (OSError, paths.PlaceFault):
-        return None
-    return path

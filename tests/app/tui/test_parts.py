@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -424,3 +426,41 @@ def test_what_is_still_being_loaded_is_waited_for_once(monkeypatch: pytest.Monke
     assert time.monotonic() - began_s < 30
     is_loaded.set()
     bench._thread.join(60)
+
+
+class Busy:
+    """A desk whose model is in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.model = SimpleNamespace(engine=SimpleNamespace(stats=lambda: EngineStats(running=1)))
+        self.is_closed = False
+
+    async def opened(self) -> None:
+        """Nothing is told."""
+
+    async def close(self) -> None:
+        """At once."""
+        self.is_closed = True
+
+
+def test_whoever_leaves_does_not_wait_for_a_step_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Session and box are closed before the model, which may be in the middle of a long piece of a prompt."""
+    step, desk, closed = threading.Event(), Busy(), []
+
+    async def open_desk(_: object, __: object, stack: AsyncExitStack, models: AsyncExitStack) -> Busy:
+        stack.callback(closed.append, "box")
+        models.callback(step.wait, 60)
+        return desk
+
+    monkeypatch.setattr(workbench, "open_desk", open_desk)
+    monkeypatch.setattr(workbench, "_CLOSE_TIMEOUT_S", 60.0)
+    bench = workbench.Workbench(Wish(tmp_path), Feed())
+    bench.start()
+    began_s = time.monotonic()
+    assert not bench.close()
+    assert time.monotonic() - began_s < 30
+    assert desk.is_closed
+    assert closed == ["box"]
+    step.set()
+    bench._thread.join(60)
+    assert bench.close()
