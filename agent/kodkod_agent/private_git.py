@@ -72,7 +72,7 @@ class Git:
         """Run one command.
 
         Raises:
-            GitFault: git is missing, or took too long.
+            GitFault: git or the folder is missing, or it took too long.
         """
         settings = [part for setting in _SETTINGS for part in ("-c", setting)]
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -86,7 +86,9 @@ class Git:
                 check=False,
                 timeout=self.timeout_s,
             )
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.cwd.is_dir():
+                raise GitFault(f"the folder {self.cwd} is gone; put it back, and go on") from error
             raise GitFault("git is not installed; snapshots of the files need it") from error
         except subprocess.TimeoutExpired as error:
             raise GitFault(f"git {arguments[0]} took more than {self.timeout_s:g} s in {self.cwd}") from error

@@ -16,6 +16,7 @@ from kodkod_agent.approval import Approval
 from kodkod_agent.errors import ContextFull, Interrupted, SessionBusy
 from kodkod_agent.graph import build_graph, end_run
 from kodkod_agent.journal import StepRecord
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.reading_ahead import ReadingAhead, coming_ids
 from kodkod_agent.report import RunReport
 from kodkod_agent.resources import Resources
@@ -182,13 +183,17 @@ class Runs:
         fault: BaseException | None = None
         try:
             await asyncio.wait({work})
-            if work.cancelled():
-                # Told first: a snapshot and what changed since the first take a while, in a large work tree seconds.
-                self._emit(events.RunInterrupted(_INTERRUPTED))
-                await self._end_cancelled()
-            else:
-                fault = work.exception()
-            report = await self.report(fault)
+            try:
+                if work.cancelled():
+                    # Told first: a snapshot, and what changed since the first, take seconds in a large work tree.
+                    self._emit(events.RunInterrupted(_INTERRUPTED))
+                    await self._end_cancelled()
+                else:
+                    fault = work.exception()
+                report = await self.report(fault)
+            except GitFault as gone:  # nobody can tell what changed; how it ended is told all the same
+                fault = fault or gone
+                report = await self.report(fault, with_diff=False)
             span.ended(report)
             self._record_end(report, fault)
             self._emit(events.RunEnded(report))
@@ -237,7 +242,7 @@ class Runs:
         """While nothing runs: have the engine compute what it will go on from, until it is asked."""
         self.ahead.begin(coming_ids(await self.state(), self._res))
 
-    async def report(self, fault: BaseException | None = None) -> RunReport:
+    async def report(self, fault: BaseException | None = None, *, with_diff: bool = True) -> RunReport:
         """How the last run ended, or how it stands."""
         state = await self.state()
         status, reason = Status(state["status"]), state["reason"]
@@ -248,7 +253,7 @@ class Runs:
             status=status,
             reason=reason,
             summary=state["summary"],
-            diff=await self.diff(state),
+            diff=await self.diff(state) if with_diff else "",
             tests_before=state["tests_before"],
             tests_after=state["tests_after"],
             turns=state["step"] - state["first_step"],

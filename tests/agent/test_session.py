@@ -13,6 +13,7 @@ from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionBusy, SessionNotFound
 from kodkod_agent.moment import is_of_the_moment
 from kodkod_agent.policy import PermissionMode
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.rules import Rule, Rules
 from kodkod_agent.session import Session
 from kodkod_agent.session_folder import list_sessions
@@ -595,3 +596,25 @@ async def test_project_instructions_are_shown_root_first_and_once(setup_of, proj
     notices = [notice for notice in notices if not is_of_the_moment(notice)]
     assert [n.splitlines()[0].split()[3] for n in notices] == ["AGENTS.md", "pkg/AGENTS.md"]
     assert "Use tabs. {braces}" in notices[0]
+
+
+async def test_a_run_whose_files_are_gone_ends_with_its_report_and_the_cause(setup_of, root, project):
+    away = project.with_name("away")
+
+    async def losing_files(stream, into):
+        async for event in stream:
+            into.append(event)
+            if isinstance(event, events.CallWritten):
+                project.rename(away)
+
+    async with await Session.create(root, setup_of([says("", MEND), says("", FINISH), says("", FINISH)])) as session:
+        found = []
+        with pytest.raises(GitFault, match="is gone; put it back"):
+            await losing_files(session.send("mend add"), found)
+        assert isinstance(found[-1], events.RunEnded)
+        assert found[-1].report.status is Status.FAULT
+        assert "is gone" in found[-1].report.reason
+        away.rename(project)
+        found = [event async for event in session.proceed()]
+        assert found[-1].report.status is Status.DONE
+        assert (project / "calc.py").read_text() == MENDED

@@ -55,6 +55,13 @@ def test_what_a_terminal_cannot_show_does_not_end_a_command(home):
     assert told.stdout == "no sessions of /na\u00efve?; --all lists those of others\n".encode("latin-1")
 
 
+def test_whoever_closes_the_streams_is_told_nothing(home, tmp_path):
+    command = 'exec "$0" -m kodkod_app sessions >&- 2>"$1"'
+    told = tmp_path / "told"
+    done = subprocess.run(["sh", "-c", command, sys.executable, str(told)], check=False)
+    assert (done.returncode, told.read_text()) == (0, "")
+
+
 def test_a_folder_whose_name_is_no_text_is_told_in_one_line(kodkod, record, tmp_path):
     project = Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9"))
     project.mkdir()

@@ -38,22 +38,14 @@ class Desk:
         self.session = opened.session
 
     async def reopen(self, session_id: str | None, step: int | None) -> None:
-        """Close the session and open, fork or begin another; where that fails the old one is open again."""
+        """Open, fork or begin another session, and close this one; where that fails it stays open."""
         from dataclasses import replace
 
-        from kodkod_agent.session import Session
         from kodkod_app import paths
-        from kodkod_app.session_shelf import remove_unsaid
 
-        setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session.folder
-        await self.session.close()
-        root = paths.sessions_folder()
-        try:
-            self.session = await _open_session(root, setup, session_id, step)
-        except Exception:
-            self.session = await Session.resume(root, before.path.name, setup)
-            raise
-        await asyncio.to_thread(remove_unsaid, before)
+        setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session
+        self.session = await _open_session(paths.sessions_folder(), setup, session_id, step)
+        await _close_session(before)
 
     async def opened(self) -> u.Opened:
         """What the screen is told of it."""
@@ -90,11 +82,16 @@ class Desk:
         return [*servers.notes(), *([f"MCP server {name} was started again; what it held is gone"] if is_ready else [])]
 
     async def close(self) -> None:
-        """Close the session; nothing stays of one without a word. Box and model are closed by who opened them."""
-        from kodkod_app.session_shelf import remove_unsaid
+        """Close the session. Box and model are closed by who opened them."""
+        await _close_session(self.session)
 
-        await self.session.close()
-        await asyncio.to_thread(remove_unsaid, self.session.folder)
+
+async def _close_session(session: Session) -> None:
+    """Nothing stays of one without a word."""
+    from kodkod_app.session_shelf import remove_unsaid
+
+    await session.close()
+    await asyncio.to_thread(remove_unsaid, session.folder)
 
 
 async def _open_session(root: Path, setup: SessionSetup, session_id: str | None, step: int | None) -> Session:

@@ -429,3 +429,24 @@ async def test_a_fork_that_fails_is_told_and_the_session_stays_open(open_app, re
         assert driver.app.session_id == first == driver.app.workbench.session.id
         assert [info.id for info in list_sessions(paths.sessions_folder())] == [first]
         assert (project / "calc.py").read_text() == MENDED
+
+
+async def test_a_project_that_is_gone_for_a_while_leaves_the_session_open(open_app, record, project):
+    async with open_app(record(LOOK, MEND, FINISH, turn("It adds now.")), **BYPASS) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.idle()
+        session_id = driver.app.session_id
+        project.rename(project.with_name("away"))
+        for command in ("/fork 1", "/rewind 1", "/new"):
+            await driver.say(command)
+            await driver.until(lambda: "is gone; put it back" in driver.screen_text(), "what is wrong")
+            await driver.idle()
+            driver.app.store.reset([])
+        project.with_name("away").rename(project)
+        await driver.say("and?")
+        await driver.until(lambda: "It adds now." in driver.screen_text(), "the answer")
+        await driver.idle()
+        assert driver.app.session_id == session_id
+        assert (project / "calc.py").read_text() == MENDED
+    assert [info.id for info in list_sessions(paths.sessions_folder())] == [session_id]
