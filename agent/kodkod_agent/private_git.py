@@ -162,14 +162,16 @@ def open_private(folder: Path, work_tree: Path, repository: Repository | None, t
     Raises:
         GitFault: it cannot be made.
     """
-    if not (folder / "info" / "attributes").exists():  # written last: git may be killed halfway, and begin again
+    attributes = folder / "info" / "attributes"
+    if not attributes.exists():  # written last: git may be killed halfway, and begin again
         folder.mkdir(parents=True, exist_ok=True)
         kind = f"--object-format={repository.object_format if repository else 'sha1'}"
         Git(folder, {"GIT_CONFIG_GLOBAL": os.devnull}, timeout_s).must(
             "init", "--quiet", "--bare", "--template=", kind, "."
         )
     (folder / "info").mkdir(exist_ok=True)
-    (folder / "info" / "attributes").write_text(_RAW_ATTRIBUTES, encoding="ascii")
+    if not attributes.exists() or attributes.read_text(encoding="ascii") != _RAW_ATTRIBUTES:
+        attributes.write_text(_RAW_ATTRIBUTES, encoding="ascii")  # not while another reads them
     environment = {
         "GIT_DIR": str(folder),
         "GIT_WORK_TREE": str(repository.top if repository else work_tree),

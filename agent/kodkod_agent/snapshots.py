@@ -17,6 +17,7 @@ into the private index, from which the next few are counted.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -65,7 +66,9 @@ class _Base:
 
 
 class WorkTreeSnapshots:
-    """The snapshots of one session. Blocking, to be used from threads; calls wait for one another."""
+    """The snapshots of one session. Blocking, to be used from threads; calls wait for one another, and for those of
+    other objects and processes that work in the same folder.
+    """
 
     def __init__(
         self,
@@ -101,11 +104,12 @@ class WorkTreeSnapshots:
         )
         self._references: Git = self._repository.git if self._repository else self._git
         self._store = find_store(self._folder, self._git, self._repository)
-        if self._store is not None:
-            self._store.unlock(self._prefix.removeprefix("refs/"))
         self._place = os.fsencode(self._git.line("rev-parse", "--show-prefix"))
         self._base: _Base | None = None
         self._lock = threading.RLock()
+        if self._store is not None:
+            with self._alone():
+                self._store.unlock(self._prefix.removeprefix("refs/"))
 
     def take(self, step: int) -> SnapshotId:
         """Record the files as they are now; returns the id, which is that of any other snapshot of equal files.
@@ -152,7 +156,7 @@ class WorkTreeSnapshots:
         Raises:
             GitFault: no such snapshot.
         """
-        with self._lock, self._gone_told(before, after):
+        with self._alone(), self._gone_told(before, after):
             patch = self._git.must(*_DIFF, before, after)
             try:
                 return patch.decode("utf-8")
@@ -201,9 +205,10 @@ class WorkTreeSnapshots:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One call at a time. No other process works in the folder: a lock there was left by one that was killed."""
-        with self._lock:
-            (self._folder / "index.lock").unlink(missing_ok=True)
+        """One call at a time: the screens look at what going back would change while the session may go back."""
+        with self._lock, (self._folder / "alone").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (self._folder / "index.lock").unlink(missing_ok=True)  # of a git that was killed
             yield
 
     @contextmanager

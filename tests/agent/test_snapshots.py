@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -628,6 +629,16 @@ def test_two_objects_for_one_session_do_not_mislead_each_other(tree: Path, opene
     two.take(4)
     (tree / "a.py").write_text("print(3)\n")
     assert one.take(5) == first
+
+
+def test_objects_for_one_session_wait_for_one_another(tree: Path, opened: Opener) -> None:
+    """A screen looks at what going back would change, while another look, or going back itself, is on its way."""
+    for number in range(100):
+        (tree / f"new{number}.txt").write_text(str(number))
+    opened(tree)
+    with ThreadPoolExecutor(4) as threads:
+        taken = set(threads.map(lambda step: opened(tree).take(step), range(12)))
+    assert len(taken) == 1
 
 
 def test_snapshots_of_small_changes_survive_garbage_collection(tree: Path, opened: Opener) -> None:
