@@ -238,7 +238,8 @@ class Candidates:
             parent.setup, config=start.config, work_tree=place.work_tree, sandbox=place.sandbox, reads_ahead=False
         )
         tally = Tally()
-        async with await Session.fork(parent.folder.path.parent, parent.id, step, setup) as session:
+        root = parent.folder.path.parent
+        async with await Session.fork(root, parent.id, step, setup, under_way=True) as session:
             before = await session.last_report()
             report = before
             async with aclosing(session.go_on(start.turns)) as found:

@@ -21,21 +21,30 @@ from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 
-def require_step(journal: Journal, step: int, session_id: str) -> StepRecord:
-    """Where a session was after so many turns.
+def require_step(journal: Journal, step: int, session_id: str, under_way: bool) -> StepRecord:
+    """Where a session was after so many turns: when they ended, or when the run went on that followed.
 
     Raises:
         SessionNotFound: no such step.
     """
-    record = journal.step(step)
+    record = journal.step(step) if under_way else journal.rest(step)
     if record is None:
         known = ", ".join(str(one.step) for one in journal.steps) or "none"
         raise SessionNotFound(f"session {session_id} has no step {step}; it has {known}")
     return record
 
 
-def make_fork(root: Path, session_id: str, step: int, tokenizer: Tokenizer, work_tree: Path) -> SessionFolder:
-    """The folder of a new session that is to go to another's step; the files of `work_tree` are still as they were.
+def _last_step(journal: Journal, session_id: str) -> StepRecord:
+    if not journal.steps:
+        raise SessionNotFound(f"session {session_id} has no step to fork from; go on with it instead")
+    return journal.steps[-1]
+
+
+def make_fork(
+    root: Path, session_id: str, step: int | None, tokenizer: Tokenizer, work_tree: Path, *, under_way: bool = False
+) -> SessionFolder:
+    """The folder of a new session that is to go to another's step, without one to where that stands; the files of
+    `work_tree` are still as they were.
 
     Raises:
         SessionNotFound: no such session, or no such step.
@@ -45,13 +54,13 @@ def make_fork(root: Path, session_id: str, step: int, tokenizer: Tokenizer, work
     require_fit(work_tree)
     parent = SessionFolder.find(root, session_id)
     parents = Journal(parent.journal)
-    record = require_step(parents, step, session_id)
+    record = _last_step(parents, session_id) if step is None else require_step(parents, step, session_id, under_way)
     folder = SessionFolder.make(root)
     mark = _copy_ledger(parent, folder, record.ledger_mark, tokenizer)
     if parent.snapshots.exists():
         shutil.copytree(parent.snapshots, folder.snapshots)
-    Journal(folder.journal).add(move_to(record, mark, parents.snapshot_after(step)))
-    folder.describe(work_tree, parent.info.title, ForkPoint(session_id=session_id, step=step))
+    Journal(folder.journal).add(move_to(record, mark, parents.snapshot_after(record.step)))
+    folder.describe(work_tree, parent.info.title, ForkPoint(session_id=session_id, step=record.step))
     return folder
 
 

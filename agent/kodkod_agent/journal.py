@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, NonNegativeInt, TypeAdapter, ValidationError
 
 from kodkod_agent.errors import SessionDamaged, cause_of
+from kodkod_agent.state import Status
 from kodkod_tools.base import ErrorCode
 
 
@@ -122,11 +123,13 @@ class Journal:
         self._intents: dict[str, IntentRecord] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._steps: dict[int, StepRecord] = {}
+        self._rests: dict[int, StepRecord] = {}
+        """The same before anything was said after them, where a run ended or one was gone to."""
         self._snapshots: list[tuple[int, str]] = []
         """(turns before it, snapshot) in the order they were taken."""
         self.move: MoveRecord | None = None
         """Begun, and not done as far as is known."""
-        self._left = (self._steps, self._snapshots)
+        self._left = (self._steps, self._rests, self._snapshots)
         """As they were before it."""
         whole = _whole_lines(path)
         self._size = len(whole)
@@ -158,8 +161,12 @@ class Journal:
         return [self._steps[step] for step in sorted(self._steps)]
 
     def step(self, step: int) -> StepRecord | None:
-        """One of them."""
+        """One of them, with what was said after it."""
         return self._steps.get(step)
+
+    def rest(self, step: int) -> StepRecord | None:
+        """One of them, as it was before anything was said after it."""
+        return self._rests.get(step) or self._steps.get(step)
 
     def snapshot_after(self, step: int) -> str | None:
         """The files as they were after so many turns: the first record of the tree that follows.
@@ -178,21 +185,26 @@ class Journal:
                 self._outcomes[record.key] = record.outcome
             case StepRecord():
                 self._steps[record.step] = record
+                if self.move is not None:
+                    self._rests[record.step] = record
+                elif record.step == 0 or record.state.get("status") != Status.RUNNING:
+                    self._rests.setdefault(record.step, record)
                 self.move = None
             case SnapshotRecord():
                 self._snapshots.append((record.step, record.snapshot))
             case RewindRecord():
                 self._forget_after(record.step)
             case MoveRecord():
-                self._left = (self._steps, self._snapshots)
+                self._left = (self._steps, self._rests, self._snapshots)
                 self._forget_after(record.to.step)
                 self.move = record
             case StayRecord():
-                self._steps, self._snapshots = self._left
+                self._steps, self._rests, self._snapshots = self._left
                 self.move = None
 
     def _forget_after(self, step: int) -> None:
         self._steps = {number: record for number, record in self._steps.items() if number <= step}
+        self._rests = {number: record for number, record in self._rests.items() if number <= step}
         self._snapshots = [(turns, snapshot) for turns, snapshot in self._snapshots if turns < step]
 
 

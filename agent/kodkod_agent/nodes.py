@@ -58,6 +58,8 @@ async def prepare(state: AgentState, res: Resources) -> AgentState:
 
 async def _begin(state: AgentState, res: Resources) -> AgentState:
     """Take in what the person said, and remember the world as it is before the first turn."""
+    if not res.journal.steps:
+        _record_step({**state, "inbox": []}, res)  # the beginning, before anything was said
     answer_pending("the run was cut short before it", res)
     standing = tell_standing(state, res)
     await tell_facts(state["step"], res)

@@ -72,18 +72,21 @@ class Session:
         return await cls._open(SessionFolder.find(root, session_id), setup)
 
     @classmethod
-    async def fork(cls, root: Path, session_id: str, step: int, setup: SessionSetup) -> Self:
-        """A new session that starts as another was after `step` turns: the conversation and the files.
+    async def fork(
+        cls, root: Path, session_id: str, step: int | None, setup: SessionSetup, *, under_way: bool = False
+    ) -> Self:
+        """A new session that starts as another was after `step` turns, or stands: the conversation and the files.
 
         The files are put back in `setup.work_tree`, which may be another checkout of the same repository. What was
-        there is recorded first.
+        there is recorded first. What was said after that step is part of it where the run is `under_way` that answers
+        it, for `go_on`.
 
         Raises:
             SessionNotFound: no such session, or no such step.
             GitFault: the files cannot be put back there; then there is no new session, and they are as they were.
             FilesHalfMoved: nor could they be put back as they were; opened again the new session arrives.
         """
-        folder = forks.make_fork(root, session_id, step, setup.tokenizer, setup.work_tree)
+        folder = forks.make_fork(root, session_id, step, setup.tokenizer, setup.work_tree, under_way=under_way)
         try:
             return await cls._open(folder, setup)
         except FilesHalfMoved:
@@ -206,7 +209,7 @@ class Session:
             await self._read_ahead()
 
     async def go_on(self, turns: Sequence[Sequence[int]] = ()) -> AsyncGenerator[events.Event, None]:
-        """In a fresh fork: go on with the run that was under way at its step. See `send`.
+        """In a fresh fork of a run under way: go on with it. See `send`.
 
         Args:
             turns: ids of the turns that come first; the model is asked for those that follow.
@@ -286,8 +289,8 @@ class Session:
         await self._runs.close()
         await self._stack.aclose()
 
-    async def rewind(self, step: int) -> None:
-        """Go back to where the session was after `step` turns: the conversation and the files.
+    async def rewind(self, step: int, *, under_way: bool = False) -> None:
+        """Go back to where the session was after `step` turns: the conversation and the files; see `fork`.
 
         What is thrown away stays on disk, and what the work tree was is recorded first. Cancelled meanwhile the session
         stays where it is; later it is too late for that, and it goes there all the same.
@@ -299,7 +302,7 @@ class Session:
             FilesHalfMoved: nor could they be put back as they were.
         """
         self._runs.require_idle()
-        await self._mover.back(forks.require_step(self._res.journal, step, self.id))
+        await self._mover.back(forks.require_step(self._res.journal, step, self.id, under_way))
         await self._read_ahead()
 
     async def _read_ahead(self) -> None:

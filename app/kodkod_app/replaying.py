@@ -20,6 +20,7 @@ from kodkod_agent.approval import Approval
 from kodkod_agent.context import Budget
 from kodkod_agent.events import ApprovalAsked, ApprovalRequest, Event
 from kodkod_agent.hearing import OBJECTED
+from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.moment import is_of_the_moment
 from kodkod_agent.policy import PermissionMode
@@ -119,7 +120,16 @@ async def _begin(recording: Recording, stage: Stage, setup: SessionSetup) -> Ses
         return await Session.create(root, setup)
     parent = SessionFolder.find(recording.folder.path.parent, origin.session_id)
     shutil.copytree(parent.path, root / origin.session_id, ignore=shutil.ignore_patterns("checkpoints*", "lock"))
-    return await Session.fork(root, origin.session_id, origin.step, setup)
+    under_way = _was_under_way(recording.folder, parent, origin.step)
+    return await Session.fork(root, origin.session_id, origin.step, setup, under_way=under_way)
+
+
+def _was_under_way(fork: SessionFolder, parent: SessionFolder, step: int) -> bool:
+    """Whether the fork began with what was said after that step in the session it left."""
+    began, there = Journal(fork.journal).rest(step), Journal(parent.journal).step(step)
+    if began is None or there is None:
+        return False
+    return {**began.state, "ledger_mark": there.ledger_mark} == there.state
 
 
 class _Follower:
@@ -155,7 +165,7 @@ class _Follower:
                 if self._was_ended:
                     note = f"the run was ended after step {run.first_step}; what follows is not replayed"
                     break
-                await session.rewind(session.steps[-1])
+                await session.rewind(session.steps[-1], under_way=True)
             await self._follow_run(session, run)
             if self._was_compacted():
                 await self._compact(session)

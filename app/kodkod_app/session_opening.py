@@ -17,12 +17,9 @@ from pathlib import Path
 from kodkod_agent.candidate_starts import most_probable
 from kodkod_agent.candidates import Candidates
 from kodkod_agent.config import AgentConfig
-from kodkod_agent.errors import SessionNotFound
 from kodkod_agent.fitness import require_fit
-from kodkod_agent.journal import Journal
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.session import Session, SessionSetup
-from kodkod_agent.session_folder import SessionFolder
 from kodkod_app import bootstrap, paths
 from kodkod_app.bootstrap import Model
 from kodkod_app.boxes import BoxPlan, is_closed_box
@@ -61,7 +58,7 @@ class RunOptions:
     fork: bool = False
     """Leave that session as it is, and go on in a new one."""
     fork_step: int | None = None
-    """From this step; None takes its last."""
+    """From this step; None goes on from where it stands."""
     allow_build_network: bool = False
     """A Docker image that is missing may be built over the network."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -165,21 +162,13 @@ def candidates_for(session: Session, settings: Settings, plan: BoxPlan, box: San
 
 
 async def open_session(options: RunOptions, setup: SessionSetup) -> Session:
-    """Begin a session, open one again, or fork one at its last step; what was asked for is kept with it."""
+    """Begin a session, open one again, or fork one; what was asked for is kept with it."""
     root = options.sessions or paths.sessions_folder()
     if options.session_id is None:
         session = await Session.create(root, setup)
     elif options.fork:
-        step = _last_step(root, options.session_id) if options.fork_step is None else options.fork_step
-        session = await Session.fork(root, options.session_id, step, setup)
+        session = await Session.fork(root, options.session_id, options.fork_step, setup)
     else:
         session = await Session.resume(root, options.session_id, setup)
     (root / session.id / _ASKED).write_text(json.dumps(options.asked) + "\n", encoding="utf-8")
     return session
-
-
-def _last_step(root: Path, session_id: str) -> int:
-    steps = Journal(SessionFolder.find(root, session_id).journal).steps
-    if not steps:
-        raise SessionNotFound(f"session {session_id} has no step to fork from; go on with it instead")
-    return steps[-1].step

@@ -618,3 +618,43 @@ async def test_a_run_whose_files_are_gone_ends_with_its_report_and_the_cause(set
         found = [event async for event in session.proceed()]
         assert found[-1].report.status is Status.DONE
         assert (project / "calc.py").read_text() == MENDED
+
+
+def heard(session):
+    """What the person said, as the model knows it."""
+    said = [message.text for message in session.ledger.view() if isinstance(message, UserMessage)]
+    return [text for text in said if not is_of_the_moment(text)]
+
+
+async def test_going_back_takes_out_what_was_said_after_that_step(setup_of, root):
+    script = [LOOK, says("", FINISH), LOOK, says("", FINISH), says("", FINISH), says("", FINISH)]
+    async with await Session.create(root, setup_of(script)) as session:
+        await all_events(session, "first")
+        await all_events(session, "second")
+        assert (session.steps, heard(session)) == ([0, 1, 2, 3, 4], ["first", "second"])
+        await session.rewind(2)
+        assert heard(session) == ["first"]
+        await all_events(session, "another")
+        assert heard(session) == ["first", "another"]
+        await session.rewind(2)
+        assert heard(session) == ["first"]
+        await session.rewind(0)
+        assert heard(session) == []
+        await all_events(session, "anew")
+        assert heard(session) == ["anew"]
+        await session.rewind(0)
+        parent = session.id
+    async with await Session.resume(root, parent, setup_of([])) as session:
+        assert heard(session) == []
+
+
+async def test_a_fork_begins_where_a_session_stands_or_before_what_was_said_after_a_step(setup_of, root):
+    async with await Session.create(root, setup_of([LOOK, says("", FINISH)])) as session:
+        await all_events(session, "first")
+        with pytest.raises(EngineError):
+            await all_events(session, "and never answered")
+        parent = session.id
+    for step, known in ((2, ["first"]), (None, ["first", "and never answered"])):
+        async with await Session.fork(root, parent, step, setup_of([])) as fork:
+            assert heard(fork) == known
+            assert fork.info.forked_from.step == 2

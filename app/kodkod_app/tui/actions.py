@@ -84,7 +84,7 @@ class Actions(Lists):
         if not steps:
             self.notify("there is no step to fork from yet")
             return
-        self.fork(self.session_id, int(step) if step.isdecimal() else steps[-1])
+        self.fork(self.session_id, int(step) if step.isdecimal() else None)
 
     # The conversation
 

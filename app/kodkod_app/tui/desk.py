@@ -37,14 +37,14 @@ class Desk:
         self.extras = opened.extras
         self.session = opened.session
 
-    async def reopen(self, session_id: str | None, step: int | None) -> None:
+    async def reopen(self, session_id: str | None, step: int | None, *, forks: bool) -> None:
         """Open, fork or begin another session, and close this one; where that fails it stays open."""
         from dataclasses import replace
 
         from kodkod_app import paths
 
         setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session
-        self.session = await _open_session(paths.sessions_folder(), setup, session_id, step)
+        self.session = await _open_session(paths.sessions_folder(), setup, session_id, step, forks)
         await _close_session(before)
 
     async def opened(self) -> u.Opened:
@@ -94,12 +94,14 @@ async def _close_session(session: Session) -> None:
     await asyncio.to_thread(remove_unsaid, session.folder)
 
 
-async def _open_session(root: Path, setup: SessionSetup, session_id: str | None, step: int | None) -> Session:
+async def _open_session(
+    root: Path, setup: SessionSetup, session_id: str | None, step: int | None, forks: bool
+) -> Session:
     from kodkod_agent.session import Session
 
     if session_id is None:
         return await Session.create(root, setup)
-    if step is not None:
+    if forks:
         return await Session.fork(root, session_id, step, setup)
     return await Session.resume(root, session_id, setup)
 

@@ -133,13 +133,13 @@ class Opening(Updating):
             self.notify(inert_line(f"that session is of another folder; open it with  {told}", 300), markup=False)
         elif self.is_free() and (choice.fork or choice.session_id != self.session_id):
             if choice.fork:
-                self.fork(choice.session_id, _last_step(choice.session_id))
+                self.fork(choice.session_id, None)
             else:
                 self._resume(choice.session_id)
 
-    def fork(self, session_id: str, step: int) -> None:
-        """Leave the session for a new one that begins at that step."""
-        self.begin_work(f"a new session is made at step {step}")
+    def fork(self, session_id: str, step: int | None) -> None:
+        """Leave the session for a new one that begins at that step, or where that one stands."""
+        self.begin_work("a new session is made" + (f" at step {step}" if step is not None else ""))
         self.workbench.fork(session_id, step)
 
     def _resume(self, session_id: str) -> None:
@@ -265,11 +265,3 @@ class Opening(Updating):
             self.theme = full_name(theme)
         if changed and changed != ("tui.theme",):
             self.notify("they count from the next start on")
-
-
-def _last_step(session_id: str) -> int:
-    from kodkod_agent.journal import Journal
-    from kodkod_agent.session_folder import SessionFolder
-
-    steps = Journal(SessionFolder.find(paths.sessions_folder(), session_id).journal).steps
-    return steps[-1].step if steps else 0

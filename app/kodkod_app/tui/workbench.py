@@ -110,9 +110,9 @@ class Workbench:
         """Leave the session and open this one."""
         self._soon(lambda: self._reopen(session_id))
 
-    def fork(self, session_id: str, step: int) -> None:
-        """Leave the session and begin one as that one was after `step` turns, files and all."""
-        self._soon(lambda: self._reopen(session_id, step))
+    def fork(self, session_id: str, step: int | None) -> None:
+        """Leave the session and begin one as that one was after `step` turns, or stands, files and all."""
+        self._soon(lambda: self._reopen(session_id, step, forks=True))
 
     def rewind(self, step: int) -> None:
         """Take the session back to where it was after `step` turns, files and all."""
@@ -333,9 +333,9 @@ class Workbench:
             for line in await restarting:
                 self._feed.put(u.Told(line))
 
-    async def _reopen(self, session_id: str | None, step: int | None = None) -> None:
+    async def _reopen(self, session_id: str | None, step: int | None = None, *, forks: bool = False) -> None:
         assert self._desk is not None
-        await self._desk.reopen(session_id, step)
+        await self._desk.reopen(session_id, step, forks=forks)
         await self._tell_opened()
 
     async def _rewind(self, step: int) -> None:

@@ -282,6 +282,17 @@ def test_without_a_terminal_it_says_so(arguments, cause, capsys):
     assert cause in capsys.readouterr().err
 
 
+def test_a_terminal_that_draws_nothing_is_told_so(project, monkeypatch, capsys):
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}", Terminal())
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    with pytest.raises(SystemExit) as left:
+        main(["-C", str(project)])
+    assert left.value.code == 2
+    assert "TERM=dumb names a terminal that draws nothing" in capsys.readouterr().err
+
+
 def test_flags_become_a_wish(project, monkeypatch):
     from kodkod_app.commands import chat
 
