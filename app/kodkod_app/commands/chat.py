@@ -49,6 +49,8 @@ def command(fork: str | None, **flags: Any) -> int:
     """Open the terminal app. The same options as `kodkod fix`; `kodkod --help` lists the commands."""
     if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise click.UsageError("the terminal app needs a terminal; ask with kodkod -p PROMPT, or see kodkod --help")
+    if os.environ.get("TERM") == "dumb":
+        raise click.UsageError("TERM=dumb names a terminal that draws nothing; set TERM, or ask with kodkod -p PROMPT")
     return open_app(_wish(fork, flags))
 
 
