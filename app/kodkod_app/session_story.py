@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -110,6 +110,13 @@ def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
         SessionDamaged: its own files cannot be read. Of sessions that are gone or cannot be read nothing is told.
     """
     steps = read_story(folder).steps
+    for step, told in _before_forks(folder):
+        steps = (*(one for one in _steps(told) if one.number <= step), *steps)
+    return steps
+
+
+def _before_forks(folder: SessionFolder) -> Iterator[tuple[int, list[t.Entry]]]:
+    """What was told in the sessions it was forked from, the nearest first, and up to which step it counts."""
     child, seen = folder.info, {folder.path.name}
     while (point := child.forked_from) is not None and point.session_id not in seen:
         seen.add(point.session_id)
@@ -119,9 +126,8 @@ def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
             told = [entry for entry in t.read(parent.trajectory) if entry.time <= child.created_at]
             child = parent.info
         except (SessionNotFound, SessionDamaged):
-            break
-        steps = (*(step for step in _steps(told) if step.number <= point.step), *steps)
-    return steps
+            return
+        yield point.step, told
 
 
 def unanswered(folder: SessionFolder, conversation: Callable[[], Sequence[Message]]) -> list[str]:
@@ -134,8 +140,11 @@ def unanswered(folder: SessionFolder, conversation: Callable[[], Sequence[Messag
     Raises:
         SessionDamaged: the trajectory cannot be read.
     """
+    told = list(t.read(folder.trajectory))
+    for step, before in _before_forks(folder):
+        told = [*(entry for entry in before if entry.step <= step), *told]
     said: list[str] = []
-    for entry in t.read(folder.trajectory):
+    for entry in told:
         match entry.event:
             case t.UserMessage(text=text):
                 said.append(text)

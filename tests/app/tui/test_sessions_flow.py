@@ -461,3 +461,20 @@ async def test_a_project_that_is_gone_for_a_while_leaves_the_session_open(open_a
         assert driver.app.session_id == session_id
         assert (project / "calc.py").read_text() == MENDED
     assert [info.id for info in list_sessions(paths.sessions_folder())] == [session_id]
+
+
+@pytest.mark.parametrize(("command", "shown"), [("/fork", 2), ("/fork 1", 1)])
+async def test_a_fork_shows_what_nobody_answered_where_it_is_part_of_it(open_app, record, command, shown):
+    said = ["hi", "and more than was recorded"]
+    async with open_app(record(turn("Hello."))) as driver:
+        await driver.opened()
+        for text in said:
+            await driver.say(text)
+            await driver.idle()
+        first = driver.app.session_id
+        await driver.say(command)
+        await driver.until(lambda: driver.app.session_id != first, "the fork")
+        await driver.idle()
+        assert [entry.text for entry in driver.entries(s.Said)] == said[:shown]
+        view = driver.app.workbench.session.ledger.view()
+        assert [text for text in said if any(getattr(one, "text", "") == text for one in view)] == said[:shown]
