@@ -31,6 +31,7 @@ from kodkod_app.tui.telling import Teller, coalesced
 from kodkod_app.tui.themes import wanted_theme
 from kodkod_app.tui.widgets.diff import read_unified
 from kodkod_app.tui.widgets.status import short
+from kodkod_app.tui.widgets.tool_call import tail
 from kodkod_app.wish import Wish
 from kodkod_engine.api import DraftUsage, EngineStats, Usage
 from kodkod_engine.messages import ToolCall
@@ -426,6 +427,16 @@ def test_what_is_still_being_loaded_is_waited_for_once(monkeypatch: pytest.Monke
     assert time.monotonic() - began_s < 30
     is_loaded.set()
     bench._thread.join(60)
+
+
+def test_what_was_dropped_of_an_output_counts_among_what_is_before_its_end() -> None:
+    run = s.ShellRun("yes")
+    run.say("y\n" * 3)
+    assert tail(run.output, 2) == "… 1 lines before\ny\ny"
+    assert tail(run.output, 3) == "y\ny\ny"
+    run.say("y\n" * s.MAX_OUTPUT_CHARS)
+    told = f"… {2 * s.MAX_OUTPUT_CHARS + 6 - 4:,} characters before"
+    assert tail(run.output, 2, run.dropped_chars) == f"{told}\ny\ny"
 
 
 class Busy:

@@ -124,11 +124,13 @@ class Block(EntryView, can_focus=True):
         self.set_class(is_folded, "folded")
 
 
-def tail(text: str, lines: int) -> str:
-    """The last lines of a text, and how many are before them."""
+def tail(text: str, lines: int, dropped_chars: int = 0) -> str:
+    """The last lines of a text, and how much is before them, what was dropped of it counted in."""
     parts = text.rstrip("\n").split("\n")
-    more = len(parts) - lines
-    return "\n".join(parts) if more <= 0 else "\n".join([f"… {more:,} lines before", *parts[-lines:]])
+    hidden, shown = parts[:-lines], parts[-lines:]
+    if dropped_chars:
+        return "\n".join([f"… {dropped_chars + sum(len(line) + 1 for line in hidden):,} characters before", *shown])
+    return "\n".join([f"… {len(hidden):,} lines before", *shown] if hidden else shown)
 
 
 class ToolCallView(Block):
@@ -161,7 +163,8 @@ class ToolCallView(Block):
             return ""
         if call.state is CallState.WRITING:
             return tail(self._written(), _LIVE_LINES)
-        return tail(call.output, _MAX_LINES if call.is_unfolded else _LIVE_LINES) if call.output else ""
+        lines = _MAX_LINES if call.is_unfolded else _LIVE_LINES
+        return tail(call.output, lines, call.dropped_chars) if call.output else ""
 
     def _shows_less(self) -> bool:
         return not self.call.is_unfolded and self.call.diff is None and self.call.output.count("\n") > _LIVE_LINES
@@ -193,7 +196,7 @@ class ShellRunView(Block):
 
     def _body(self) -> str:
         return (
-            tail(self.run.output, _MAX_LINES)
+            tail(self.run.output, _MAX_LINES, self.run.dropped_chars)
             if self.run.output
             else "(no output)"
             if self.run.exit_code is not None
