@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import click
 
@@ -121,15 +121,16 @@ class FolderGone(Exception):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code. A known fault is one line on standard error."""
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    sys.stdin = sys.stdin or _nowhere("r")
+    sys.stdout, sys.stderr = sys.stdout or _nowhere("w"), sys.stderr or _nowhere("w")
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a sign the terminal has not is no reason to say nothing
     sys.exit(_run(arguments))
 
 
-def _nowhere() -> TextIO:
+def _nowhere(mode: Literal["r", "w"]) -> TextIO:
     """In place of a stream that whoever called has closed."""
-    return Path(os.devnull).open("w", encoding="utf-8")
+    return Path(os.devnull).open(mode, encoding="utf-8")
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -60,6 +60,12 @@ def test_whoever_closes_the_streams_is_told_nothing(home, tmp_path):
     told = tmp_path / "told"
     done = subprocess.run(["sh", "-c", command, sys.executable, str(told)], check=False)
     assert (done.returncode, told.read_text()) == (0, "")
+    asked = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m kodkod_app -p - <&-', sys.executable], check=False, capture_output=True, text=True
+    )
+    assert asked.returncode == 2
+    assert "the prompt is empty" in asked.stderr
+    assert "Traceback" not in asked.stderr
 
 
 def test_a_folder_whose_name_is_no_text_is_told_in_one_line(kodkod, record, tmp_path):
