@@ -225,7 +225,8 @@ class Session:
     async def compact(self, focus: str = "") -> AsyncGenerator[events.Event, None]:
         """Shorten the conversation now: it goes on from a summary that the model writes, and the files at work.
 
-        A session can go back to before it. `cancel`, or closing the generator early, leaves all as it was.
+        Going back to a step, the one where it stands too, goes back to before it. `cancel`, or closing the generator
+        early, leaves all as it was.
 
         Args:
             focus: what is to be kept above all.

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from kodkod_agent import trajectory as t
 from kodkod_agent.errors import SessionDamaged, SessionNotFound
 from kodkod_agent.journal import Journal, StepRecord
+from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_engine.messages import Message, ToolCall, UserMessage
 
@@ -100,7 +101,24 @@ def read_story(folder: SessionFolder) -> Story:
     started = [entry.event for entry in told if isinstance(entry.event, t.SessionStarted)]
     model = next((event.model for event in started if event.model), "")
     steps = tuple(step for step in _steps(told) if step.number <= ending.num_steps)
+    _forget_undone(steps, lambda: _num_shortened(folder) - _num_shortened(folder, at_fork=True))
     return Story(folder.info, ending, model, steps)
+
+
+def _num_shortened(folder: SessionFolder, *, at_fork: bool = False) -> int:
+    """How often its conversation was shortened, and not gone back behind: as it stands, or when it left another."""
+    journal, point = Journal(folder.journal), folder.info.forked_from
+    last = journal.steps[-1] if journal.steps else None
+    record = last if not at_fork else journal.rest(point.step) if point else None
+    return len(LedgerLog(folder.ledger).before_rebuilds(record.ledger_mark)) if record else 0
+
+
+def _forget_undone(steps: Sequence[StoryStep], number: Callable[[], int]) -> None:
+    """Keep what is told of the last so many times that the conversation was shortened."""
+    told = [(step, rebuilt) for step in steps for rebuilt in step.shortened]
+    if told:
+        for step, rebuilt in told[: max(0, len(told) - number())]:
+            step.shortened.remove(rebuilt)
 
 
 def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
@@ -109,10 +127,11 @@ def whole_steps(folder: SessionFolder) -> tuple[StoryStep, ...]:
     Raises:
         SessionDamaged: its own files cannot be read. Of sessions that are gone or cannot be read nothing is told.
     """
-    steps = read_story(folder).steps
+    own, inherited = read_story(folder).steps, list[StoryStep]()
     for step, told in _before_forks(folder):
-        steps = (*(one for one in _steps(told) if one.number <= step), *steps)
-    return steps
+        inherited = [*(one for one in _steps(told) if one.number <= step), *inherited]
+    _forget_undone(inherited, lambda: _num_shortened(folder, at_fork=True))
+    return (*inherited, *own)
 
 
 def _before_forks(folder: SessionFolder) -> Iterator[tuple[int, list[t.Entry]]]:

@@ -79,6 +79,19 @@ async def test_earlier_steps_can_still_be_gone_back_to(root, setup_of):
         assert fork.ledger.token_ids == whole[: len(fork.ledger)]
 
 
+async def test_the_step_at_which_it_was_shortened_can_be_gone_back_to_whole(root, setup_of):
+    async with await looked(root, setup_of, says(SUMMARY)) as session:
+        whole = session.ledger.token_ids
+        await compacted(session)
+        assert len(session.ledger) < len(whole)
+        await session.rewind(2)
+        assert session.ledger.token_ids == whole
+    async with await Session.resume(root, session.id, setup_of([says("Done.")], config=ATTENDED)) as session:
+        assert session.ledger.token_ids == whole
+        await all_events(session, "now mend it")
+        assert session.ledger.token_ids[: len(whole)] == whole
+
+
 async def test_what_the_person_wants_kept_is_asked_for(root, setup_of):
     asked: list[str] = []
     setup = setup_of([])

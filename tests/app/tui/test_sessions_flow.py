@@ -18,6 +18,7 @@ from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app import paths
 from kodkod_app.cli import main
 from kodkod_app.commands.fix import find_place
+from kodkod_app.session_story import whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.history import pending_entries
 
@@ -86,6 +87,29 @@ async def test_a_conversation_is_shortened_and_the_summary_is_there_to_be_read(o
         await driver.opened()
         assert [entry.text.strip() for entry in driver.entries((s.Said, s.Answer))] == [text.strip() for text in told]
         await driver.until(lambda: "it goes on from this summary" in driver.screen_text(), "that it was shortened")
+
+
+async def test_a_summary_that_was_gone_back_behind_is_not_told(open_app, record):
+    answers = [turn("It is long. " * 40), turn("A summary."), turn("Another summary.")]
+    async with open_app(record(*answers)) as driver:
+        await driver.opened()
+        for text in ("how long is it?", "/compact", "/rewind 1"):
+            await driver.say(text)
+            await driver.idle()
+        folder = driver.app.workbench.session.folder
+        assert [step.shortened for step in whole_steps(folder)] == [[]]
+        assert "summary" not in driver.screen_text()
+        await driver.say("and now?")
+        await driver.idle()
+        await driver.say("/compact")
+        await driver.idle()
+        told = [[one.summary for one in step.shortened] for step in whole_steps(folder)]
+        assert told == [[], ["Another summary."]]
+        await driver.say("/fork")
+        await driver.until(lambda: driver.app.session_id != folder.path.name, "the fork")
+        await driver.idle()
+        folder = driver.app.workbench.session.folder
+        assert [[one.summary for one in step.shortened] for step in whole_steps(folder)] == told
 
 
 async def test_shortening_can_be_stopped(open_app, record, project):
