@@ -198,7 +198,7 @@ async def test_that_nothing_may_be_changed_is_told_again(root, setup_of):
     assert [answer.text for answer in answers] == ["I would."]
 
 
-@pytest.mark.parametrize(("reads_ahead", "longest"), [(True, 18_000), (True, 60_000), (False, 18_000)])
+@pytest.mark.parametrize(("reads_ahead", "longest"), [(True, 18_500), (True, 60_000), (False, 18_500)])
 async def test_whether_there_is_room_for_what_is_said_next_is_known_before(root, setup_of, reads_ahead, longest):
     options = {"reads_ahead": reads_ahead, "engine": {"max_context_tokens": longest}}
     nobody_reads = [65]
@@ -206,7 +206,7 @@ async def test_whether_there_is_room_for_what_is_said_next_is_known_before(root,
     async with await Session.create(root, setup) as session:
         assert not session.is_nearly_full
         await all_events(session, "read it")
-        assert session.is_nearly_full is (reads_ahead and longest == 18_000)
+        assert session.is_nearly_full is (reads_ahead and longest == 18_500)
 
 
 async def test_how_often_it_may_be_shortened_is_counted_by_the_run(root, project, setup_of):
