@@ -10,9 +10,7 @@ Methods may be called from the screen's thread, return at once and never fail; w
 from __future__ import annotations
 
 import asyncio
-import codecs
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +19,7 @@ from kodkod_app.tui import updates as u
 from kodkod_app.tui.desk import Desk, branch_of, open_desk
 from kodkod_app.tui.faults import told_fault
 from kodkod_app.tui.feed import Feed
+from kodkod_app.tui.persons_shell import PersonsShell
 from kodkod_app.wish import Wish
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ _CLOSE_TIMEOUT_S = 5.0
 """A model that is still being loaded is not waited for any longer, and once."""
 _STEP_TIMEOUT_S = 0.5
 """Nor is one for which a step takes longer: a piece of a prompt may take seconds, and is of no use any more."""
-_MAX_SHOWN_TO_MODEL_CHARS = 4_000
 
 
 class Workbench:
@@ -56,7 +54,7 @@ class Workbench:
         self._cancel: Callable[[], object] | None = None
         self._was_stopped = False
         """The last command was told to end; it may have come to nothing that could be stopped yet."""
-        self._shell_notes: list[str] = []
+        self._shell = PersonsShell(feed)
         self._was_closed = False
         self._is_away = threading.Event()
         """Session, box and extras are closed, in whatever way."""
@@ -92,7 +90,7 @@ class Workbench:
 
     def send(self, text: str) -> None:
         """Say something."""
-        self._soon(lambda: self._run(lambda session: session.send(self._with_shell_notes(text))))
+        self._soon(lambda: self._run(lambda session: session.send(self._shell.with_what_was_run(text))))
 
     def proceed(self) -> None:
         """Go on with a run that was cut short."""
@@ -292,39 +290,9 @@ class Workbench:
             self._desk.session.permissions.mode = PermissionMode(mode)
             self._feed.put(u.ModeSet(mode))
 
-    def _with_shell_notes(self, text: str) -> str:
-        notes, self._shell_notes = self._shell_notes, []
-        return "\n\n".join([*notes, text])
-
     async def _run_shell(self, command: str) -> None:
-        from kodkod_sandbox.base import ExecResult
-
         assert self._desk is not None
-        self._feed.put(u.ShellBegan(command))
-        reading = self._stoppable(self._read_shell(command))
-        began_s = time.monotonic()
-        output = ""
-        try:
-            output, ended = await reading
-        except asyncio.CancelledError:
-            ended = ExecResult(130, b"", b"", 0, 0, time.monotonic() - began_s)
-        self._feed.put(u.ShellEnded(ended.exit_code, ended.duration_s))
-        shown = output[-_MAX_SHOWN_TO_MODEL_CHARS:]
-        self._shell_notes.append(f"I ran `{command}` (exit code {ended.exit_code}):\n{shown}")
-
-    async def _read_shell(self, command: str) -> tuple[str, Any]:
-        from kodkod_sandbox.base import ExecChunk
-
-        assert self._desk is not None
-        readers: dict[str, codecs.IncrementalDecoder] = {}
-        parts: list[str] = []
-        async for item in self._desk.box.exec_stream(command):
-            if not isinstance(item, ExecChunk):
-                return "".join(parts), item
-            reader = readers.setdefault(item.channel, codecs.getincrementaldecoder("utf-8")("replace"))
-            parts.append(reader.decode(item.data))
-            self._feed.put(u.ShellSaid(parts[-1]))
-        raise AssertionError("the stream of a command ends with its result")
+        await self._shell.run(command, self._stoppable(self._shell.read(command, self._desk.box)))
 
     async def _restart_server(self, name: str) -> None:
         assert self._desk is not None
