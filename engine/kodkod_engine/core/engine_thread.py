@@ -24,6 +24,8 @@ from kodkod_engine.errors import DeviceLost, EngineClosed, EngineError
 
 logger = logging.getLogger(__name__)
 
+CLOSED = "the engine is closed; load it again"
+
 
 @dataclass(frozen=True, slots=True)
 class Submit:
@@ -77,7 +79,7 @@ class EngineThread(ABC):
             if self._death is not None:
                 raise EngineClosed(_last_words(self._death)) from self._death
             if self._is_closed:
-                raise EngineClosed("the engine is closed; load it again")
+                raise EngineClosed(CLOSED)
             self._commands.put(Submit(sequence, answer))
 
     def cancel(self, request_id: str) -> None:
@@ -119,6 +121,7 @@ class EngineThread(ABC):
 
         Raises:
             DeviceLost: no step will ever work again.
+            EngineClosed: it was broken off, for the engine is being closed.
         """
 
     @abstractmethod
@@ -140,6 +143,8 @@ class EngineThread(ABC):
                     self._step()
                 except DeviceLost:
                     raise
+                except EngineClosed:
+                    continue  # what was asked for next is to stop
                 except EngineError as fault:
                     self._fail_step(str(fault))  # which tells every reader; a log would only say it again
                 except Exception as fault:

@@ -10,7 +10,7 @@ from kodkod_engine.api import Constraint, EngineStats, FinishReason, GenerationR
 from kodkod_engine.constraints.asking import ask_constraint, num_unrestricted
 from kodkod_engine.core.answer import Answer
 from kodkod_engine.core.block_pool import BlockPool
-from kodkod_engine.core.engine_thread import EngineThread, one_line
+from kodkod_engine.core.engine_thread import CLOSED, EngineThread, one_line
 from kodkod_engine.core.first_costs import measure_costs
 from kodkod_engine.core.plan import StepEntry
 from kodkod_engine.core.prefix_store import PrefixStore, WatchedStore
@@ -20,6 +20,7 @@ from kodkod_engine.core.sequence import Sequence, SequenceStatus
 from kodkod_engine.core.step import EXPECTED_TOKENS, Choice, ChosenToken, OverlappingRunner, StepRunner, TokenRun
 from kodkod_engine.core.stopwatch import Stopwatch
 from kodkod_engine.core.visits import Visits
+from kodkod_engine.errors import EngineClosed
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.proposal import NO_PROPOSAL, Proposal
 from kodkod_engine.speculation.speculator import Speculator
@@ -64,7 +65,7 @@ class EngineLoop(EngineThread):
         self._runner = runner
         self._wakes_at_once = not (isinstance(runner, OverlappingRunner) and runner.overlaps)
         if isinstance(runner, OverlappingRunner):
-            runner.meanwhile = self._wake_readers
+            runner.meanwhile = self._meanwhile
         self._store = None if store is None else WatchedStore(store)
         self._speculator = speculator or Speculator((), CostTable(), default=Speculation.NONE, vocab_size=vocab_size)
         self._answers: dict[str, Answer] = {}
@@ -263,8 +264,14 @@ class EngineLoop(EngineThread):
         generated, ids = sequence.token_ids[sequence.num_prompt_tokens :], [token.token_id for token in tokens]
         return tokens[: num_unrestricted(constraint, generated, ids, answer.stop_ids, self._vocab_size)]
 
+    def _meanwhile(self) -> None:
+        """Readers take the interpreter, so that they are woken waits until the device has the next step."""
+        if self._is_closed:
+            raise EngineClosed(CLOSED)
+        self._wake_readers()
+
     def _wake_readers(self) -> None:
-        """Of what the last step brought. They take the interpreter, so this waits until the device has the next one."""
+        """Of what the last step brought."""
         for answer in self._answers.values():
             answer.wake()
 

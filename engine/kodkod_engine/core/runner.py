@@ -15,7 +15,6 @@ from torch import Tensor
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.batch import BlockRows, build_batch, windows_of
 from kodkod_engine.core.expected import Expected
-from kodkod_engine.core.first_use import listen_to_triton, telling
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.plan import BlockCopy
@@ -24,6 +23,7 @@ from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_
 from kodkod_engine.core.verifier import follow, follow_ids
 from kodkod_engine.devices import compute_on
 from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
+from kodkod_engine.kernels.first_use import listen_to_triton, telling
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.linear import kernel_rows
@@ -108,7 +108,7 @@ class ModelRunner:
         """
         try:
             compute_on(self.loaded.device)
-            with telling(self._tell_compiling):
+            with telling(self._tell_compiling, self.meanwhile):
                 return self._run(copies, runs, num_steps)
         except RuntimeError as fault:
             if is_lost(fault):

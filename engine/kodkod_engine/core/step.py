@@ -141,4 +141,5 @@ class OverlappingRunner(StepRunner, Protocol):
         ...
 
     meanwhile: Callable[[], object]
-    """To be called in every step: once the device has all it needs, or before what the host itself computes."""
+    """To be called in every step: once the device has all it needs, or before what the host itself computes; and where
+    kernels are compiled after each. What it raises breaks the step off."""

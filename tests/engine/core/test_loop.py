@@ -353,6 +353,24 @@ def test_what_was_submitted_before_close_is_cancelled():
     assert reasons <= {FinishReason.CANCELLED, FinishReason.LENGTH}
 
 
+def test_close_breaks_off_a_step_that_compiles(monkeypatch, caplog):
+    compiles = threading.Event()
+
+    class Compiling(DeviceRunner):
+        def run(self, copies, runs, num_steps=1):
+            compiles.set()
+            while True:
+                self.meanwhile()
+                time.sleep(0.001)
+
+    shop = Workshop(runner=Compiling(monkeypatch))
+    stream = shop.submit("a", [1])
+    assert compiles.wait(WAIT_S)
+    shop.close()
+    assert asyncio.run(collect(stream)).finish_reason is FinishReason.CANCELLED
+    assert not caplog.records
+
+
 # --- anything, in any order -----------------------------------------------------------------------------------------
 
 

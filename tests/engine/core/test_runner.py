@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from kodkod_engine.api import SamplingParams
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import Choice, TokenRun
+from kodkod_engine.kernels.first_use import kernel_compiled
 from kodkod_engine.models.longcat_flash import LongcatFlash
 
 RUN = TokenRun("a", [7], [], 0, [0], [Choice(SamplingParams(), 1, None)])
@@ -42,7 +45,8 @@ def test_the_host_has_none_while_it_computes_itself(tiny, monkeypatch):
     runner = runner_of(tiny, events)
     forward = runner.forward
     monkeypatch.setattr(runner, "forward", lambda runs: (events.append("forward"), forward(runs))[1])
-    monkeypatch.setattr(runner, "_tell_compiling", lambda: None)  # a device's kernels may have to be compiled here
+    # A device's kernels may have to be compiled here.
+    monkeypatch.setattr("kodkod_engine.core.runner.telling", lambda *_: nullcontext())
     runner.run((), [RUN])
     assert events == ["meanwhile", "forward"]
 
@@ -59,3 +63,19 @@ def test_readers_do_not_wait_for_a_compiler(tiny):
     runner.on_compile = lambda: events.append("told")
     runner._tell_compiling()
     assert events == ["meanwhile", "told"]
+
+
+def test_the_host_has_time_after_each_kernel_that_is_compiled_for_a_device(tiny, monkeypatch):
+    events: list[str] = []
+    runner = runner_of(tiny, events, has_device=True)
+    runner.on_compile = lambda: events.append("told")
+
+    def choose(*_):
+        kernel_compiled()
+        kernel_compiled()
+        events.append("launch")
+        return torch.full((1, 1), 5)
+
+    monkeypatch.setattr(LongcatFlash, "choose", choose)
+    runner.run((), [RUN])
+    assert events == ["meanwhile", "told", "meanwhile", "meanwhile", "launch", "meanwhile"]

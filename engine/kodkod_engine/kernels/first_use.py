@@ -14,17 +14,22 @@ from typing import Any
 from numba.core import event
 
 _here = threading.local()
-"""Of the thread: whom to tell, as `tell`."""
+"""Of the thread: whom to tell and whom to ask, as `telling`."""
 
 
 @contextmanager
-def telling(tell: Callable[[], object]) -> Iterator[None]:
-    """While it lasts `tell` is called where this thread has to compile a kernel: once at most."""
-    _here.tell = tell
+def telling(tell: Callable[[], object], go_on: Callable[[], object] | None = None) -> Iterator[None]:
+    """While it lasts this thread is listened to.
+
+    Args:
+        tell: called where it has to compile a kernel: once at most.
+        go_on: called after each kernel that Triton compiled; what it raises breaks off what is done here.
+    """
+    _here.tell, _here.go_on = tell, go_on
     try:
         yield
     finally:
-        _here.tell = None
+        _here.tell = _here.go_on = None
 
 
 def listen_to_triton() -> None:
@@ -36,6 +41,14 @@ def listen_to_triton() -> None:
     knobs.compilation.listener = _triton_compiled
 
 
+def kernel_compiled() -> None:
+    """Triton has compiled one that this thread waits for, itself or by others."""
+    _compiles()
+    go_on = getattr(_here, "go_on", None)
+    if go_on is not None:
+        go_on()
+
+
 def _compiles() -> None:
     tell, _here.tell = getattr(_here, "tell", None), None
     if tell is not None:
@@ -44,7 +57,7 @@ def _compiles() -> None:
 
 def _triton_compiled(*, cache_hit: bool, **_: Any) -> None:
     if not cache_hit:
-        _compiles()
+        kernel_compiled()
 
 
 class _NumbaCompiles(event.Listener):

@@ -13,14 +13,14 @@ from types import ModuleType
 
 import pytest
 
-from kodkod_engine.core.first_use import telling
+from kodkod_engine.kernels.first_use import telling
 
 KERNEL = "from numba import njit\n\n\n@njit(cache=True)\ndef double(value):\n    return 2 * value\n"
 TRITON_KERNEL = """
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kodkod_engine.core.first_use import listen_to_triton, telling
+from kodkod_engine.kernels.first_use import listen_to_triton, telling
 
 @triton.jit
 def one(place):
