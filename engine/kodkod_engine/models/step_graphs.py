@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.kernels.gpu.overlap import beginning_early, can_begin_early
+from kodkod_engine.kernels.gpu.rehearsal import rehearse
 from kodkod_engine.kernels.gpu.tuning import replay_ms
 
 WARM_UPS = 2
@@ -100,6 +101,7 @@ class StepGraphs:
             stream = torch.cuda.Stream(self._device, priority=FIRST if order.favours_main else 0)
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
+                rehearse(step)
                 for _ in range(WARM_UPS):
                     step()
             torch.cuda.current_stream().wait_stream(stream)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from kodkod_engine.kernels.gpu.overlap import early
 from kodkod_engine.models import step_graphs
 from kodkod_engine.models.step_graphs import Order, StepGraph, StepGraphs
 
@@ -79,3 +82,19 @@ def test_steps_that_are_alike_are_timed_once() -> None:
     graphs.captured.clear()
     assert graphs.best("alike") == MAIN
     assert graphs.captured == [MAIN]
+
+
+def test_a_step_is_rehearsed_in_its_order_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, bool]] = []
+
+    def took(what: str) -> Tensor:
+        taken.append((what, early()["EARLY"]))
+        return ONES
+
+    for name in ("Stream", "CUDAGraph", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_args, **_options: nullcontext())
+    monkeypatch.setattr(step_graphs, "rehearse", lambda _step: took("rehearsal"))
+    StepGraphs(torch.device("cpu"))._captured(lambda: took("run"), EARLY)
+    assert taken == [("rehearsal", True), *[("run", True)] * 3]

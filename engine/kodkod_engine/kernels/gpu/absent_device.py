@@ -87,19 +87,30 @@ def compiling(capability: int = 90) -> Iterator[list[Program]]:
         programs.append(one)
         return done
 
+    with acting(capability):
+        JITFunction.run = compile_only  # for a while
+        try:
+            yield programs
+        finally:
+            JITFunction.run = compiled
+
+
+@contextmanager
+def acting(capability: int = 90) -> Iterator[None]:
+    """Inside, Triton takes such a device for its own; a launch would fail."""
     before = driver._active
     driver.set_active(_Absent(capability))
-    JITFunction.run = compile_only  # for a while
     try:
-        yield programs
+        yield
     finally:
-        JITFunction.run, driver._active = compiled, before
+        driver._active = before
 
 
 class _Absent:
     """As much of a driver as compiling asks for."""
 
     utils = SimpleNamespace(get_device_properties=lambda _device: LIMITS, load_binary=lambda *_args: (1, 2, 0, 0, 1024))
+    launcher_cls = staticmethod(lambda *_args: None)
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, WARP)

@@ -1,13 +1,14 @@
 """The quickest of several ways to do the same, found on the device itself, once for each shape.
 
 Ways are timed in a graph, as they will run, and from memory: a step reads gigabytes, so nothing that a kernel reads is
-in the device's cache when its turn comes. One that does not start, or says something else than the first, is out. What
-was found is kept for the next process (`kept_ways`).
+in the device's cache when its turn comes. One that does not start, or says something else than the first, is out. All
+are compiled before, side by side. What was found is kept for the next process (`kept_ways`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from kodkod_engine.kernels.gpu.kept_ways import KeptWays
+from kodkod_engine.kernels.gpu.rehearsal import is_rehearsal, rehearse
 
 Way = TypeVar("Way")
 
@@ -30,6 +32,9 @@ REPLAYS = 10
 
 TOLERANCE = 0.05
 """Of the relative difference from the first way; two ways round differently."""
+
+NO_WAY = (RuntimeError, TritonError)
+"""What a way raises that has no room, or that this device's compiler does not know."""
 
 
 class Tuner:
@@ -45,6 +50,8 @@ class Tuner:
     def quickest(self, key: Hashable, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
         """One of the ways; while a graph is captured, and where there is no CUDA device, what is known or the first.
 
+        In a rehearsal each is taken where none is known.
+
         Args:
             key: what the choice depends on.
             ways: the first is known to work.
@@ -55,10 +62,13 @@ class Tuner:
         if not self._is_able or torch.cuda.is_current_stream_capturing():
             return ways[0]
         kept = [way for way in ways if name_of(way) == self._names.get(repr(key))]
+        if not kept and is_rehearsal():
+            return each_taken(ways, run)
         self._chosen[key] = best = kept[0] if kept else self._timed(key, ways, run)
         return best
 
     def _timed(self, key: Hashable, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
+        rehearse(lambda: each_taken(ways, run))
         wanted = run(ways[0]).float()
         times = {index: _milliseconds(way, run, wanted) for index, way in enumerate(ways)}
         best = ways[min(times, key=lambda index: times[index])]
@@ -82,6 +92,14 @@ def tuner_of(device: torch.device) -> Tuner:
     return Tuner(device, KeptWays.of(device) if device.type == "cuda" else None)
 
 
+def each_taken(ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
+    """The first, after all were run that can be."""
+    for way in ways:
+        with suppress(*NO_WAY):
+            run(way)
+    return ways[0]
+
+
 def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> float:
     try:
         got = run(way).float()
@@ -89,7 +107,7 @@ def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> flo
             return float("inf")
         sweep = sweep_of(wanted.device)
         return float(triton.testing.do_bench_cudagraph(lambda: (sweep(), run(way)), rep=TIMED_MS, return_mode="min"))
-    except (RuntimeError, TritonError):  # no room, or nothing that this device's compiler knows
+    except NO_WAY:
         return float("inf")
 
 

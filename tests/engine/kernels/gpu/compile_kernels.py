@@ -3,7 +3,8 @@
     python compile_kernels.py CAPABILITY narrow|published PRECISION...
 
 A step of one layer is taken in each precision with some numbers of tokens, every way of every choice in it, and then
-what long steps launch. Prints the modules of the kernels, and what spilled out of the registers.
+what long steps launch; all of it is rehearsed before. Prints the modules of the kernels, how many the rehearsals left
+to compile, and what spilled out of the registers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,13 +23,15 @@ from torch import Tensor
 
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
+from kodkod_engine.kernels.first_use import listen_to_triton, telling
 from kodkod_engine.kernels.gpu import prefill_attention
-from kodkod_engine.kernels.gpu.absent_device import compiling
+from kodkod_engine.kernels.gpu.absent_device import Program, acting, compiling
 from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.overlap import beginning_early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
+from kodkod_engine.kernels.gpu.rehearsal import rehearse
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
 from kodkod_engine.kernels.gpu.table_rows import table_rows
@@ -137,16 +141,33 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
             packed_tiles(x.new_empty(4, home.shape[-1]), home, Around())  # as a model in fp32 does
 
 
+def take_all(loaded: LoadedModel, *, is_hopper: bool) -> None:
+    take_steps(loaded, can_begin_early=is_hopper)
+    take_long_steps(loaded, has_descriptors=is_hopper)
+
+
+def compile_all(capability: int, config: ModelConfig, precisions: Sequence[str]) -> tuple[list[Program], int]:
+    """What is launched, and how many kernels their rehearsals left to compile."""
+    launched: list[Program] = []
+    left: list[int] = []
+    listen_to_triton()
+    for precision in precisions:
+        take = partial(take_all, model_of(config, precision), is_hopper=capability >= HOPPER)
+        with acting(capability):
+            rehearse(take)
+        with compiling(capability) as programs, telling(lambda: None, lambda: left.append(1)):
+            take()
+        launched += programs
+    return launched, len(left)
+
+
 @torch.inference_mode()
 def main(capability: str, sizes: str, *precisions: str) -> None:
-    config, is_hopper = config_of(SIZES[sizes]), int(capability) >= HOPPER
-    with compiling(int(capability)) as programs, mock.patch.object(Tuner, "quickest", every_way):
-        for precision in precisions:
-            loaded = model_of(config, precision)
-            take_steps(loaded, can_begin_early=is_hopper)
-            take_long_steps(loaded, has_descriptors=is_hopper)
+    with mock.patch.object(Tuner, "quickest", every_way):
+        programs, left = compile_all(int(capability), config_of(SIZES[sizes]), precisions)
     kernels = {program.binary: program for program in programs}.values()
     print(len(kernels), "kernels of", *sorted({program.module for program in kernels}))
+    print("left to compile:", left)
     if sizes == "published":
         print("spilled:", *(f"{one.module}.{one.name}:{one.spilled_bytes}" for one in kernels if one.spilled_bytes))
 
