@@ -1,10 +1,10 @@
 """Compiles every kernel of a CUDA device; run by `test_compiling.py` in a process where Triton's interpreter is off.
 
-    python compile_kernels.py CAPABILITY narrow|published PRECISION...
+    python compile_kernels.py CAPABILITY narrow|published once|always PRECISION...
 
-A step of one layer is taken in each precision with some numbers of tokens, every way of every choice in it, and then
-what long steps launch; all of it is rehearsed before. Prints the modules of the kernels, how many the rehearsals left
-to compile, and what spilled out of the registers.
+A step of one layer is taken in each precision with some numbers of tokens, every way of every choice in it, always or
+once for each way, and then what long steps launch; all of it is rehearsed before. Prints the modules of the kernels,
+how many the rehearsals left to compile, and what spilled out of the registers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from kodkod_engine.kernels.gpu.absent_device import Program, acting, compiling
 from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
-from kodkod_engine.kernels.gpu.overlap import beginning_early
+from kodkod_engine.kernels.gpu.overlap import beginning_early, early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
-from kodkod_engine.kernels.gpu.rehearsal import rehearse
+from kodkod_engine.kernels.gpu.rehearsal import is_rehearsal, rehearse
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
 from kodkod_engine.kernels.gpu.table_rows import table_rows
-from kodkod_engine.kernels.gpu.tuning import Tuner
+from kodkod_engine.kernels.gpu.tuning import Tuner, each_taken, name_of
 from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.packed import PackedMatrix, Precisions
@@ -96,9 +96,23 @@ def model_of(config: ModelConfig, precision: str) -> LoadedModel:
 
 def every_way(_tuner: Tuner, _key: object, ways: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
     """All that a device would time."""
-    for way in ways:
-        run(way)
-    return ways[0]
+    return each_taken(ways, run)
+
+
+class EachWayOnce:
+    """At the first choice that has it, and at the first while kernels begin early."""
+
+    def __init__(self) -> None:
+        self._taken: set[tuple[object, ...]] = set()
+
+    def __call__(self, _key: object, ways: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
+        """In the place of `Tuner.quickest`."""
+        for way in ways:
+            what = name_of(way), is_rehearsal(), early()["EARLY"]
+            if what not in self._taken:
+                self._taken.add(what)
+                run(way)
+        return ways[0]
 
 
 def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
@@ -146,26 +160,26 @@ def take_all(loaded: LoadedModel, *, is_hopper: bool) -> None:
     take_long_steps(loaded, has_descriptors=is_hopper)
 
 
-def compile_all(capability: int, config: ModelConfig, precisions: Sequence[str]) -> tuple[list[Program], int]:
-    """What is launched, and how many kernels their rehearsals left to compile."""
-    launched: list[Program] = []
+def compile_all(loaded: LoadedModel, capability: int) -> tuple[list[Program], int]:
+    """What is launched, and how many kernels the rehearsal left to compile."""
     left: list[int] = []
-    listen_to_triton()
-    for precision in precisions:
-        take = partial(take_all, model_of(config, precision), is_hopper=capability >= HOPPER)
-        with acting(capability):
-            rehearse(take)
-        with compiling(capability) as programs, telling(lambda: None, lambda: left.append(1)):
-            take()
-        launched += programs
-    return launched, len(left)
+    take = partial(take_all, loaded, is_hopper=capability >= HOPPER)
+    with acting(capability):
+        rehearse(take)
+    with compiling(capability) as programs, telling(lambda: None, lambda: left.append(1)):
+        take()
+    return programs, len(left)
 
 
 @torch.inference_mode()
-def main(capability: str, sizes: str, *precisions: str) -> None:
-    with mock.patch.object(Tuner, "quickest", every_way):
-        programs, left = compile_all(int(capability), config_of(SIZES[sizes]), precisions)
-    kernels = {program.binary: program for program in programs}.values()
+def main(capability: str, sizes: str, ways: str, *precisions: str) -> None:
+    launched, left = [], 0
+    listen_to_triton()
+    for precision in precisions:
+        with mock.patch.object(Tuner, "quickest", EachWayOnce() if ways == "once" else every_way):
+            programs, more = compile_all(model_of(config_of(SIZES[sizes]), precision), int(capability))
+        launched, left = launched + programs, left + more
+    kernels = {program.binary: program for program in launched}.values()
     print(len(kernels), "kernels of", *sorted({program.module for program in kernels}))
     print("left to compile:", left)
     if sizes == "published":

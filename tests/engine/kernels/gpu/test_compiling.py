@@ -33,7 +33,7 @@ def _with_kernels() -> set[str]:
 
 def test_kernels_compile(tmp_path: Path) -> None:
     """None that is defined may be left out, in a rehearsal neither."""
-    told, left = _compile(tmp_path, "90", "narrow", "bf16", "int4")
+    told, left = _compile(tmp_path, "90", "narrow", "once", "bf16", "int4")
     assert _with_kernels() <= set(told.split())
     assert left == "left to compile: 0"
 
@@ -41,14 +41,16 @@ def test_kernels_compile(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "89", "90", "100"])
 def test_kernels_compile_for_other_devices(tmp_path: Path, capability: str) -> None:
-    told, left = _compile(tmp_path, capability, "narrow", *(one for one in EVERY if capability != "80" or one != "fp8"))
+    told, left = _compile(
+        tmp_path, capability, "narrow", "always", *(one for one in EVERY if capability != "80" or one != "fp8")
+    )
     assert _with_kernels() <= set(told.split())
     assert left == "left to compile: 0"
 
 
 @pytest.mark.slow
 def test_kernels_compile_at_the_published_sizes(tmp_path: Path) -> None:
-    told, _, spilled = _compile(tmp_path, "90", "published", *EVERY)
+    told, _, spilled = _compile(tmp_path, "90", "published", "always", *EVERY)
     assert _with_kernels() <= set(told.split())
     # Attention over long tiles fills the registers to the last; what multiplies weights has room.
     for one in spilled.split()[1:]:
