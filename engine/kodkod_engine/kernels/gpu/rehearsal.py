@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -36,7 +36,8 @@ def is_rehearsal() -> bool:
 
 
 def rehearse(work: Callable[[], object]) -> None:
-    """Compile what the work launches. A kernel that does not compile is left for the launch that wants it, to say so.
+    """Compile what the work launches. A kernel that does not compile is left for the launch that wants it, to say so,
+    and so is work that fails here: nobody needs a rehearsal.
 
     Args:
         work: done with tensors that its kernels leave as they are; what is no kernel of Triton's does run.
@@ -48,7 +49,7 @@ def rehearse(work: Callable[[], object]) -> None:
         triton.AsyncCompileMode(compilers, ignore_errors=True) as kernels,
     ):
         try:
-            with _reading:  # a launch reads its kernel too, to name it
+            with _reading, suppress(Exception):  # a launch reads its kernel too, to name it
                 work()
             for _ in as_completed(kernels.raw_futures):
                 compilers.tell()
