@@ -105,7 +105,7 @@ class Meter:
             return
         self._base = self._base or counters
         done, total = self._read(self._base, counters)
-        self.prefill = Prefill(done, total, None, is_ahead=True)
+        self.prefill = Prefill(done, total, None, is_ahead=True) if done < total else None
 
     def _read(self, base: EngineStats, counters: EngineStats) -> tuple[int, int]:
         """Prompt tokens done since then, and all there are to do."""

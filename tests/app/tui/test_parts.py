@@ -161,6 +161,8 @@ def test_what_is_read_ahead_is_shown_while_nothing_runs() -> None:
     reading = replace(idle, running=1, steps=12, reused_tokens=1_007)
     meter.look_ahead(reading)
     assert meter.prefill == Prefill(1_024, 2_000, None, is_ahead=True)
+    meter.look_ahead(replace(reading, steps=14))
+    assert meter.prefill is None, "all is read, and what is still computed is none of it"
     meter.look(49.0, reading)
     assert meter.prefill is None, "a run has begun, and no turn of it"
     meter.begin_turn(3_200, 50.0, reading)
