@@ -83,7 +83,8 @@ class Mover:
             await self._tell_fork(move)
             await self._put_files(move)
             ledger = self._res.log.load(self._res.tokenizer, move.to.ledger_mark)
-            await self._runs.place(move.to.state)
+            # All of it: what a record does not name is as at the beginning, not as it was before the move.
+            await self._runs.place(new_session(move.to.ledger_mark) | move.to.state)
         except Exception as fault:
             if before is not None:
                 await self._put_back(before, fault)

@@ -129,7 +129,7 @@ class AgentState(TypedDict, total=False):
 
 def new_session(ledger_mark: int) -> AgentState:
     """What lasts for the session, at its start."""
-    return AgentState(ledger_mark=ledger_mark, step=0, instructions=[], plan_only=False)
+    return AgentState(ledger_mark=ledger_mark, step=0, instructions=[], skills="", plan_only=False, mode="")
 
 
 def new_run(text: str, *, step: int, after: Mapping[str, Any] | None = None) -> AgentState:
