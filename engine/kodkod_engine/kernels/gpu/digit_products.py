@@ -5,7 +5,8 @@ Codes that are turned into numbers one by one cost five to eight.
 Four codes lie in a word as the product takes them: of 8 bits as they are, of 4 bits behind a mask, sixteen times as
 large. The token becomes two digits of 8 bits a value, a signed and an unsigned one, four values a word: scaled as in
 `group_products`, and right to as much. Every program works them out for itself, so the more rows it owns, the less they
-cost. A part of a row is 16 bytes, what a thread asks for at once; its products are summed as integers.
+cost; of several tokens they are made once for all programs (`few_packed.prepared`), both of them signed. A part of a
+row is 16 bytes, what a thread asks for at once; its products are summed as integers.
 """
 
 from __future__ import annotations
@@ -167,31 +168,31 @@ def times_digits(tiles, scales, digits, HALVES: tl.constexpr):
     summed and multiplied by `scale_down`."""
     total = tl.zeros(scales[0].shape, dtype=tl.float32)
     for chunk in tl.static_range(len(tiles)):
-        product = _part(tiles[chunk], digits[chunk], digits[len(tiles) + chunk], HALVES)
+        highs, lows = _digit_words(digits[chunk], HALVES), _digit_words(digits[len(tiles) + chunk], HALVES)
+        product = part_product(four_of(tiles[chunk]), highs, lows, HALVES, IS_LOW_SIGNED=False)
         total += product * scales[chunk].to(tl.float32)
     return total
 
 
 @triton.jit
-def _part(tile, high, low, HALVES: tl.constexpr):
-    """Products of parts [PARTS, rows, 4] and their digits: of 32 values at most, a code of at most 128 times a number
-    of at most 2 ** 14 each, so no sum is beyond 2 ** 26."""
-    words, highs, lows = _four(tile), _digit_words(high, HALVES), _digit_words(low, HALVES)
-    upper = tl.zeros((tile.shape[0], tile.shape[1]), dtype=tl.int32)
+def part_product(words, highs, lows, HALVES: tl.constexpr, IS_LOW_SIGNED: tl.constexpr):
+    """Products of parts, four words [PARTS, rows] each, and their digits: of 32 values at most, a code of at most 128
+    times a number of at most 2 ** 14 each, so no sum is beyond 2 ** 26."""
+    upper = tl.zeros(words[0].shape, dtype=tl.int32)
     lower = upper
     for index in tl.static_range(4):
         word = words[index]
         if HALVES == 2:
             upper = _add(word & HIGHER_HALVES, highs[4 + index], upper, IS_SIGNED=True)
-            lower = _add(word & HIGHER_HALVES, lows[4 + index], lower, IS_SIGNED=False)
+            lower = _add(word & HIGHER_HALVES, lows[4 + index], lower, IS_SIGNED=IS_LOW_SIGNED)
             word = word << 4 & HIGHER_HALVES
         upper = _add(word, highs[index], upper, IS_SIGNED=True)
-        lower = _add(word, lows[index], lower, IS_SIGNED=False)
+        lower = _add(word, lows[index], lower, IS_SIGNED=IS_LOW_SIGNED)
     return (upper * 256 + lower).to(tl.float32)
 
 
 @triton.jit
-def _four(tile):
+def four_of(tile):
     """A tile [.., .., 4] as four tensors."""
     even, odd = tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1], 2, 2)))
     first, third = tl.split(even)
@@ -200,9 +201,20 @@ def _four(tile):
 
 
 @triton.jit
+def ready_words(x, start, ALL_PARTS: tl.constexpr, PARTS: tl.constexpr, HALVES: tl.constexpr, PER: tl.constexpr):
+    """Words of digits, prepared as they follow one another, for the parts of a tile: as `_digit_words`."""
+    part = start + tl.arange(0, PARTS)[:, None, None]
+    words = ()
+    for half in tl.static_range(HALVES):
+        at = x + ((part // PER * HALVES + half) * PER + part % PER) * 4 + tl.arange(0, 4)[None, None, :]
+        words = words + four_of(_asked(at, part, None, ALL_PARTS, PARTS))
+    return words
+
+
+@triton.jit
 def _digit_words(tile, HALVES: tl.constexpr):
     """Words of digits [PARTS, 1]: four, and as many more of second halves."""
-    words = _four(tl.reshape(tile, (tile.shape[0], HALVES, 4)))
+    words = four_of(tl.reshape(tile, (tile.shape[0], HALVES, 4)))
     if HALVES == 2:
         firsts, seconds = (), ()
         for index in tl.static_range(4):

@@ -7,7 +7,7 @@ norm is worked out meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu.around import Around, leave
 from kodkod_engine.kernels.gpu.digit_products import fits_digits
+from kodkod_engine.kernels.gpu.few_digits import MOST_TOKENS, few_digits
 from kodkod_engine.kernels.gpu.few_packed import few_packed
 from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
 from kodkod_engine.kernels.gpu.group_products import fits_groups
@@ -174,16 +175,28 @@ def thin_linear(
 
 def ways_of(x: Tensor, weight: Slot) -> list[Way]:
     """Kernels for so many tokens and a weight like this; the first serves all sizes."""
-    is_thin = len(x) <= THIN_ROWS
-    if len(x) == 1 or (is_thin and isinstance(weight, PackedMatrix)):
-        is_for_digits = len(x) == 1 and fits_digits(Stored.of(weight), x.dtype)
-        return [in_one_kernel, *(BY_DIGITS if is_for_digits else OTHER_TILES)]
     if isinstance(weight, PackedMatrix):
-        if fits_groups(Stored.of(weight), x.dtype):
-            return [few_packed]
-        return [packed_tiles if fits_tiles(weight) else in_one_kernel]
+        return _packed_ways(x, weight)
+    if len(x) == 1:
+        return [in_one_kernel, *OTHER_TILES]
     in_stretches = [few_plain] if fits_stretches(weight) else []
-    return [*([in_one_kernel] if is_thin else []), by_library, *in_stretches]
+    return [*([in_one_kernel] if len(x) <= THIN_ROWS else []), by_library, *in_stretches]
+
+
+def _packed_ways(x: Tensor, weight: PackedMatrix) -> list[Way]:
+    stored, tokens = Stored.of(weight), len(x)
+    by_digits = _digit_ways(tokens) if fits_digits(stored, x.dtype) else ()
+    if tokens <= THIN_ROWS:
+        return [in_one_kernel, *(by_digits or OTHER_TILES)]
+    if fits_groups(stored, x.dtype):
+        return [few_packed, *by_digits]
+    return [packed_tiles if fits_tiles(weight) else in_one_kernel]
+
+
+def _digit_ways(tokens: int) -> Sequence[Way]:
+    if tokens == 1:
+        return BY_DIGITS
+    return (few_digits,) if tokens <= MOST_TOKENS else ()
 
 
 def by_library(x: Tensor, weight: Tensor, around: Around) -> Tensor:

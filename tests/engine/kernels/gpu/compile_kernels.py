@@ -29,6 +29,7 @@ from kodkod_engine.kernels.gpu.absent_device import Program, acting, compiling
 from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
+from kodkod_engine.kernels.gpu.few_digits import few_digits
 from kodkod_engine.kernels.gpu.overlap import beginning_early, early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.rehearsal import is_rehearsal, rehearse
@@ -153,6 +154,8 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
         if isinstance(home, PackedMatrix):
             unpack_rows(home, 0, 8)
             packed_tiles(x.new_empty(4, home.shape[-1]), home, Around())  # as a model in fp32 does
+            if not home.is_fp8:
+                few_digits(x.new_empty(3, home.shape[-1]), home, Around())  # as a step of three tokens does
 
 
 def take_all(loaded: LoadedModel, *, is_hopper: bool) -> None:

@@ -66,18 +66,33 @@ def test_a_token_by_digits(precision: Precision, size: int, outputs: int, is_pai
         _compare(way, precision, 1, size, outputs, is_pair)
 
 
-def test_digits_are_for_one_short_token_and_integers() -> None:
+@pytest.mark.parametrize("precision", PACKED[1:])
+@pytest.mark.parametrize(("tokens", "size", "outputs"), [(2, 1536, 16), (3, 160, 6), (4, 384, 40)])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_some_tokens_by_digits(precision: Precision, tokens: int, size: int, outputs: int, is_pair: bool) -> None:
+    from kodkod_engine.kernels.gpu.few_digits import few_digits
+
+    _compare(few_digits, precision, tokens, size, outputs, is_pair)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 5])
+def test_digits_are_for_up_to_four_short_tokens_and_integers(tokens: int) -> None:
+    from kodkod_engine.kernels.gpu.few_digits import few_digits
     from kodkod_engine.kernels.gpu.thin_digits import BY_DIGITS
     from kodkod_engine.kernels.gpu.thin_linear import ways_of
 
-    token = _randn(1, 256, seed=2)
+    def ways(weight: PackedMatrix | torch.Tensor, dtype: torch.dtype = torch.float16) -> set[object]:
+        return {*BY_DIGITS, few_digits}.intersection(
+            ways_of(_randn(tokens, weight.shape[-1], seed=2, dtype=dtype), weight)
+        )
+
+    wanted: set[object] = set(BY_DIGITS) if tokens == 1 else {few_digits} if tokens < 5 else set()
     for precision in PACKED:
         weight = _packed(precision, 32, 256)
-        assert (BY_DIGITS[0] in ways_of(token, weight)) == (precision is not Precision.FP8)
-        assert BY_DIGITS[0] not in ways_of(token.float(), weight)
-        assert BY_DIGITS[0] not in ways_of(token.expand(2, -1), weight)
-    assert BY_DIGITS[0] not in ways_of(token, _packed(Precision.INT4, 32, 272))  # groups of 16, 8 bytes
-    assert BY_DIGITS[0] not in ways_of(token, _randn(32, 256, seed=1))
+        assert ways(weight) == (set() if precision is Precision.FP8 else wanted)
+        assert not ways(weight, torch.float32)
+    assert not ways(_packed(Precision.INT4, 32, 272))  # groups of 16, 8 bytes
+    assert not ways(_randn(32, 256, seed=1))
 
 
 def _kernel(name: str) -> Callable[..., torch.Tensor]:
