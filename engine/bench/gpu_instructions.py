@@ -4,7 +4,8 @@
 
 Kernels that read weights for a few tokens are compiled by Triton for compute capability 9.0 at the published sizes, and
 their machine code is counted: all instructions of all threads, over the values of the matrix. Beside it registers,
-bytes spilled and shared memory. Kernels with loops, and the library's, are left out. What follows from the figures:
+bytes spilled and shared memory, and what programs read of tokens over what they read of the matrix. What prepares or
+norms tokens in a kernel of its own, and the library's, is left out. What follows from the figures:
 `engine/adr/0009-packed-weights-on-tensor-cores.md`.
 """
 
@@ -23,6 +24,7 @@ from measure import keep
 from kodkod_engine.kernels.gpu.absent_device import Program, compiling
 from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.expert_decode import scratch, ways_to_finish, ways_to_start
+from kodkod_engine.kernels.gpu.few_walks import Walk
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.thin_linear import by_library
 from kodkod_engine.kernels.gpu.thin_linear import ways_of as ways_of_linear
@@ -33,7 +35,7 @@ CAPABILITY = 90
 HIDDEN, DENSE, EXPERT, CHOSEN = 3072, 6144, 1024, 12
 MATRICES = {"gate and up": (2 * DENSE, HIDDEN), "output": (HIDDEN, 4096), "down": (HIDDEN, DENSE)}
 PRECISIONS = (None, Precision.FP8, Precision.INT8, Precision.INT4)
-TOKENS = (1, 4, 16)
+TOKENS = (1, 2, 4, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Row:
     matrix: str
     way: str
     per_value: float
+    tokens_over_codes: float
+    """Bytes that programs read of tokens, over those of codes and scales."""
     registers: int
     spilled_bytes: int
     shared_bytes: int
@@ -72,15 +76,28 @@ def counted(precision: Precision | None, tokens: int, programs: list[Program]) -
         for way in ways_of_linear(x, weight):
             if way not in (by_library, packed_tiles):
                 way(x, weight, around)
-                yield _row(name, tokens, matrix, way, programs[-1], math.prod(shape))
+                # As bf16, as halves and as two digits a value of a token has two bytes.
+                yield _row(name, tokens, matrix, way, programs[-1], weight, x.nbytes)
     if tokens == 1:  # of more, each has its own programs
         yield from _experts(precision, name, programs)
 
 
-def _row(name: str, tokens: int, matrix: str, way: Callable[..., object], program: Program, values: int) -> Row:
-    per_value = round(program.issued / values, 2)
+def _row(
+    name: str, tokens: int, matrix: str, way: Callable[..., object], program: Program, weight: Slot, token_bytes: int
+) -> Row:
+    """`token_bytes`: of the input, that a program reads."""
+    per_value = round(program.issued(_turns(way, weight)) / math.prod(weight.shape), 2)
+    over_codes = round(token_bytes * program.count / weight.nbytes, 2)
     rest = program.registers, program.spilled_bytes, program.shared_bytes
-    return Row(name, tokens, matrix, name_of(way), per_value, *rest)
+    return Row(name, tokens, matrix, name_of(way), per_value, over_codes, *rest)
+
+
+def _turns(way: Callable[..., object], weight: Slot) -> int:
+    """Of the kernel's loop, where it has one."""
+    if not isinstance(way, Walk) or not isinstance(weight, PackedMatrix):
+        return 1
+    groups = weight.scales.shape[-1]
+    return groups // way.at_once(groups)
 
 
 def _experts(precision: Precision | None, name: str, programs: list[Program]) -> Iterator[Row]:
@@ -90,10 +107,10 @@ def _experts(precision: Precision | None, name: str, programs: list[Program]) ->
     up, down = _matrix(precision, CHOSEN, 2 * EXPERT, HIDDEN), _matrix(precision, CHOSEN, HIDDEN, EXPERT)
     for start in ways_to_start(x, up):
         start(x, up, chosen, weights, inner)
-        yield _row(name, 1, "experts, gate and up", start, programs[-1], math.prod(up.shape))
+        yield _row(name, 1, "experts, gate and up", start, programs[-1], up, x.nbytes)
     for finish in ways_to_finish(x, down):
         finish(x, x, down, chosen, weights[:, 0], inner, torch.empty_like(x))
-        yield _row(name, 1, "experts, down", finish, programs[-1], math.prod(down.shape))
+        yield _row(name, 1, "experts, down", finish, programs[-1], down, 2 * inner.numel())
 
 
 def _matrix(precision: Precision | None, *shape: int) -> Slot:

@@ -27,6 +27,11 @@ WARP = 32
 LIMITS = {"max_shared_mem": 232_448, "multiprocessor_count": 132, "max_num_regs": 65_536, "warpSize": WARP}
 """Of an H100 or H200, in bytes and numbers."""
 
+LABEL = re.compile(r"\s*(\.L_x_\d+):")
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\S")
+BRANCH = re.compile(r"\bBRA\b.*`\((\.L_x_\d+)\)")
+"""As `nvdisasm` writes them."""
+
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 
 
@@ -42,11 +47,24 @@ class Program:
     shared_bytes: int
     binary: bytes
 
+    def issued(self, turns: int = 1) -> int:
+        """Instructions of all threads of all programs, a loop's as often as it turns."""
+        total, looped = self._counted
+        return (total + (turns - 1) * looped) * self.warps * WARP * self.count
+
     @cached_property
-    def issued(self) -> int:
-        """Instructions of all threads of all programs, loops once."""
-        code = self._tool("nvdisasm", "-c")
-        return len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", code)) * self.warps * WARP * self.count
+    def _counted(self) -> tuple[int, int]:
+        """Instructions, and those between a label and a branch back to it."""
+        labels, total, looped = dict[str, int](), 0, 0
+        for line in self._tool("nvdisasm", "-c").splitlines():
+            if label := LABEL.match(line):
+                labels[label[1]] = total
+            elif INSTRUCTION.search(line):
+                total += 1
+                branch = BRANCH.search(line)
+                start = labels.get(branch[1], total) if branch else total
+                looped += total - start if total - start > 1 else 0  # a program ends with a branch to itself
+        return total, looped
 
     @cached_property
     def registers(self) -> int:

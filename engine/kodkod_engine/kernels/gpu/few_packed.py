@@ -76,12 +76,12 @@ def _ready(x, start, tokens, SIZE: tl.constexpr, GROUP: tl.constexpr, TOGETHER: 
 
 
 @triton.jit
-def _times(tile, scales, first, second, HALVES: tl.constexpr, INTERPRETED: tl.constexpr):
+def _times(tile, scales, first, second, HALVES: tl.constexpr):
     """A tile's products with prepared values, scaled: fp32 [TOGETHER, rows, tokens]."""
     if tile.dtype == tl.float8e4nv:
         result = tl.dot(tile.to(tl.float16), first)
     else:
-        whole = integers(tile, HALVES, INTERPRETED)
+        whole = integers(tile, HALVES)
         result = (tl.dot(whole, first) * 256 + tl.dot(whole, second)).to(tl.float32)
     return result * scales.to(tl.float32)[:, :, None]
 
@@ -105,7 +105,6 @@ def _kernel(
     HALVES: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
     TOGETHER: tl.constexpr,
-    INTERPRETED: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_MORE: tl.constexpr,
     IS_PAIR: tl.constexpr,
@@ -136,9 +135,9 @@ def _kernel(
             # Asked for before this chunk's products wait for one another.
             next_high = _ready(x, (chunk + 1) * step, tokens, SIZE, PER * HALVES, TOGETHER, TOKENS)
             next_low = _ready(second, (chunk + 1) * step, tokens, SIZE, PER * HALVES, TOGETHER, TOKENS)
-        total += _times(tiles[chunk], factors[chunk], high, low, HALVES, INTERPRETED)
+        total += _times(tiles[chunk], factors[chunk], high, low, HALVES)
         if IS_PAIR:
-            above += _times(more[chunk], more_factors[chunk], high, low, HALVES, INTERPRETED)
+            above += _times(more[chunk], more_factors[chunk], high, low, HALVES)
     factor = scale_down(tl.load(powers + own, mask=mask, other=0.0), HALVES)[None, :]
     place = own[None, :] * outputs + rows[:, None]
     whole = mask[None, :] & inside[:, None]

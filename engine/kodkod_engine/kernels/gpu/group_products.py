@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kodkod_engine.kernels.gpu.tiles import Stored
+from kodkod_engine.kernels.gpu.tiles import INTERPRETED, Stored
 
 TOP = tl.constexpr(8192.0)
 """What the largest value of a token is scaled to at least; it stays below twice as much."""
@@ -49,7 +49,6 @@ def group_meta(stored: Stored, held_rows: int = ROWS) -> dict[str, Any]:
         "HALVES": stored.halves,
         "ROW_BLOCK": stored.row_block,
         "TOGETHER": min(warps, groups & -groups),
-        "INTERPRETED": triton.knobs.runtime.interpret,
         "num_warps": warps,
     }
 
@@ -83,21 +82,28 @@ def power_of(most):
 
 
 @triton.jit
-def integers(tile, HALVES: tl.constexpr, INTERPRETED: tl.constexpr):
+def sixteenfold(tile):
+    """Codes of 4 bits as 8-bit integers sixteen times as large: first halves, second halves."""
+    if INTERPRETED:
+        low, high = tile << 4, tile & -16
+    else:
+        # Four codes at a time; the compiler would take them one by one.
+        low, high = tl.inline_asm_elementwise(
+            "shl.b32 $0, $2, 4; and.b32 $0, $0, 0xF0F0F0F0; and.b32 $1, $2, 0xF0F0F0F0;",
+            "=&r,=r,r",
+            [tile],
+            dtype=(tl.int8, tl.int8),
+            is_pure=True,
+            pack=4,
+        )
+    return low, high
+
+
+@triton.jit
+def integers(tile, HALVES: tl.constexpr):
     """Codes as 8-bit integers [TOGETHER, rows, PER * HALVES]; 4-bit ones sixteen times as large."""
     if HALVES == 2:
-        if INTERPRETED:
-            low, high = tile << 4, tile & -16
-        else:
-            # Four codes at a time; the compiler would take them one by one.
-            low, high = tl.inline_asm_elementwise(
-                "shl.b32 $0, $2, 4; and.b32 $0, $0, 0xF0F0F0F0; and.b32 $1, $2, 0xF0F0F0F0;",
-                "=&r,=r,r",
-                [tile],
-                dtype=(tl.int8, tl.int8),
-                is_pure=True,
-                pack=4,
-            )
+        low, high = sixteenfold(tile)
         sides = tl.permute(tl.join(low, high), (0, 1, 3, 2))
         tile = tl.reshape(sides, (tile.shape[0], tile.shape[1], 2 * tile.shape[2]))
     return tile

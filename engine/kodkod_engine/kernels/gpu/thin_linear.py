@@ -22,6 +22,7 @@ from kodkod_engine.kernels.gpu.digit_products import fits_digits
 from kodkod_engine.kernels.gpu.few_digits import MOST_TOKENS, few_digits
 from kodkod_engine.kernels.gpu.few_packed import few_packed
 from kodkod_engine.kernels.gpu.few_plain import few_plain, fits_stretches
+from kodkod_engine.kernels.gpu.few_walks import WALKS, fits_walks
 from kodkod_engine.kernels.gpu.group_products import fits_groups
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.packed_tiles import fits_tiles, packed_tiles
@@ -186,10 +187,11 @@ def ways_of(x: Tensor, weight: Slot) -> list[Way]:
 def _packed_ways(x: Tensor, weight: PackedMatrix) -> list[Way]:
     stored, tokens = Stored.of(weight), len(x)
     by_digits = _digit_ways(tokens) if fits_digits(stored, x.dtype) else ()
+    walks = WALKS if tokens > 1 and fits_walks(stored, x.dtype) else ()
     if tokens <= THIN_ROWS:
-        return [in_one_kernel, *(by_digits or OTHER_TILES)]
+        return [in_one_kernel, *(by_digits or OTHER_TILES), *walks]
     if fits_groups(stored, x.dtype):
-        return [few_packed, *by_digits]
+        return [few_packed, *by_digits, *walks]
     return [packed_tiles if fits_tiles(weight) else in_one_kernel]
 
 

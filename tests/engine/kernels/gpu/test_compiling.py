@@ -38,6 +38,26 @@ def test_kernels_compile(tmp_path: Path) -> None:
     assert left == "left to compile: 0"
 
 
+def test_a_loop_is_counted_as_often_as_it_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what is skipped ahead, nor the branch to itself behind the end."""
+    from kodkod_engine.kernels.gpu.absent_device import Program
+
+    code = """
+        /*0000*/                   IADD3 R0, R0, 0x1, RZ ;
+        /*0010*/               @P0 BRA `(.L_x_1) ;
+.L_x_0:
+        /*0020*/                   HMMA.16816.F32 R4, R8, R2, R4 ;
+        /*0030*/               @P1 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0040*/                   EXIT ;
+.L_x_2:
+        /*0050*/                   BRA `(.L_x_2);
+"""
+    monkeypatch.setattr(Program, "_tool", lambda *_given: code)
+    program = Program("module", "kernel", 3, 2, 0, b"")
+    assert [program.issued(), program.issued(5)] == [6 * 32 * 2 * 3, (6 + 4 * 2) * 32 * 2 * 3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "89", "90", "100"])
 def test_kernels_compile_for_other_devices(tmp_path: Path, capability: str) -> None:

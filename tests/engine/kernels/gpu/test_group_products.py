@@ -56,6 +56,16 @@ def test_few_packed(precision: Precision, tokens: int, size: int, outputs: int, 
     _compare(few_packed, precision, tokens, size, outputs, is_pair)
 
 
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize(("tokens", "size", "outputs"), [(2, 96, 40), (9, 1024, 6)])
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_walks(precision: Precision, tokens: int, size: int, outputs: int, is_pair: bool) -> None:
+    from kodkod_engine.kernels.gpu.few_walks import WALKS
+
+    for way in WALKS:
+        _compare(way, precision, tokens, size, outputs, is_pair)
+
+
 @pytest.mark.parametrize("precision", PACKED[1:])
 @pytest.mark.parametrize(("size", "outputs"), [(96, 40), (160, 6), (384, 128), (1536, 16), (2048, 36)])
 @pytest.mark.parametrize("is_pair", [False, True])
