@@ -17,7 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kodkod_engine.kernels.gpu.group_products import TOP
+from kodkod_engine.kernels.gpu.group_products import TOP, scale_down
+from kodkod_engine.kernels.gpu.half_products import HALF_TOP, half_product, half_words
 from kodkod_engine.kernels.gpu.tiles import INTERPRETED, Stored
 
 PART = tl.constexpr(16)
@@ -40,11 +41,15 @@ HIGHER_HALVES = tl.constexpr(-252_645_136)
 EVEN_BYTES = tl.constexpr(0x00FF00FF)
 
 
-def fits_digits(stored: Stored, dtype: torch.dtype) -> bool:
-    """Whether a packed matrix and inputs of this dtype are some for these products."""
+def fits_parts(stored: Stored, dtype: torch.dtype) -> bool:
+    """Whether a packed matrix and inputs of this dtype are some for products of parts: by digits, of FP8 by halves."""
     is_short = dtype.itemsize == 2  # two digits are as good as such a number, not as fp32
-    has_parts = stored.per_group >= PART.value and LEAST_PARTS * PART.value % stored.per_group == 0
-    return is_short and stored.codes.dtype == torch.int8 and has_parts
+    return is_short and stored.per_group >= PART.value and LEAST_PARTS * PART.value % stored.per_group == 0
+
+
+def fits_digits(stored: Stored, dtype: torch.dtype) -> bool:
+    """Whether they are some for digits."""
+    return fits_parts(stored, dtype) and stored.codes.dtype == torch.int8
 
 
 def words_of(stored: Stored) -> torch.Tensor:
@@ -145,33 +150,52 @@ def largest(values):
 
 
 @triton.jit
-def digits_of(values, power):
-    """The tiles of a row as words of four digits [PARTS, words]: all signed ones, times 256, then all unsigned ones."""
-    highs, lows = (), ()
-    side = tl.arange(0, 2)[None, None, :]
+def digits_of(values, power, IS_FP8: tl.constexpr = False):
+    """The tiles of a row as words of four digits [PARTS, words]: all signed ones, times 256, then all unsigned ones;
+    for FP8 codes `half_words`."""
+    first, behind = (), ()
     for index in tl.static_range(len(values)):
-        bits = (values[index].to(tl.float32) * (TOP / power) + ROUNDING).to(tl.int32, bitcast=True)
-        # The first and the third of four values in one word, the others in another. By sums, for through `tl.split` the
-        # compiler would have every warp work all this out.
-        pairs = tl.reshape(bits & 0xFFFF, (bits.shape[0], bits.shape[1], 2, 2)) << side[:, :, :, None] * 16
-        pairs = tl.sum(pairs, axis=2)
-        high = tl.sum((pairs >> 8 & EVEN_BYTES) << side * 8, axis=2)
-        low = tl.sum((pairs & EVEN_BYTES) << side * 8, axis=2)
-        highs = highs + (high,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-        lows = lows + (low,)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
-    return highs + lows
+        if IS_FP8:
+            first = first + (half_words(values[index], power),)  # type: ignore[assignment]  # noqa: RUF005  # Triton grows tuples by + alone
+        else:
+            high, low = _digit_pair(values[index], power)
+            first = first + (high,)  # type: ignore[assignment]  # noqa: RUF005  # as above
+            behind = behind + (low,)  # type: ignore[assignment]  # noqa: RUF005  # as above
+    return first + behind
 
 
 @triton.jit
-def times_digits(tiles, scales, digits, HALVES: tl.constexpr):
+def _digit_pair(values, power):
+    side = tl.arange(0, 2)[None, None, :]
+    bits = (values.to(tl.float32) * (TOP / power) + ROUNDING).to(tl.int32, bitcast=True)
+    # The first and the third of four values in one word, the others in another. By sums, for through `tl.split` the
+    # compiler would have every warp work all this out.
+    pairs = tl.reshape(bits & 0xFFFF, (bits.shape[0], bits.shape[1], 2, 2)) << side[:, :, :, None] * 16
+    pairs = tl.sum(pairs, axis=2)
+    high = tl.sum((pairs >> 8 & EVEN_BYTES) << side * 8, axis=2)
+    low = tl.sum((pairs & EVEN_BYTES) << side * 8, axis=2)
+    return high, low
+
+
+@triton.jit
+def times_digits(tiles, scales, digits, HALVES: tl.constexpr, IS_FP8: tl.constexpr = False):
     """Rows of a matrix, as `parts_of` and `part_scales` give them, times a row's digits: fp32 [PARTS, rows], to be
-    summed and multiplied by `scale_down`."""
+    summed and multiplied by `digit_scale`."""
     total = tl.zeros(scales[0].shape, dtype=tl.float32)
     for chunk in tl.static_range(len(tiles)):
-        highs, lows = _digit_words(digits[chunk], HALVES), _digit_words(digits[len(tiles) + chunk], HALVES)
-        product = part_product(four_of(tiles[chunk]), highs, lows, HALVES, IS_LOW_SIGNED=False)
+        if IS_FP8:
+            product = half_product(four_of(tiles[chunk]), _digit_words(digits[chunk], 2))
+        else:
+            highs, lows = _digit_words(digits[chunk], HALVES), _digit_words(digits[len(tiles) + chunk], HALVES)
+            product = part_product(four_of(tiles[chunk]), highs, lows, HALVES, IS_LOW_SIGNED=False)
         total += product * scales[chunk].to(tl.float32)
     return total
+
+
+@triton.jit
+def digit_scale(power, HALVES: tl.constexpr, IS_FP8: tl.constexpr = False):
+    """What takes back the scales of digits and codes."""
+    return power / HALF_TOP if IS_FP8 else scale_down(power, HALVES)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kodkod_engine.kernels.gpu.digit_products import fits_digits
+from kodkod_engine.kernels.gpu.digit_products import fits_parts
 from kodkod_engine.kernels.gpu.expert_digits import FINISH_BY_DIGITS, START_BY_DIGITS
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored, part, row_of, scales_of, tiles_of, times
@@ -183,7 +183,7 @@ def start_experts(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inn
 
 def ways_to_start(x: Tensor, gate_up: Slot) -> list[Start]:
     """Kernels for experts and tokens like these; the first serves all."""
-    return [start_one_by_one, *(START_BY_DIGITS if fits_digits(Stored.of(gate_up), x.dtype) else ())]
+    return [start_one_by_one, *(START_BY_DIGITS if fits_parts(Stored.of(gate_up), x.dtype) else ())]
 
 
 def start_one_by_one(x: Tensor, gate_up: Slot, chosen: Tensor, weights: Tensor, inner: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ def finish_experts(
 
 def ways_to_finish(x: Tensor, down: Slot) -> list[Finish]:
     """Kernels for experts and tokens like these; the first serves all."""
-    by_digits = FINISH_BY_DIGITS if fits_digits(Stored.of(down), x.dtype) else ()
+    by_digits = FINISH_BY_DIGITS if fits_parts(Stored.of(down), x.dtype) else ()
     return [finish_one_by_one, *by_digits]
 
 

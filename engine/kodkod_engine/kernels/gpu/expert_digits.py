@@ -1,4 +1,4 @@
-"""The kernels of `expert_decode` for experts of packed integers, by four-way integer products (`digit_products`)."""
+"""The kernels of `expert_decode` for packed experts, by four-way integer products or by halves (`digit_products`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.gpu.digit_products import (
     digit_meta,
+    digit_scale,
     digits_of,
     held_rows,
     largest,
@@ -20,13 +21,13 @@ from kodkod_engine.kernels.gpu.digit_products import (
     values_of,
     words_of,
 )
-from kodkod_engine.kernels.gpu.group_products import power_of, scale_down
+from kodkod_engine.kernels.gpu.group_products import power_of
 from kodkod_engine.kernels.gpu.overlap import early, inputs_are_there
 from kodkod_engine.kernels.gpu.tiles import Stored
 from kodkod_engine.layers.packed import PackedMatrix
 
-ASKED_BYTES = 32 * 1024
-"""Of experts, that a program of the second kernel asks for together at most."""
+ASKED_BYTES, ASKED_FP8_BYTES = 32 * 1024, 24 * 1024
+"""Of experts, that a program of the second kernel asks for together at most; of more in FP8 registers run short."""
 
 
 @triton.jit
@@ -47,6 +48,7 @@ def _gate_up(
     ALL_PARTS: tl.constexpr,
     PARTS: tl.constexpr,
     HALVES: tl.constexpr,
+    IS_FP8: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
     EARLY: tl.constexpr,
@@ -66,10 +68,10 @@ def _gate_up(
         up_scales = part_scales(factors, up, None, ALL_PARTS, PARTS, PER, ROW_BLOCK)
         tl.debug_barrier()  # or the compiler asks for them when the digits are there
         power = power_of(largest(values))
-        digits = digits_of(values, power)
-        factor = scale_down(power, HALVES)
-        result = tl.sum(times_digits(gates, gate_scales, digits, HALVES), axis=0) * factor
-        above = tl.sum(times_digits(ups, up_scales, digits, HALVES), axis=0) * factor
+        digits = digits_of(values, power, IS_FP8)
+        factor = digit_scale(power, HALVES, IS_FP8)
+        result = tl.sum(times_digits(gates, gate_scales, digits, HALVES, IS_FP8), axis=0) * factor
+        above = tl.sum(times_digits(ups, up_scales, digits, HALVES, IS_FP8), axis=0) * factor
         result = result / (1.0 + tl.exp(-result)) * above * tl.load(weights + pair)
         tl.store(inner + pair * WIDTH + rows, result, mask=rows < WIDTH)
 
@@ -94,6 +96,7 @@ def _down(
     ALL_PARTS: tl.constexpr,
     PARTS: tl.constexpr,
     HALVES: tl.constexpr,
+    IS_FP8: tl.constexpr,
     PER: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
     AT_ONCE: tl.constexpr,
@@ -125,8 +128,8 @@ def _down(
         tl.debug_barrier()  # or the compiler asks for each when the one before was used
         for index in tl.static_range(AT_ONCE):
             tiles, factors, values = asked[index]
-            total += times_digits(tiles, factors, digits_of(values, power), HALVES)
-    result = tl.sum(total, axis=0) * scale_down(power, HALVES)
+            total += times_digits(tiles, factors, digits_of(values, power, IS_FP8), HALVES, IS_FP8)
+    result = tl.sum(total, axis=0) * digit_scale(power, HALVES, IS_FP8)
     whole = rows < SIZE
     mine = tl.load(x + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
     result += tl.load(residual + token * SIZE + rows, mask=whole, other=0.0).to(tl.float32)
@@ -136,7 +139,7 @@ def _down(
 
 @dataclass(frozen=True, slots=True)
 class StartByDigits:
-    """`expert_decode.start_experts`, for experts and an input that `fits_digits`."""
+    """`expert_decode.start_experts`, for experts and an input that `fits_parts`."""
 
     held_kib: int
     """Of codes in a program, at most."""
@@ -160,6 +163,7 @@ class StartByDigits:
             WIDTH=width,
             K=chosen.shape[1],
             ROWS=rows,
+            IS_FP8=gate_up.is_fp8,
             **digit_meta(stored),
             **early(),
         )
@@ -168,7 +172,7 @@ class StartByDigits:
 
 @dataclass(frozen=True, slots=True)
 class FinishByDigits:
-    """`expert_decode.finish_experts`, for experts and inner values that `fits_digits`."""
+    """`expert_decode.finish_experts`, for experts and inner values that `fits_parts`."""
 
     rows: int
     """Outputs of a program."""
@@ -185,8 +189,8 @@ class FinishByDigits:
     ) -> Tensor:
         """See there; all of a token's experts meet digits of one scale."""
         stored, (tokens, hidden), k = Stored.of(down), x.shape, chosen.shape[1]
-        asked = self.rows * stored.row_bytes
-        at_once = max(count for count in range(1, k + 1) if k % count == 0 and count * asked <= max(ASKED_BYTES, asked))
+        asked, most = self.rows * stored.row_bytes, ASKED_FP8_BYTES if down.is_fp8 else ASKED_BYTES
+        at_once = max(count for count in range(1, k + 1) if k % count == 0 and count * asked <= max(most, asked))
         grid: Any = (tokens, triton.cdiv(hidden, self.rows))
         _down[grid](
             x,
@@ -205,6 +209,7 @@ class FinishByDigits:
             K=k,
             ROWS=self.rows,
             AT_ONCE=at_once,
+            IS_FP8=down.is_fp8,
             **digit_meta(stored),
             **early(),
         )

@@ -1,4 +1,4 @@
-"""Experts of packed integers by four-way integer products: as the reference with the values their codes stand for."""
+"""Packed experts by four-way integer products and by halves: as the reference with the values their codes stand for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 # Halves, for the interpreter cuts bf16 off where a device rounds it.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-INTEGERS = [Precision.INT8, Precision.INT4]
+PACKED = [Precision.FP8, Precision.INT8, Precision.INT4]
 REAL, TOKENS, K = 5, 2, 4
 
 
@@ -55,7 +55,7 @@ class _Case:
         return reference(self.x, self.residual, *experts, self.chosen, self.weights, self.identity).float()
 
 
-@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("precision", PACKED)
 @pytest.mark.parametrize(("hidden", "width"), [(64, 32), (32, 160)])
 def test_experts_by_digits(precision: Precision, hidden: int, width: int) -> None:
     """Whatever identity experts leave in what the two kernels share."""
@@ -73,7 +73,7 @@ def test_experts_by_digits(precision: Precision, hidden: int, width: int) -> Non
     assert case.inner[unread].isnan().all()
 
 
-@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("precision", PACKED)
 def test_of_identity_experts_nothing_is_read(precision: Precision) -> None:
     from kodkod_engine.kernels.gpu.expert_digits import FINISH_BY_DIGITS, START_BY_DIGITS
 
@@ -87,7 +87,7 @@ def test_of_identity_experts_nothing_is_read(precision: Precision) -> None:
         torch.testing.assert_close(case.finish(finish), wanted.half().float())
 
 
-@pytest.mark.parametrize("precision", INTEGERS)
+@pytest.mark.parametrize("precision", PACKED)
 @pytest.mark.parametrize("trouble", [float("inf"), float("nan")])
 @pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")
 def test_what_is_not_a_number_stays_none_for_its_token_alone(precision: Precision, trouble: float) -> None:
@@ -103,7 +103,14 @@ def test_what_is_not_a_number_stays_none_for_its_token_alone(precision: Precisio
 
 @pytest.mark.parametrize(
     ("precision", "scale"),
-    [(Precision.INT8, 3e4), (Precision.INT8, 1e-4), (Precision.INT4, 3e4), (Precision.INT4, 0.0)],
+    [
+        (Precision.FP8, 3e4),
+        (Precision.FP8, 0.0),
+        (Precision.INT8, 3e4),
+        (Precision.INT8, 1e-4),
+        (Precision.INT4, 3e4),
+        (Precision.INT4, 0.0),
+    ],
 )
 def test_experts_of_tokens_of_any_size(precision: Precision, scale: float) -> None:
     """A token's inner values are scaled before they are multiplied; zeros stay zeros."""
@@ -120,13 +127,14 @@ def test_experts_of_tokens_of_any_size(precision: Precision, scale: float) -> No
     assert (large - small * scale).norm() <= 0.01 * small.norm() * scale
 
 
-def test_digits_are_for_short_tokens_and_integers() -> None:
+def test_digits_are_for_short_tokens_and_packed_experts() -> None:
     from kodkod_engine.kernels.gpu.expert_decode import ways_to_finish, ways_to_start
 
     token = _randn(1, 96, seed=1)
     for x, experts in (
         (token.float(), _packed(Precision.INT8, 2, 64, 96)),
-        (token, _packed(Precision.FP8, 2, 64, 96)),
+        (token.float(), _packed(Precision.FP8, 2, 64, 96)),
+        (token[:, :24], _packed(Precision.FP8, 2, 64, 24)),  # groups of 8, half a part
         (token, _randn(2, 64, 96, seed=2)),
     ):
         assert (len(ways_to_start(x, experts)), len(ways_to_finish(x, experts))) == (1, 1)
