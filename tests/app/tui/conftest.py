@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from kodkod_app.tui.app import KodkodApp
 from kodkod_app.tui.store import Call, CallState
 from kodkod_app.tui.widgets.prompt import Prompt
+from kodkod_app.tui.workbench import Workbench
 from kodkod_app.wish import Wish
 
 TIMEOUT_S = 60.0
@@ -81,6 +82,13 @@ class Driver:
         return [entry for entry in self.app.store.entries if isinstance(entry, kind)]
 
 
+def _has_ended(workbench: Workbench) -> bool:
+    """Closed, be it after a step of the model that takes long, for which nobody waits who leaves."""
+    if not workbench.close() and workbench._is_away.is_set():
+        workbench._thread.join(TIMEOUT_S)
+    return not workbench._thread.is_alive()
+
+
 @pytest.fixture
 def open_app(project: Path) -> Callable[..., Any]:
     """Opens the app on the project with a recorded model; closes it in order."""
@@ -99,6 +107,6 @@ def open_app(project: Path) -> Callable[..., Any]:
             try:
                 yield driver
             finally:
-                assert await asyncio.to_thread(app.workbench.close)
+                assert await asyncio.to_thread(_has_ended, app.workbench)
 
     return opening
