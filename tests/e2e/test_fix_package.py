@@ -38,7 +38,7 @@ TURNS = (
 @pytest.mark.parametrize("box", BOXES)
 def test_from_failing_to_passing(repository, record, box, monkeypatch):
     # The base image has Python by this name alone, and no pytest: the tests are run by unittest there.
-    monkeypatch.setenv("KODKOD_TOOLS__TEST_COMMAND", '["python3", "-m", "pytest", "--disable-plugin-autoload"]')
+    monkeypatch.setenv("KODKOD_TOOLS__TEST_COMMAND", '["python3", "-m", "pytest"]')
     files, of_git = files_of(repository), users_git(repository)
     found = subprocess.run(
         command("fix", "-C", repository, "-m", record(*TURNS), "--sandbox", box, "--failing-test", TARGET,
