@@ -71,6 +71,7 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
         ("visits", partial(gpu_visits.visits, bench), 8),
         ("isolation", partial(gpu_tables.isolation, bench), 8),
         ("prefill", partial(gpu_prefill.prefill, bench), 12),
+        ("kept turns", partial(gpu_prefill.kept_turns, bench), 8),
         ("prefill profile", partial(gpu_prefill.prefill_profile, bench), 5),
         *(part for one in PRECISIONS for part in _packed_parts(bench, one)),
         ("experts pinned", partial(gpu_pinned_experts.pinned_experts, bench), 30),

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -252,7 +252,9 @@ class Player:
 
         def work() -> None:
             for first in range(0, new, chunk):
-                hidden = self.plain(self.batch(self.runs(1, start + first, min(chunk, new - first))))
+                (run,) = self.runs(1, start + first, min(chunk, new - first))
+                run = replace(run, sequence_ids=range(run.start))
+                hidden = self.plain(self.runner.followed(self.batch([run]), run))
             self.loaded.model.logits(hidden[-1:]).argmax().item()
 
         return self.device.seconds(work)

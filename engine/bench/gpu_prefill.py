@@ -7,9 +7,12 @@ from typing import Any
 
 from gpu_attention import attention_rows
 from gpu_bench import Bench
-from gpu_model import Device
+from gpu_model import Device, Player
 from gpu_record import Rows
+from gpu_tables import tables_away
 
+from kodkod_engine.backends.native import expanded_for
+from kodkod_engine.config import EngineConfig
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.placement.sizes import part_sizes
 
@@ -34,6 +37,21 @@ def prefill(bench: Bench) -> Rows:
         yield {"cached": scale.cached, "new": new, **prefill_figures(bench, scale.cached, new, spent)}
     tuner = tuner_of(player.loaded.model.norm.weight.device)
     yield {"tilings": {str(step): str(tiling) for step, tiling in tuner._chosen.items()}}
+
+
+def kept_turns(bench: Bench) -> Rows:
+    """The same turns, in bf16 with tables off the device, with keys and values of the context kept and rebuilt."""
+    scale = bench.scale
+    with tables_away(bench) as loaded:
+        player = Player(loaded, scale.cached + max(scale.new) + 16, bench.device)
+        kept = expanded_for(loaded, EngineConfig(device=bench.device.torch.type))
+        for new in scale.new:
+            for is_kept in (False, True):
+                player.runner.expanded = kept if is_kept else None
+                # The first time all are rebuilt.
+                spent = min(player.prefill_s(scale.cached, new, scale.chunk_tokens) for _ in range(4))
+                has = {"kept_tokens": kept.num_tokens, "kept_gb": kept.num_bytes / 1e9} if is_kept and kept else {}
+                yield {"cached": scale.cached, "new": new, **has, **prefill_figures(bench, scale.cached, new, spent)}
 
 
 def prefill_figures(bench: Bench, cached: int, new: int, spent: float) -> dict[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from gpu_bench import Bench
-from gpu_model import BLOCK_SIZE, Player, other_embedding
+from gpu_model import BLOCK_SIZE, Player, fill, other_embedding
 from gpu_record import Rows
 from torch import nn
 
@@ -76,6 +78,23 @@ def _branch(bench: Bench, loaded: LoadedModel, graphs: StepGraphs, name: str, em
 def _own(loaded: LoadedModel) -> NgramEmbedding:
     assert loaded.model.embedding is not None
     return loaded.model.embedding
+
+
+@contextmanager
+def tables_away(bench: Bench) -> Iterator[LoadedModel]:
+    """The bf16 model with fewer rows, in pinned memory; its own tables make room and are made anew afterwards."""
+    bench.drop_player()
+    loaded = bench.loaded()
+    own, pinned = _own(loaded), pinned_embedding(bench, loaded, _smaller(bench, _own(loaded).spec))
+    assert own.resident is not None
+    shape = _table(own).shape
+    own.resident.weight = nn.Parameter(_table(own).new_empty(0), requires_grad=False)
+    try:
+        with other_embedding(loaded, pinned):
+            yield loaded
+    finally:
+        own.resident.weight = nn.Parameter(_table(own).new_empty(shape), requires_grad=False)
+        fill(own.resident, "weight", own.resident.weight)
 
 
 def _smaller(bench: Bench, spec: NgramSpec) -> NgramSpec:

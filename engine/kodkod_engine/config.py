@@ -52,6 +52,9 @@ class EngineConfig:
     pinned_expert_layers: int | None = None
     """Layers, the last ones, whose packed experts stay in host memory that a CUDA device reads in place; None: as many
     as it has no room for."""
+    expanded_bytes: int | None = None
+    """What keys and values of the conversation at hand may take, kept so that no turn rebuilds them: 573 KB a token of
+    LongCat-Flash-Lite on a processor, 459 KB on a GPU. None: part of what memory nothing else needs; 0 keeps none."""
     kv_folder: str | None = None
     """Where the KV of prefixes is kept over restarts, for all models; None keeps none, as does a block size
     of which 16 is no multiple."""
@@ -67,8 +70,9 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if (self.pinned_expert_layers or 0) < 0:
-            raise ValueError(f"pinned_expert_layers must be 0 or more, not {self.pinned_expert_layers}")
+        for name in ("pinned_expert_layers", "expanded_bytes"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name, highest in (("threads", MAX_THREADS), ("block_size", MAX_BLOCK_SIZE)):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= highest:

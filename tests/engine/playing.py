@@ -26,7 +26,8 @@ class Played:
         start, depth = len(self.ids), self.runner.context_tokens
         context = self.ids[max(0, start - depth) :]
         self.ids += new_ids
-        return TokenRun("played", list(new_ids), context, start, self.block_ids, () if choice is None else (choice,))
+        choices = () if choice is None else (choice,)
+        return TokenRun("played", list(new_ids), context, start, self.block_ids, choices, self.ids)
 
     def feed(self, new_ids: Sequence[int]) -> Tensor:
         """Logits after each of the new ids: fp32 [new, vocab]."""

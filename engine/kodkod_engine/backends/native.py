@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +17,14 @@ from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.kv.disk_prefixes import DiskPrefixes
 from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder
+from kodkod_engine.layers.expanded_context import ExpandedContext
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
 from kodkod_engine.models.identity import identity_of
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.passing import in_passing
 from kodkod_engine.placement.settling import settled
+from kodkod_engine.placement.spare import spare_bytes
 from kodkod_engine.speculation.costs import CostTable
 from kodkod_engine.speculation.drafter import Drafter
 from kodkod_engine.speculation.forced import ForcedDrafter
@@ -75,6 +78,7 @@ class NativeEngine(LoopedEngine):
         """`identity`: of the weights, as `models.identity` has it; without it no prefix is kept on disk."""
         config = replace(config, steps_per_visit=steps_per_visit(config, loaded.device))
         self.runner = self.runner_class(loaded, num_blocks_for(config), config.block_size)
+        self.runner.expanded = expanded_for(loaded, config)
         super().__init__(
             self.runner,
             vocab_size=loaded.config.vocab_size,
@@ -132,6 +136,21 @@ def _loaded(checkpoint_dir: str | Path, config: EngineConfig, progress: Progress
         progress=move,
     )
     return in_passing(load, is_stopped.set)
+
+
+def expanded_for(loaded: LoadedModel, config: EngineConfig) -> ExpandedContext | None:
+    """Where keys and values of the conversation at hand are kept; None where they are not to be."""
+    if config.expanded_bytes == 0:
+        return None
+    attention = loaded.model.dual_layers[0].first.attention
+    mapped_bytes = float(sum(one.nbytes for one in loaded.model.parameters())) if config.weights == "mapped" else 0.0
+    num_layers = loaded.config.num_attention_blocks
+    return ExpandedContext(
+        num_layers,
+        num_layers * attention.expanded_bytes(loaded.device, loaded.activation_dtype),
+        partial(spare_bytes, loaded.device, mapped_bytes),
+        math.inf if config.expanded_bytes is None else config.expanded_bytes,
+    )
 
 
 def _store_for(runner: ModelRunner, identity: str, config: EngineConfig) -> DiskPrefixes | None:

@@ -230,6 +230,7 @@ class EngineLoop(EngineThread):
             start=entry.start,
             block_ids=entry.sequence.block_ids,
             choices=choices,
+            sequence_ids=ids,
         )
 
     def _take(self, job: _Job, tokens: tuple[ChosenToken, ...], plain_step_s: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.api import SamplingParams
-from kodkod_engine.core.batch import BlockRows, build_batch, windows_of
+from kodkod_engine.core.batch import MAX_GROUPED_TOKENS, BlockRows, build_batch, windows_of
 from kodkod_engine.core.expected import Expected
 from kodkod_engine.core.heap import keep_freed_memory
 from kodkod_engine.core.lost_device import cause_of, is_lost
@@ -26,6 +26,8 @@ from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
 from kodkod_engine.kernels.first_use import listen_to_triton, telling
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
+from kodkod_engine.layers.attention import MAX_ABSORBED_TOKENS
+from kodkod_engine.layers.expanded_context import ExpandedContext
 from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.step_batch import StepBatch
 from kodkod_engine.models.loading import LoadedModel
@@ -65,6 +67,8 @@ class ModelRunner:
         self._kernel_rows = kernel_rows(a_matrix)
         self._block_rows = BlockRows()
         self._expected: list[Expected] = []
+        self.expanded: ExpandedContext | None = None
+        """Where keys and values of the conversation at hand are kept, if they are."""
         self._left = 0
         """The step that the device has ready, if it has any, and how many such it can take one after another."""
         self.cache = KvCache(self.layout, loaded.activation_dtype, loaded.device)
@@ -230,11 +234,22 @@ class ModelRunner:
 
     def _forward(self, runs: Sequence[TokenRun]) -> StepOutput:
         order = _by_length(runs)
-        batch = self.batch([runs[index] for index in order])
+        batch = self.followed(self.batch([runs[index] for index in order]), runs[order[-1]])
         hidden: Tensor = self.loaded.model(batch, self.cache)
         parts = hidden.split([len(runs[index].token_ids) for index in order])
         by_run = dict(zip(order, parts, strict=True))
         return StepOutput(tuple(by_run[index] for index in range(len(runs))))
+
+    def followed(self, batch: StepBatch, longest: TokenRun) -> StepBatch:
+        """With what is kept expanded of the sequence that adds most, if it adds many tokens."""
+        # Fewer attend over the latents themselves, which is less to read.
+        few = MAX_ABSORBED_TOKENS if self._chooses_on_device else MAX_GROUPED_TOKENS
+        *others, last = batch.groups
+        is_known = len(longest.sequence_ids) >= longest.start
+        if self.expanded is None or last.query_len <= few or not is_known:
+            return batch
+        self.expanded.follow([*longest.sequence_ids[: longest.start], *longest.token_ids])
+        return replace(batch, groups=(*others, replace(last, expanded=self.expanded)))
 
     def batch(self, runs: Sequence[TokenRun], ahead: int = 0) -> StepBatch:
         """See `build_batch`."""

@@ -42,6 +42,8 @@ class TokenRun:
     choices: Sequence[Choice] = ()
     """How to choose what follows each of the last `len(choices)` tokens, of which all but the first are drafts: the
     choice after a draft is as if it had been accepted. Empty while more of the prompt is to come."""
+    sequence_ids: Sequence[int] = ()
+    """All of the sequence's tokens, of which `start` come before this run; none where nobody says."""
 
     @property
     def end(self) -> int:

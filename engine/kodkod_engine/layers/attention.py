@@ -13,22 +13,17 @@ from torch import Tensor, nn
 
 from kodkod_engine.kernels.latent_attention import latent_attention
 from kodkod_engine.kv.cache import KvCache
+from kodkod_engine.layers.expanded_context import ExpandedLayer
 from kodkod_engine.layers.linear import Linear, max_thin_rows, narrowed, product_dtype
 from kodkod_engine.layers.norm import RMSNorm
 from kodkod_engine.layers.on_device import fits_tile, takes_kernels
 from kodkod_engine.layers.rotary import rotate
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
+from kodkod_engine.layers.tiled_attention import tiled_attention
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 
 MAX_KERNEL_CONTEXT = 1024
 """Steps of few rows and contexts up to this go through the fused kernel, where it beats batched products."""
-
-MAX_SCORE_VALUES = 1 << 22
-"""Scores held at a time in the expanded form; 8 MiB in bf16, so that they stay in the processor's cache."""
-
-MAX_TILE_QUERIES = 256
-"""Queries at a time in the expanded form: up to here products keep their speed, and what a tile's last query alone may
-see is computed for all of it."""
 
 MAX_ABSORBED_TOKENS = 64
 """New tokens of a sequence up to which a CUDA device attends over the latents themselves."""
@@ -95,10 +90,15 @@ class LatentAttention(nn.Module):
             return self._attend_in_kernel(query, group, cache)
         if takes_kernels(query) and query.dtype != torch.float32 and fits_tile(*self._tile_sizes):
             return self.on_device(query, group, cache)
+        is_absorbed = self._absorbing_is_cheaper(group)
+        if group.expanded is not None and not is_absorbed:
+            whole = self._kept(group, cache, group.expanded.layer(self.cache_layer))
+            key, value = whole.split([query.shape[2], self.config.v_head_dim], dim=1)
+            return tiled_attention(query, key, value, group.positions[0], self.config.score_scale).flatten(1)
         latents = cache.read(self.cache_layer, group.context_slots)
         latents = latents.reshape(group.num_sequences, group.context_len, -1)
         query = query.unflatten(0, (group.num_sequences, group.query_len))
-        attend = self.absorbed if self._absorbing_is_cheaper(group) else self.expanded
+        attend = self.absorbed if is_absorbed else self.expanded
         attended: Tensor = attend(query, latents, group.positions)
         return attended.flatten(2).flatten(0, 1)
 
@@ -161,7 +161,7 @@ class LatentAttention(nn.Module):
 
         config, slots = self.config, group.context_slots
         latents = cache.read(self.cache_layer, slots if isinstance(slots, slice) else slots[0])
-        per_head = self.kv_b(latents[:, : config.kv_lora_rank]).unflatten(-1, (config.num_heads, -1))
+        per_head = self._per_head(latents[:, : config.kv_lora_rank], group)
         rope_keys = latents[:, config.kv_lora_rank :]
 
         def attend(tiling: Tiling) -> Tensor:
@@ -170,9 +170,24 @@ class LatentAttention(nn.Module):
         shape = (shape_class(len(query)), *query.shape[1:], *per_head.shape[1:])
         return attend(tuner_of(query.device).quickest(shape, TILINGS, attend)).flatten(1)
 
+    def _per_head(self, latents: Tensor, group: AttentionGroup) -> Tensor:
+        """Keys and values, [context, rank] -> [context, heads, nope + value]; what is kept is not rebuilt."""
+        config = self.config
+        if group.expanded is None:
+            rebuilt: Tensor = self.kv_b(latents).unflatten(-1, (config.num_heads, -1))
+            return rebuilt
+        sizes = config.num_heads, config.qk_nope_head_dim + config.v_head_dim
+        return group.expanded.layer(self.cache_layer).whole(
+            group.context_len,
+            lambda num_tokens: latents.new_empty(num_tokens, *sizes),
+            lambda room, first: room.flatten(1).copy_(self.kv_b(latents[first:])),
+            dim=0,
+        )
+
     def _absorbing_is_cheaper(self, group: AttentionGroup) -> bool:
         """Compare multiplications per head and sequence of the two forms."""
         config, new, context = self.config, group.query_len, group.context_len
+        kept = 0 if group.expanded is None else min(context, group.expanded.layer(self.cache_layer).num_tokens)
         rank, nope, rope, value = (
             config.kv_lora_rank,
             config.qk_nope_head_dim,
@@ -180,7 +195,7 @@ class LatentAttention(nn.Module):
             config.v_head_dim,
         )
         absorbed = new * rank * (nope + value) + new * context * (2 * rank + rope)
-        expanded = context * rank * (nope + value) + new * context * (nope + rope + value)
+        expanded = (context - kept) * rank * (nope + value) + new * context * (nope + rope + value)
         return absorbed <= expanded
 
     def head_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -221,69 +236,55 @@ class LatentAttention(nn.Module):
         """Attend over keys and values rebuilt from the latents. Arguments and result as `absorbed`."""
         return torch.stack(
             [
-                self._expanded_one(one_query, one_latents, one_positions)
+                tiled_attention(
+                    one_query, *self._rebuilt(one_latents, query.dtype), one_positions, self.config.score_scale
+                )
                 for one_query, one_latents, one_positions in zip(query, latents, positions, strict=True)
             ]
         )
 
-    def _expanded_one(self, query: Tensor, latents: Tensor, positions: Tensor) -> Tensor:
+    def _rebuilt(self, latents: Tensor, activation_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[context, rank + rope] -> [heads, nope + rope, context] and [heads, value, context].
+
+        Keys and values stand on end, as the products want them: no copy but the rope keys'.
+        """
+        key, rope_key, value = self._parts(latents.to(product_dtype(self.o.home, activation_dtype)))
+        return torch.cat([key, rope_key.expand(len(key), -1, -1)], dim=1), value
+
+    def _parts(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys [heads, nope, context], rope keys [rope, context], values [heads, value, context]."""
         config = self.config
-        dtype = product_dtype(self.o.home, query.dtype)
-        latent, rope_key = latents.to(dtype).split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
-        # Keys and values stand on end, [heads, dim, context], as the products want them: no copy but the rope keys'.
-        per_head = (self.kv_b.weight.to(dtype) @ latent.t()).unflatten(0, (config.num_heads, -1))
+        latent, rope_key = latents.split([config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
+        per_head = (self.kv_b.weight.to(latent.dtype) @ latent.t()).unflatten(0, (config.num_heads, -1))
         key, value = per_head.split([config.qk_nope_head_dim, config.v_head_dim], dim=1)
-        key = torch.cat([key, rope_key.t().expand(config.num_heads, -1, -1)], dim=1)
-        scaled = _times(query, config.score_scale, dtype).transpose(0, 1)
-        out = query.new_empty(len(query), config.num_heads, config.v_head_dim)
-        tile = max(1, min(MAX_TILE_QUERIES, MAX_SCORE_VALUES // len(latents)))
-        for start in range(0, len(query), tile):
-            rows = slice(start, start + tile)
-            visible = min(int(positions[rows][-1]) + 1, len(latents))
-            mask = _mask(positions[rows], visible, dtype)
-            # One head at a time: products of two matrices take operands as they lie, batched ones copy them.
-            for head in range(config.num_heads):
-                out[rows, head] = _attend_one_head(scaled[head, rows], key[head], value[head], mask, visible)
-        return out
+        return key, rope_key.t(), value
 
+    def expanded_bytes(self, device: torch.device, activation_dtype: torch.dtype) -> int:
+        """Of one token's keys and values, as they are kept there."""
+        config = self.config
+        values = config.qk_nope_head_dim + config.v_head_dim
+        # A processor's products want the rope keys of each head, a device's kernel reads them from the cache.
+        values += 0 if device.type == "cuda" else config.qk_rope_head_dim
+        return config.num_heads * values * product_dtype(self.o.home, activation_dtype).itemsize
 
-def _times(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
-    """The product in x's precision, rounded to a dtype; in one pass where no gradient is asked for."""
-    if x.requires_grad:
-        return (x * factor).to(dtype)
-    return torch.mul(x, factor, out=torch.empty(x.shape, dtype=dtype, device=x.device))
+    def _kept(self, group: AttentionGroup, cache: KvCache, layer: ExpandedLayer) -> Tensor:
+        """As `_rebuilt`, one above the other, of a group's one sequence; what is kept is not rebuilt."""
+        config, slots = self.config, group.context_slots
+        heads, nope, rope = config.num_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
+        dtype = product_dtype(self.o.home, cache.dtype)
 
+        def empty(num_tokens: int) -> Tensor:
+            return cache.layer(self.cache_layer).new_empty(
+                heads, nope + rope + config.v_head_dim, num_tokens, dtype=dtype
+            )
 
-def _mask(positions: Tensor, visible: int, dtype: torch.dtype) -> Tensor:
-    """Of the places behind the first query's, for up to there nothing is hidden: -inf where one is, else 0.
+        def fill(room: Tensor, first: int) -> None:
+            new = slice(slots.start + first, slots.stop) if isinstance(slots, slice) else slots[0, first:]
+            parts = self._parts(cache.read(self.cache_layer, new).to(dtype))
+            for place, part in zip(room.split([nope, rope, config.v_head_dim], dim=1), parts, strict=True):
+                place.copy_(part)
 
-    Args:
-        positions: int64 [new], ascending.
-        visible: places that the last query sees.
-
-    Returns:
-        [new, visible - places the first query sees].
-    """
-    hidden = torch.arange(int(positions[0]) + 1, visible, device=positions.device) > positions[:, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-
-
-def _attend_one_head(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, visible: int) -> Tensor:
-    """Causal attention of a few queries; keys beyond the last one's position are not touched.
-
-    Args:
-        query: [new, dim], scaled.
-        key: [dim, context].
-        value: [value, context].
-        mask: [new, places], added to the scores of the last visible places.
-        visible: places that the last query sees.
-
-    Returns:
-        [new, value].
-    """
-    scores = query @ key[:, :visible]
-    scores[:, visible - mask.shape[1] :] += mask
-    return scores.softmax(dim=-1) @ value[:, :visible].t()
+        return layer.whole(group.context_len, empty, fill, dim=2)
 
 
 def _causal_softmax(scores: Tensor, positions: Tensor) -> Tensor:

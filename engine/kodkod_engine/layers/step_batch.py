@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kodkod_engine.layers.expanded_context import ExpandedContext
+
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -42,6 +44,8 @@ class AttentionGroup:
     """Longest context of the group."""
     positions: Tensor
     """int64 [sequences, query_len]; a token sees the places up to its own position, so padding is never seen."""
+    expanded: ExpandedContext | None = None
+    """Where keys and values of its one sequence are kept, if they are."""
 
     @cached_property
     def context_slots(self) -> Tensor | slice:

@@ -76,16 +76,24 @@ def this_machine(folder: Path, device: str = "auto") -> Machine:
     )
 
 
-def available_bytes() -> float:
-    """Host memory a program could take now: what the kernel says, and no more than its group may have."""
+def available_bytes(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Host memory a program could take now: what the kernel says, and no more than its group has left."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return _total_bytes()
     facts = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
-    available = int(facts["MemAvailable"].split()[0]) * 1024.0
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="utf-8").strip() if limit.exists() else "max"
-    return available if text == "max" else min(available, float(text))
+    return min(int(facts["MemAvailable"].split()[0]) * 1024.0, _left_to(group))
+
+
+def _left_to(group: Path) -> float:
+    """Of what a control group may have; pages of files make room."""
+    try:
+        limit = float((group / "memory.max").read_text(encoding="ascii"))
+        used = float((group / "memory.current").read_text(encoding="ascii"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(0.0, limit - used + float(parts["active_file"]) + float(parts["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no such group, or no limit: it says "max"
+        return float("inf")
 
 
 def _total_bytes() -> float:

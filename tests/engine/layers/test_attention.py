@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.playing import play, relative_error
-from kodkod_engine.layers import attention as attention_module
 from kodkod_engine.layers import linear as linear_module
+from kodkod_engine.layers import tiled_attention
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.rotary import Rotary, inverse_frequencies, rotate
 from kodkod_engine.layers.step_batch import AttentionGroup
@@ -104,21 +104,21 @@ def test_tiles_join_without_a_seam(tiny, monkeypatch, tile_rows):
     query, latents = torch.randn(1, 11, 4, 24, generator=generator), torch.randn(1, 11, 40, generator=generator)
     positions = torch.arange(11)[None]
     whole = attention.expanded(query, latents, positions)
-    monkeypatch.setattr(attention_module, "MAX_SCORE_VALUES", tile_rows * 4 * 11)
+    monkeypatch.setattr(tiled_attention, "MAX_SCORE_VALUES", tile_rows * 4 * 11)
     assert relative_error(attention.expanded(query, latents, positions), whole) < 1e-6
 
 
 def test_scores_over_the_limit_are_tiled(tiny, monkeypatch):
     attention = attention_of(tiny.config, 0)
     sizes = []
-    original = attention_module._attend_one_head
+    original = tiled_attention._attend_one_head
 
     def counted(query, key, value, mask, visible):
         sizes.append(len(query) * visible)
         return original(query, key, value, mask, visible)
 
-    monkeypatch.setattr(attention_module, "_attend_one_head", counted)
-    monkeypatch.setattr(attention_module, "MAX_SCORE_VALUES", 100)
+    monkeypatch.setattr(tiled_attention, "_attend_one_head", counted)
+    monkeypatch.setattr(tiled_attention, "MAX_SCORE_VALUES", 100)
     attention.expanded(torch.randn(1, 8, 4, 24), torch.randn(1, 8, 40), torch.arange(8)[None])
     assert max(sizes) <= 100
     assert len(sizes) > 1

@@ -11,6 +11,7 @@ from engine.playing import play, relative_error
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
 from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.layers.expanded_context import ExpandedContext
 from kodkod_engine.layers.grouped_experts import grouped_experts
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.on_device import unpacked_pieces
@@ -118,6 +119,29 @@ def test_attention_on_a_device_is_the_plain_one(tiny, new: int, context: int, ne
     latents = cache.read(0, slots).reshape(1, context, -1)
     wanted = attention.float().absorbed(query.float()[None], latents.float(), positions)[0].flatten(1)
     assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
+
+
+@pytest.mark.parametrize("room", [10_000, 150, 0])
+@torch.inference_mode()
+def test_attention_on_a_device_over_keys_that_are_kept(tiny, room: int) -> None:
+    """Turn by turn of one conversation, in room for all of it, for its beginning, for nothing."""
+    attention = _attention(tiny, NARROW)
+    cache = KvCache(KvLayout(1, 48, 2, 64), NARROW, DEVICE)
+    cache.layer(0).copy_(_randn(1024, 48, seed=3))
+    token_bytes = attention.expanded_bytes(torch.device("cuda"), NARROW)
+    kept = ExpandedContext(1, token_bytes, lambda: 1e9, room * token_bytes)
+    for start, context in ((0, 100), (100, 180), (120, 210)):
+        positions = torch.arange(start, context, device=DEVICE)[None]
+        group = AttentionGroup(
+            slice(0, context - start), 1, context - start, slice(100, 100 + context), context, positions
+        )
+        query = _randn(context - start, 2, 32, seed=context, dtype=NARROW)
+        wanted = attention.on_device(query, group, cache)
+        kept.follow(list(range(min(context, 120))) + list(range(context, context + context - min(context, 120))))
+        got = attention.on_device(query, replace(group, expanded=kept), cache)
+        assert relative_error(got, wanted) < 5e-3
+        assert kept.num_tokens == min(room, context)
+        assert kept.num_bytes <= room * token_bytes
 
 
 @torch.inference_mode()
