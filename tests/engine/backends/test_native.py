@@ -93,13 +93,37 @@ async def test_every_logprob_is_of_the_whole_distribution(load):
         assert dict(entry.top)[entry.token_id] == entry.logprob
 
 
+async def test_keys_of_the_conversation_at_hand_are_kept_between_turns(load):
+    """As many as there may be, and what is answered is the same."""
+    answers = []
+    for allowed in (None, 0, 40):
+        engine = load(expanded_bytes=allowed and allowed * _token_bytes(load))
+        turns = [PROMPT * 4, PROMPT * 8]
+        answers.append([(await answer_to(engine, turn, 5)).token_ids for turn in turns])
+        kept = engine.runner.expanded
+        assert (kept is None) == (allowed == 0)
+        assert kept is None or (kept.num_tokens == allowed if allowed else kept.num_tokens >= len(turns[-1]))
+    assert answers[0] == answers[1] == answers[2]
+
+
+def _token_bytes(load) -> int:
+    runner = load().runner
+    attention, num_layers = (
+        runner.loaded.model.dual_layers[0].first.attention,
+        runner.loaded.config.num_attention_blocks,
+    )
+    return num_layers * attention.expanded_bytes(runner.loaded.device, runner.loaded.activation_dtype)
+
+
 async def test_a_closed_engine_keeps_no_cache_and_no_weights(load):
     engine = load()
     await answer_to(engine, PROMPT, 2)
-    kept = [weakref.ref(engine.runner.cache), weakref.ref(engine.runner.loaded.model)]
+    runner = engine.runner
+    kept = [weakref.ref(one) for one in (runner.cache, runner.loaded.model, runner.expanded)]
+    del runner
     engine.close()
     gc.collect()
-    assert [ref() for ref in kept] == [None, None]
+    assert [ref() for ref in kept] == [None, None, None]
     engine.close()
 
 
@@ -109,6 +133,7 @@ async def test_a_closed_engine_keeps_no_cache_and_no_weights(load):
         ({"max_running": 0}, ValueError),
         ({"block_size": 0}, ValueError),
         ({"steps_per_visit": 0}, ValueError),
+        ({"expanded_bytes": -1}, ValueError),
         ({"ngram_tables": "floppy"}, ValueError),
         ({"colour": "red"}, TypeError),
     ],

@@ -147,7 +147,7 @@ def test_a_conversation_with_its_keys_kept_reads_as_one_without(tiny: Any, most_
                 played.reject(min(back, len(played.ids) - 1))
             got, wanted = (played.feed(new) for played in both)
             assert relative_error(got, wanted) < 1e-5
-        pair[0].feed([5, 6] * 20)
+        pair[0].feed([5, 6] * 40)
         assert kept.num_tokens == len(pair[0].ids) if most_bytes == 1e9 else 0 < kept.num_tokens < 40
 
     check()
@@ -165,7 +165,7 @@ def test_only_new_tokens_are_rebuilt(tiny: Any, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(LatentAttention, "_parts", counted)
     num_blocks = played.runner.loaded.config.num_attention_blocks
-    for size, wanted in ((200, 200), (40, 40), (3, 0), (40, 43)):
+    for size, wanted in ((200, 200), (70, 70), (3, 0), (70, 73)):
         rebuilt.clear()
         played.feed([5 + place % 7 for place in range(size)])
         assert sum(rebuilt) == num_blocks * wanted

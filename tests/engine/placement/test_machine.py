@@ -1,14 +1,18 @@
-"""Which of several CUDA devices is found, and what is said of one that cannot be used. The driver is made up."""
+"""Which of several CUDA devices is found, and what is said of one that cannot be used; what memory is left. Driver and
+control group are made up."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from kodkod_engine.devices import compute_on
-from kodkod_engine.placement.machine import CAUTIOUS_READ_RATE, Gpu, find_gpu
+from kodkod_engine.placement import spare
+from kodkod_engine.placement.machine import CAUTIOUS_READ_RATE, GIB, Gpu, available_bytes, find_gpu
+from kodkod_engine.placement.spare import spare_bytes
 
 
 def _card(name: str, major: int, **facts: int) -> SimpleNamespace:
@@ -69,3 +73,32 @@ def test_a_thread_computes_on_the_device_of_its_model(monkeypatch: pytest.Monkey
     for name in ("cpu", "cuda", "cuda:1"):
         compute_on(torch.device(name))
     assert chosen == [torch.device("cuda:1")]
+
+
+def test_a_control_group_has_what_it_did_not_use_yet_and_its_pages_of_files(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 600000\ninactive_file 200000\nactive_file 50000\n")
+    assert available_bytes(tmp_path) == 350_000
+
+
+@pytest.mark.parametrize("limit", ["max\n", None, "1000000\n"])
+def test_without_a_limit_or_its_figures_the_system_has_the_last_word(tmp_path: Path, limit: str | None) -> None:
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    assert available_bytes(tmp_path) > 1e8
+
+
+def test_what_is_spare_leaves_room_for_mapped_weights_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spare, "available_bytes", lambda: 20.0 * GIB)
+    cpu = torch.device("cpu")
+    assert spare_bytes(cpu) == 9 * GIB
+    assert spare_bytes(cpu, 10.0 * GIB) == 4 * GIB
+    assert spare_bytes(cpu, 19.0 * GIB) == 0
+
+
+def test_of_a_device_what_torch_holds_free_is_spare_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 6 * GIB)
+    assert spare_bytes(torch.device("cuda")) == 6 * GIB
