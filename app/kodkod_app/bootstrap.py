@@ -179,11 +179,20 @@ def open_model(
         return Model(name, recorded, recorded.tokenizer)
     profile = read_profile(path)
     config = settled_and_told(path, config, tell)
+    require_tokenizer(path)
     engine = open_engine(path, keeping_prefixes(config) if keeps_prefixes else config, progress, tell)
-    if engine.tokenizer is None:
-        engine.close()
-        raise CheckpointMissing(f"{path} has no tokenizer.json, so the model cannot read text; fetch that file too")
+    assert engine.tokenizer is not None
     return Model(name, engine, engine.tokenizer, profile, _ranker() if profile.guided else None, config)
+
+
+def require_tokenizer(folder: Path) -> None:
+    """That a checkpoint can read text; asked before its weights are read.
+
+    Raises:
+        CheckpointMissing: it has no tokenizer.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointMissing(f"{folder} has no tokenizer.json, so the model cannot read text; fetch that file too")
 
 
 def settled_and_told(folder: Path, config: EngineConfig, tell: Tell) -> EngineConfig:

@@ -100,6 +100,8 @@ def torch_facts() -> Iterator[Fact]:
 
 def model_facts(folder: Path | None) -> Iterator[Fact]:
     """The checkpoint a command would load; no weights are read."""
+    from kodkod_app.bootstrap import require_tokenizer
+    from kodkod_engine.backends.native import tokenizer_for
     from kodkod_engine.errors import CheckpointError
     from kodkod_engine.models.loading import require_loadable
 
@@ -108,6 +110,8 @@ def model_facts(folder: Path | None) -> Iterator[Fact]:
         return
     try:
         stored = require_loadable(folder)
+        require_tokenizer(folder)
+        tokenizer_for(folder)
     except CheckpointError as fault:
         yield Fact("model", False, str(fault), NO_MODEL)
         return
@@ -116,8 +120,14 @@ def model_facts(folder: Path | None) -> Iterator[Fact]:
 
 def _about(stored: StoredModel) -> str:
     config, size = stored.config, sum(tensor.num_bytes for tensor in stored.checkpoint.tensors.values())
-    made = f"converted to {stored.precision}" if stored.manifest else str(stored.dtype).removeprefix("torch.")
-    return f"{config.architecture}, {config.num_layers} dual layers, {_size(size)} of weights, {made}"
+    made = f"converted to {stored.precision}" if stored.manifest else _published_as(stored)
+    layers = f"{config.num_layers} dual layers, {'a' if stored.has_mtp else 'no'} draft block"
+    return f"{config.architecture}, {layers}, {_size(size)} of weights, {made}"
+
+
+def _published_as(stored: StoredModel) -> str:
+    plain = str(stored.dtype).removeprefix("torch.")
+    return f"fp8 and {plain}" if stored.precision == "fp8" else plain
 
 
 def _bundled_fact() -> Fact:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from kodkod_app import machine_facts
 from kodkod_app.commands.doctor import command as doctor
 from kodkod_app.machine_facts import NO_GIT, Fact, exit_code_of, model_facts, placement_facts, program_facts
+from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import INDEX_NAME
 from kodkod_engine.models.convert import convert
@@ -27,7 +28,9 @@ from kodkod_sandbox.choose import Fact as Found
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("source"), TINY, dtype=torch.bfloat16, shard_bytes=500_000)
+    folder = tmp_path_factory.mktemp("source")
+    write_byte_tokenizer(folder)
+    return write_random_checkpoint(folder, TINY, dtype=torch.bfloat16, shard_bytes=500_000)
 
 
 @pytest.fixture
@@ -47,6 +50,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "noise": lambda folder: _shard(folder).write_bytes(random.Random(1).randbytes(100_000)),
     "gone": lambda folder: _shard(folder).unlink(),
     "no index": lambda folder: (folder / INDEX_NAME).unlink(),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "half a tokenizer": lambda folder: (folder / "tokenizer.json").write_text('{"version": "1.0", "added'),
     "no weights": lambda folder: [path.unlink() for path in folder.glob("*.safetensors")],
 }
 
@@ -56,7 +61,7 @@ def test_what_cannot_be_loaded_is_not_called_good(folder: Path, damage: str) -> 
     DAMAGE[damage](folder)
     (fact,) = model_facts(folder)
     assert not fact.is_good
-    assert "fetch" in fact.detail
+    assert "fetch" in fact.detail or "download" in fact.detail
     assert "\n" not in fact.detail
     assert list(placement_facts(folder)), "where it would go is to be had of config.json"
 

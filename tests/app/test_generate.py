@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from kodkod_app.cli import main
 from kodkod_app.commands.generate import command as generate
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.layers.packed import Precisions
+from kodkod_engine.models.checkpoint import Checkpoint
 from kodkod_engine.models.convert import convert
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
@@ -51,6 +53,19 @@ def test_what_cannot_be_mapped_is_one_line(folder: Path, capsys: pytest.CaptureF
         main(["generate", "hi", "-m", str(folder), "--weights", "mapped"])
     assert ended.value.code == 4
     assert capsys.readouterr().err.strip().endswith("only converted weights can be mapped; run `kodkod convert` first")
+
+
+def test_a_missing_tokenizer_is_told_before_weights_are_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = shutil.copytree(folder, tmp_path / "mute")
+    (mute / "tokenizer.json").unlink()
+    monkeypatch.delattr(Checkpoint, "load_into")
+    for command in (["generate", "hi"], ["-p", "hi", "-C", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "-m", str(mute)])
+        assert ended.value.code == 4
+        assert "has no tokenizer.json" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_compiling_at_the_first_use_is_told_on_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,18 @@ from typing import Any
 
 import click
 
-from kodkod_app.bootstrap import demonstration_checkpoint, open_engine, settled_and_told, tell_on_stderr
+from kodkod_app.bootstrap import (
+    demonstration_checkpoint,
+    open_engine,
+    require_tokenizer,
+    settled_and_told,
+    tell_on_stderr,
+)
 from kodkod_app.render import for_terminal
 from kodkod_engine.api import Engine, FinishReason, GenerationRequest, SamplingParams, TokenChunk, Usage
 from kodkod_engine.backends.looped import LoopedEngine
 from kodkod_engine.config import EngineConfig
-from kodkod_engine.errors import CheckpointMissing, EngineError
+from kodkod_engine.errors import EngineError
 
 NO_MODEL_NOTE = (
     "no model given (-m DIR): this is a tiny checkpoint with random weights, so what follows is noise; "
@@ -73,7 +79,9 @@ def command(
         click.echo(f"kodkod: {NO_MODEL_NOTE}", err=True)
     folder = model or demonstration_checkpoint()
     said: dict[str, Any] = {"ngram_tables": ngram_tables, "weights": weights, "precision": precision}
-    engine = open_engine(folder, settled_and_told(folder, EngineConfig(device=device, **said), tell_on_stderr))
+    config = settled_and_told(folder, EngineConfig(device=device, **said), tell_on_stderr)
+    require_tokenizer(folder)
+    engine = open_engine(folder, config)
     try:
         _generate(engine, text, sampling, as_json=output_format == "json")
     finally:
@@ -81,8 +89,7 @@ def command(
 
 
 def _generate(engine: LoopedEngine, text: str, sampling: SamplingParams, *, as_json: bool) -> None:
-    if engine.tokenizer is None:
-        raise CheckpointMissing("the checkpoint has no tokenizer.json, so it cannot read text; fetch that file too")
+    assert engine.tokenizer is not None
     request = GenerationRequest(tuple(engine.tokenizer.encode_text(text)), sampling)
     said, last = asyncio.run(_stream(engine, request, echo=not as_json))
     if last.finish_reason is FinishReason.ERROR:

@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 from kodkod_engine.backends.looped import LoopedEngine, num_blocks_for
+from kodkod_engine.chat.special_tokens import Tag
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
+from kodkod_engine.errors import CheckpointCorrupt
 from kodkod_engine.kv.disk_prefixes import DiskPrefixes
 from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder
 from kodkod_engine.layers.expanded_context import ExpandedContext
 from kodkod_engine.layers.packed import Precisions
 from kodkod_engine.models.checkpoint import Progress
+from kodkod_engine.models.config import load_config
 from kodkod_engine.models.identity import identity_of
 from kodkod_engine.models.loading import LoadedModel, TableHome, WeightHome, load_model
 from kodkod_engine.passing import in_passing
@@ -103,14 +106,31 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         CheckpointError: the folder cannot be used; the message says why and what to do.
         NotEnoughMemory: it does not fit; says by how much, and what would.
     """
-    config, _ = settled(Path(checkpoint_dir), config)
+    folder = Path(checkpoint_dir)
+    config, _ = settled(folder, config)
+    tokenizer = tokenizer_for(folder)  # before the weights, which may take minutes
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = _loaded(checkpoint_dir, config, progress)
-    folder = Path(checkpoint_dir)
-    tokenizer = Tokenizer.from_folder(folder) if (folder / "tokenizer.json").exists() else None
     speculate = partial(speculator_for, checkpoint_dir=folder)
     return NativeEngine(loaded, tokenizer, config, speculate=speculate, identity=identity_of(folder, loaded))
+
+
+def tokenizer_for(folder: Path) -> Tokenizer | None:
+    """A checkpoint's own; None where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is another model's: turns would never end.
+    """
+    if not (folder / "tokenizer.json").exists():
+        return None
+    tokenizer, eos_id = Tokenizer.from_folder(folder), load_config(folder).eos_id
+    if tokenizer.eos_id != eos_id:
+        raise CheckpointCorrupt(
+            f"{folder}: {Tag.EOS} is {tokenizer.eos_id} in tokenizer.json, and config.json says {eos_id}; "
+            "they are of different checkpoints, fetch both again"
+        )
+    return tokenizer
 
 
 def _loaded(checkpoint_dir: str | Path, config: EngineConfig, progress: Progress | None) -> LoadedModel:

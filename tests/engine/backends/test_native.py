@@ -19,6 +19,8 @@ from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.backends.native import steps_per_visit
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core import first_costs
+from kodkod_engine.errors import CheckpointCorrupt
+from kodkod_engine.models.checkpoint import Checkpoint
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 from kodkod_engine.speculation.costs import FIRST_SIZES
 
@@ -43,6 +45,28 @@ async def test_the_tokenizer_beside_the_checkpoint_is_taken(load):
     engine = load()
     done = await answer_to(engine, engine.tokenizer.encode_text("hello"), 5)
     assert done.text == engine.tokenizer.decode(done.token_ids, skip_special=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (lambda text: text[:99], ("tokenizer.json", "download it again")),
+        (
+            lambda text: text.replace("</longcat_s>", "<x>").replace("<longcat_pad>", "</longcat_s>"),
+            ("is 3 in", "says 2"),
+        ),
+    ],
+)
+def test_a_tokenizer_that_is_not_the_models_is_told_before_weights_are_read(
+    tiny_folder, tmp_path, monkeypatch, damage, parts
+):
+    folder = shutil.copytree(tiny_folder, tmp_path / "mixed")
+    path = folder / "tokenizer.json"
+    path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+    monkeypatch.delattr(Checkpoint, "load_into")
+    with pytest.raises(CheckpointCorrupt) as caught:
+        load_engine(folder)
+    assert all(part in str(caught.value) for part in parts), caught.value
 
 
 @pytest.mark.parametrize("block_size", [3, 16])
