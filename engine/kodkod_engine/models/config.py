@@ -130,7 +130,8 @@ Positions = Annotated[int, Field(gt=0, lt=1 << 31)]
 
 
 class _RawConfig(BaseModel):
-    """The keys of `config.json` that matter; names differ between writers."""
+    """The keys of `config.json` that matter; names differ between writers. What a file leaves out is what the published
+    class takes for it."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
@@ -154,7 +155,7 @@ class _RawConfig(BaseModel):
     zero_expert_num: int = Field(default=0, ge=0, le=1 << 16)
     zero_expert_type: str = "identity"
     moe_topk: Count = Field(validation_alias=AliasChoices("moe_topk", "num_experts_per_tok"))
-    routed_scaling_factor: FiniteFloat = Field(default=1.0, gt=0)
+    routed_scaling_factor: FiniteFloat = Field(default=6.0, gt=0)
     norm_topk_prob: bool = False
     router_bias: bool = False
     attention_bias: bool = False

@@ -119,6 +119,31 @@ def test_plain_rope(tmp_path):
     assert config.score_scale == pytest.approx((16 + 8) ** -0.5)
 
 
+def test_every_part_of_yarn_is_read(tmp_path):
+    """Values that are nobody's defaults; the factors by hand: 0.1 * weight * ln 8 + 1."""
+    yarn = {"type": "yarn", "factor": 8, "original_max_position_embeddings": 4096, "beta_fast": 16, "beta_slow": 2}
+    rope = load_config(write(tmp_path, TINY, rope_scaling={**yarn, "mscale": 0.7, "mscale_all_dim": 0.5})).rope
+    assert (rope.beta_fast, rope.beta_slow, rope.original_max_position) == (16, 2, 4096)
+    assert rope.score_scale == pytest.approx(1.1039721**2, abs=1e-6)
+    assert rope.table_scale == pytest.approx(1.1455609 / 1.1039721, abs=1e-6)
+    alone = load_config(write(tmp_path, TINY, rope_scaling=yarn)).rope
+    assert (alone.score_scale, alone.table_scale) == (1, pytest.approx(1.2079442, abs=1e-6))
+
+
+def test_what_a_file_leaves_out_is_what_the_published_class_takes(tmp_path):
+    names = ("rms_norm_eps", "rope_theta", "rope_scaling", "routed_scaling_factor", "bos_token_id", "eos_token_id")
+    scales = ("mla_scale_q_lora", "mla_scale_kv_lora", "torch_dtype")
+    config = load_config(write(tmp_path, TINY, **dict.fromkeys((*names, *scales), GONE)))
+    assert (config.rms_norm_eps, config.routed_scaling_factor, config.rope.theta) == (1e-5, 6.0, 1e7)
+    assert (config.bos_id, config.eos_id, config.tie_word_embeddings) == (1, 2, False)
+    assert config.ngram is not None
+    assert config.ngram.border_ids == {2}
+    assert (config.q_scale, config.kv_scale) == (pytest.approx(2**0.5), pytest.approx(3**0.5))
+    yarn = {"type": "yarn", "factor": 4}
+    rope = load_config(write(tmp_path, TINY, rope_scaling=yarn)).rope
+    assert (rope.beta_fast, rope.beta_slow, rope.original_max_position) == (32, 1, TINY["max_position_embeddings"])
+
+
 def test_scale_factors_can_be_off(tmp_path):
     config = load_config(write(tmp_path, TINY, mla_scale_q_lora=False, mla_scale_kv_lora=False))
     assert (config.q_scale, config.kv_scale) == (1.0, 1.0)
