@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
+from engine.oracle import tensors_of
 from kodkod_app import machine_facts
 from kodkod_app.commands.doctor import command as doctor
 from kodkod_app.machine_facts import NO_GIT, Fact, exit_code_of, model_facts, placement_facts, program_facts
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
 from kodkod_engine.layers.packed import Precisions
-from kodkod_engine.models.checkpoint import INDEX_NAME
+from kodkod_engine.models.checkpoint import INDEX_NAME, SINGLE_NAME
 from kodkod_engine.models.convert import convert
 from kodkod_engine.models.loading import load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -64,6 +66,24 @@ def test_what_cannot_be_loaded_is_not_called_good(folder: Path, damage: str) -> 
     assert "fetch" in fact.detail or "download" in fact.detail
     assert "\n" not in fact.detail
     assert list(placement_facts(folder)), "where it would go is to be had of config.json"
+
+
+def test_what_a_checkpoint_holds_is_told(folder: Path) -> None:
+    (fact,) = model_facts(folder)
+    assert "2 dual layers, a draft block, " in fact.detail
+    assert fact.detail.endswith(" of weights, bfloat16")
+    tensors = tensors_of(folder)
+    for name in [name for name in tensors if ".mlp.experts." in name]:
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[name.replace("weight", "weight_scale_inv")] = torch.ones(1, 1)
+    for name in [name for name in tensors if name.startswith("model.mtp.")]:
+        del tensors[name]
+    for file in (*folder.glob("*.safetensors"), folder / INDEX_NAME):
+        file.unlink()
+    save_file(tensors, folder / SINGLE_NAME)
+    (fact,) = model_facts(folder)
+    assert "2 dual layers, no draft block, " in fact.detail
+    assert fact.detail.endswith(" of weights, fp8 and bfloat16")
 
 
 def test_programs_that_are_missing_are_not_called_good(monkeypatch: pytest.MonkeyPatch) -> None:
