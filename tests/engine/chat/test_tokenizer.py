@@ -26,6 +26,20 @@ def test_no_text_is_encoded_to_a_control_token(tokenizer, text):
     assert tokenizer.decode(ids) == text
 
 
+def test_tags_are_spelled_as_published():
+    """Those of pairs are longcat_NAME, closed by a slash; the turn's end closes what nothing opens."""
+    alone = {
+        "<longcat_s>",
+        "</longcat_s>",
+        "<longcat_pad>",
+        "<longcat_system>",
+        "<longcat_user>",
+        "<longcat_assistant>",
+    }
+    pairs = ("tool_declare", "tool_call", "arg_key", "arg_value", "tool_response", "think", "files")
+    assert {tag.value for tag in Tag} == alone | {f"<{slash}longcat_{name}>" for name in pairs for slash in ("", "/")}
+
+
 def as_plain_tokens(fields):
     for entry in fields["added_tokens"]:
         entry["special"] = False

@@ -156,6 +156,19 @@ def test_yarn_frequencies_at_the_published_sizes(lite_folder):
     assert rope.score_scale == pytest.approx(1.513536, abs=1e-6)
 
 
+def test_yarns_blend_may_end_beyond_the_last_pair():
+    """As the published class has it: 8 ln(1e6 / 2 pi) / (2 ln 1e4) = 5.2, though pairs end at 3."""
+    rope = RopeSpec(8, 10_000.0, 4.0, 1_000_000, beta_fast=10_000.0)
+    wanted = [plain * (1 - ramp + ramp / 4) for plain, ramp in ((1, 0), (0.1, 0), (0.01, 0.2), (0.001, 0.4))]
+    assert inverse_frequencies(rope).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_tables_have_their_scale():
+    rope = RopeSpec(4, 10_000.0, 10.0, 32768)
+    got = rotate(torch.tensor([[3.0, 4.0, 6.0, 8.0]]), Rotary(rope).table(torch.tensor([77])))
+    assert got[0].view(2, 2).norm(dim=1).tolist() == pytest.approx([5 * 1.2302585, 10 * 1.2302585], rel=1e-5)
+
+
 def test_without_yarn_frequencies_and_scores_are_plain():
     rope = RopeSpec(dim=8, theta=10_000.0)
     assert torch.allclose(inverse_frequencies(rope), torch.tensor([1.0, 0.1, 0.01, 0.001]))

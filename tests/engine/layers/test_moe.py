@@ -128,3 +128,17 @@ def test_routing_stays_in_fp32_beside_narrow_experts(tiny, monkeypatch, dtype, s
     assert got.dtype == dtype
     assert experts.router.weight.dtype == torch.float32
     assert relative_error(got, by_loop(experts, x)) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_router_rounds_nothing_to_the_experts_dtype(tiny, dtype):
+    """Weights and logits that differ by less than a narrow number can tell: their order and their shares are kept."""
+    experts = experts_of(tiny.config, 0, 6, 2, 3, dtype)
+    with torch.no_grad():
+        experts.router.weight.copy_(1 + torch.arange(8)[:, None] * torch.full((12,), 1e-4))
+        experts.router.selection_bias.zero_()
+    chosen, weights = experts.router(torch.ones(2, 12, dtype=dtype))
+    assert set(chosen[0].tolist()) == {5, 6, 7}
+    total = sum(math.exp(12e-4 * expert) for expert in range(8))
+    wanted = [6 * math.exp(12e-4 * expert) / total for expert in chosen[0].tolist()]
+    assert weights[0].tolist() == pytest.approx(wanted, rel=1e-5)

@@ -96,10 +96,11 @@ def test_names_of_attribute_maps_are_understood(lite_folder, lite_values, tmp_pa
         (3, 2, 7.5, 2401, 4),
         (5, 4, 100.567, 32182, 16),
         (4, 4, 59.604, 19074, 12),
+        (2, 2, 7.777, 2489, 2),
     ],
 )
 def test_other_orders_splits_and_ratios(tmp_path, order_limit, splits, ratio, first_rows, tables):
-    """A fractional ratio is multiplied before it is cut: 100.567 * 320 = 32181.44."""
+    """A fractional ratio is multiplied before it is cut: 100.567 * 320 = 32181.44, 7.777 * 320 = 2488.64."""
     changes = {"emb_neighbor_num": order_limit, "emb_split_num": splits, "ngram_vocab_size_ratio": ratio}
     ngram = load_config(write(tmp_path, TINY, **changes)).ngram
     assert ngram is not None

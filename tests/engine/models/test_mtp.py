@@ -66,6 +66,13 @@ def test_a_mistake_would_show(tiny, tiny_folder, fault):
     assert relative_error(draft, Oracle(tiny_folder, fault).mtp(hidden.double(), NEXT_IDS)) > 1e-2
 
 
+def test_its_norms_take_the_configs_epsilon_and_its_latents_their_own(tiny):
+    mtp = tiny.mtp
+    assert {mtp.attention.q_norm.eps, mtp.attention.kv_norm.eps} == {1e-6}
+    norms = (mtp.embedding_norm, mtp.hidden_norm, mtp.input_norm, mtp.post_norm, mtp.norm)
+    assert {norm.eps for norm in norms} == {1e-5}
+
+
 def test_it_keeps_its_kv_in_a_layer_of_its_own(tiny):
     assert tiny.num_cache_layers == 5
     assert tiny.mtp.attention.cache_layer == 4
