@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -103,11 +104,13 @@ def test_memory_is_what_the_precision_says(folder: Path, precision: str) -> None
     assert gate_up.nbytes == values * Precision(precision).bits // 8 + values // 32 * 2
 
 
-def _fp8(folder: Path, target: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+def _fp8(
+    folder: Path, target: Path, parts: tuple[str, ...] = (".mlp.experts.", ".mlps.")
+) -> tuple[Path, dict[str, torch.Tensor]]:
     """Every expert and dense matrix in FP8 blocks, as Meituan publishes it; and the values those stand for."""
     tensors, values = {}, {}
     for name, tensor in tensors_of(folder).items():
-        if ".mlp.experts." not in name and ".mlps." not in name:
+        if tensor.dim() == 1 or not any(part in name for part in parts):
             tensors[name] = values[name] = tensor
             continue
         rows, columns = tensor.shape
@@ -116,7 +119,8 @@ def _fp8(folder: Path, target: Path) -> tuple[Path, dict[str, torch.Tensor]]:
         tensors[name] = (tensor.float() / spread).to(torch.float8_e4m3fn)
         tensors[name.replace("weight", "weight_scale_inv")] = scales
         values[name] = tensors[name].float() * spread
-    config = {**WIDE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     target.mkdir()
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(tensors, target / SINGLE_NAME)
@@ -157,6 +161,43 @@ def test_fp8_is_kept_as_it_is_published(
             assert torch.equal(slot, values[name].to(slot.dtype)), name
     wanted = play(load_model(folder, dtype=torch.float32))[0].feed(IDS)
     assert relative_error(play(loaded)[0].feed(IDS), wanted) < 0.01  # attention is bf16 in one, fp32 in the other
+
+
+def test_attention_and_draft_block_in_fp8_with_blocks_that_are_cut_off(tmp_path: Path) -> None:
+    """As published: rows of latent and rope key end inside a block, those of the query before them with one."""
+    sizes = {"q_lora_rank": 256, "kv_lora_rank": 128, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16}
+    plain = write_random_checkpoint(tmp_path / "plain", {**WIDE, **sizes}, dtype=torch.bfloat16)
+    parts = (".self_attn.", ".mlp.experts.", ".mlps.", ".eh_proj.", ".transformer_layer.", "post_projs")
+    folder, values = _fp8(plain, tmp_path / "fp8", parts)
+    loaded = load_model(folder)
+    every = Precision.FP8
+    assert loaded.precisions == Precisions(experts=every, attention=every, dense=every)
+    assert loaded.mtp is not None
+    slots = dict(chain(loaded.model.checkpoint_slots(), loaded.mtp.checkpoint_slots()))
+    assert slots.keys() == values.keys()
+    assert values["model.layers.0.self_attn.0.kv_a_proj_with_mqa.weight"].shape == (144, 192)
+    published = tensors_of(folder)
+    for name, slot in slots.items():
+        is_widened = "kv_b_proj" in name or "post_projs" in name
+        assert isinstance(slot, PackedMatrix) == (f"{name}_scale_inv" in published and not is_widened), name
+        got = slot.unpacked() if isinstance(slot, PackedMatrix) else slot
+        assert torch.equal(got, values[name].to(got.dtype)), name
+    wanted = play(load_model(folder, dtype=torch.float32))[0].feed(IDS)
+    assert relative_error(play(loaded)[0].feed(IDS), wanted) < 0.01
+
+
+def test_a_plain_draft_block_beside_fp8_is_packed_as_the_model_is(tmp_path: Path) -> None:
+    plain = write_random_checkpoint(tmp_path / "plain", WIDE, dtype=torch.bfloat16)
+    parts = tuple(f"model.layers.0.{part}." for part in ("self_attn", "mlp.experts", "mlps"))
+    folder, values = _fp8(plain, tmp_path / "fp8", parts)
+    loaded = load_model(folder)
+    assert loaded.precisions.attention is loaded.precisions.dense is Precision.FP8
+    assert loaded.mtp is not None
+    slots = dict(loaded.mtp.checkpoint_slots())
+    for name in ("eh_proj", "self_attn.o_proj", "transformer_layer.mlp.up_proj"):
+        slot = slots[name := f"model.mtp.layers.0.{name}.weight"]
+        assert isinstance(slot, PackedMatrix), name
+        assert relative_error(slot.unpacked(), values[name]) < 0.05
 
 
 @pytest.fixture
