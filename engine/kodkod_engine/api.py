@@ -1,6 +1,6 @@
 """The engine contract: token ids in, token ids out.
 
-Every back end (`native`, `scripted`, later `vllm`) implements `Engine`, and passes the same conformance suite.
+Every back end (`native`, `vllm`, `scripted`) implements `Engine`, and passes the same conformance suite.
 Nothing here imports torch.
 """
 
