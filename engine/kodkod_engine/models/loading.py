@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kodkod_engine.errors import CheckpointCorrupt, UnknownArchitecture
+from kodkod_engine.errors import CheckpointCorrupt, CheckpointError, UnknownArchitecture
 from kodkod_engine.layers.mapped_files import MappedFiles
 from kodkod_engine.layers.mapped_rows import MappedRows, map_tensor
 from kodkod_engine.layers.ngram_embedding import NgramEmbedding
@@ -183,8 +183,25 @@ def _checked_shapes(
         stored.config, with_mtp=with_mtp, dtype=dtype, activation_dtype=activation_dtype, device="meta"
     )
     pack_model(*shapes, precisions)
-    stored.checkpoint.check(stored.slots_of(shapes), ignored_prefixes=() if with_mtp else (stored.mtp_prefix,))
+    slots = stored.slots_of(shapes)
+    try:
+        stored.checkpoint.check(slots, ignored_prefixes=() if with_mtp else (stored.mtp_prefix,))
+    except CheckpointError as fault:
+        if with_mtp and _is_right_without_draft(stored, slots):
+            raise type(fault)(
+                f"{fault}; engine.mtp = false does without the draft block, where the fault is"
+            ) from fault
+        raise
     return shapes
+
+
+def _is_right_without_draft(stored: StoredModel, slots: Mapping[str, Slot]) -> bool:
+    main = {name: slot for name, slot in slots.items() if not name.startswith(stored.mtp_prefix)}
+    try:
+        stored.checkpoint.check(main, ignored_prefixes=(stored.mtp_prefix,))
+    except CheckpointError:
+        return False
+    return True
 
 
 def load_model(

@@ -142,6 +142,23 @@ def test_without_draft_tensors_there_is_no_draft_block(tmp_path, smallest_tensor
     assert_refused(folder, CheckpointCorrupt, "missing: model.mtp.", "14 more", mtp=True)
 
 
+@pytest.mark.parametrize(
+    "spare", [{"model.mtp.layers.1.enorm.m.weight": torch.ones(24)}, {"model.mtp.norm.weight": torch.ones(9)}]
+)
+def test_a_draft_block_of_another_kind_can_be_done_without(tmp_path, smallest_tensors, spare):
+    folder = lay_out(tmp_path, SMALLEST, {SINGLE_NAME: {**smallest_tensors, **spare}})
+    assert_refused(folder, CheckpointCorrupt, next(iter(spare)), "; engine.mtp = false does without the draft block")
+    assert load_model(folder, mtp=False).mtp is None
+
+
+def test_what_the_draft_block_is_not_to_blame_for_is_not_put_down_to_it(tmp_path, smallest_tensors):
+    tensors = {**smallest_tensors, "model.mtp.surprise": torch.ones(1), "model.surprise": torch.ones(1)}
+    folder = lay_out(tmp_path, SMALLEST, {SINGLE_NAME: tensors})
+    with pytest.raises(CheckpointCorrupt) as caught:
+        load_model(folder)
+    assert "engine.mtp" not in str(caught.value)
+
+
 @pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 def test_conversion(tmp_path, stored, wanted):
