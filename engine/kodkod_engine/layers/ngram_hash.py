@@ -23,13 +23,10 @@ class NgramHasher:
 
     def __init__(self, spec: NgramSpec, device: torch.device | str = "cpu") -> None:
         self.spec = spec
-        depth = spec.context_tokens
-        rows = [(*factors, *(0,) * (depth - len(factors))) for factors in spec.multipliers]
+        # Beyond a table's order a factor is 0: such a predecessor adds nothing.
+        rows = [(*factors, *(0,) * (spec.context_tokens - len(factors))) for factors in spec.multipliers]
         # int64 throughout: one product reaches 1.3e12 at the published sizes.
         self._multipliers = torch.tensor(rows, dtype=torch.int64, device=device)
-        self._reach = torch.tensor(
-            [[distance < order for distance in range(1, depth + 1)] for order in spec.orders], device=device
-        )
         self._moduli = torch.tensor(spec.moduli, dtype=torch.int64, device=device)
         self._borders = torch.tensor(sorted(spec.border_ids), dtype=torch.int64, device=device)
 
@@ -75,7 +72,7 @@ class NgramHasher:
         values = self.effective(windows)
         # [tokens, tables, distances]; every term is reduced on its own, so the sum stays far inside int64.
         terms = (values[:, None, 1:] * self._multipliers) % self._moduli[:, None]
-        return (values[:, :1] + (terms * self._reach).sum(dim=2)) % self._moduli
+        return (values[:, :1] + terms.sum(dim=2)) % self._moduli
 
     def _map_tokens(self, windows: Tensor) -> Tensor:
         mapped = windows.clone()
