@@ -270,6 +270,17 @@ def test_a_converted_source_is_told_as_such(converted: Path, tmp_path: Path) -> 
         convert(converted, tmp_path / "new", Precisions.of("int8"))
 
 
+def test_the_tokenizers_files_come_along_and_no_others(source: Path, tmp_path: Path) -> None:
+    original = Path(shutil.copytree(source, tmp_path / "original"))
+    wanted = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "kodkod.json"}
+    for name in (*wanted, "README.md", "modeling.py", "special_tokens_map.json"):
+        (original / name).write_text(name, encoding="utf-8")
+    convert(original, tmp_path / "new", Precisions.of("int4"))
+    came = {file.name for file in (tmp_path / "new").iterdir() if file.suffix != ".safetensors"}
+    assert came == {"config.json", MANIFEST_NAME, *wanted}
+    assert all((tmp_path / "new" / name).read_text(encoding="utf-8") == name for name in wanted)
+
+
 def test_files_of_ones_own_are_not_taken_for_the_checkpoints(source: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("mine")
     with pytest.raises(CheckpointCorrupt, match="or files of one; give an empty folder"):

@@ -186,6 +186,16 @@ def test_attention_and_draft_block_in_fp8_with_blocks_that_are_cut_off(tmp_path:
     assert relative_error(play(loaded)[0].feed(IDS), wanted) < 0.01
 
 
+def test_a_head_in_fp8_is_kept_and_all_else_stays_bf16(tmp_path: Path) -> None:
+    plain = write_random_checkpoint(tmp_path / "plain", WIDE, dtype=torch.bfloat16, with_mtp=False)
+    folder, values = _fp8(plain, tmp_path / "fp8", ("lm_head",))
+    loaded = load_model(folder)
+    assert (loaded.precisions, loaded.dtype) == (Precisions(head=Precision.FP8), torch.bfloat16)
+    head = dict(loaded.model.checkpoint_slots())["lm_head.weight"]
+    assert isinstance(head, PackedMatrix)
+    assert torch.equal(head.unpacked(), values["lm_head.weight"])
+
+
 def test_a_plain_draft_block_beside_fp8_is_packed_as_the_model_is(tmp_path: Path) -> None:
     plain = write_random_checkpoint(tmp_path / "plain", WIDE, dtype=torch.bfloat16)
     parts = tuple(f"model.layers.0.{part}." for part in ("self_attn", "mlp.experts", "mlps"))
