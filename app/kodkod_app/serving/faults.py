@@ -22,6 +22,8 @@ from kodkod_engine.errors import EngineClosed, EngineError, PromptTooLong, Reque
 _MAX_MESSAGE_CHARS = 400
 _KIND = re.compile(r"\[|^constrained-|^(?:str|int|float|bool)$")
 """How pydantic names one of several kinds a value may be of; no parameter is called so."""
+_TAGGED = re.compile(r"^(messages\.\d+|response_format)\.\w+")
+"""Where it names the kind by a word of the value, a role for one."""
 
 
 class ApiFault(Exception):
@@ -45,13 +47,20 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiF
 
 
 def invalid(fault: ValidationError) -> ApiFault:
-    """A body that is not as it should be: the error that lies deepest, which is the nearest to the cause."""
-    found = max(fault.errors(include_url=False, include_input=False), key=lambda error: len(error["loc"]))
+    """A body that is not as it should be: the error that is nearest to the cause.
+
+    It lies deepest, and is rather about a value than about its being of another kind.
+    """
+    found = max(
+        fault.errors(include_url=False, include_input=False),
+        key=lambda error: (len(error["loc"]), not error["type"].endswith("_type")),
+    )
     if found["type"] == "json_invalid":
         return bad(f"the body cannot be read: {found['msg']}", code="invalid_json")
+    place, cause = _place(found["loc"]), found["msg"].removeprefix("Value error, ")
     if found["type"] == "extra_forbidden":
-        return bad(f"{_place(found['loc'])}: there is no such parameter; leave it out", _place(found["loc"]))
-    return bad(f"{_place(found['loc'])}: {found['msg'].removeprefix('Value error, ')}", _place(found["loc"]))
+        cause = "there is no such parameter; leave it out"
+    return bad(f"{place or 'the body'}: {cause}", place or None)
 
 
 def of_engine(fault: EngineError) -> ApiFault:
@@ -68,7 +77,7 @@ def of_engine(fault: EngineError) -> ApiFault:
 
 def _place(steps: tuple[int | str, ...]) -> str:
     """As the client wrote it: without the kinds of values that were tried there."""
-    return ".".join(str(step) for step in steps if not _KIND.search(str(step))) or "the body"
+    return _TAGGED.sub(r"\1", ".".join(str(step) for step in steps if not _KIND.search(str(step))))
 
 
 def _one_line(text: str) -> str:

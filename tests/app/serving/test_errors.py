@@ -30,6 +30,12 @@ def told(fault):
         ({"extra_body": {"temperatur": 1}}, "temperatur", "there is no such parameter"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "less than or equal to 0"),
         ({"n": 99}, "n", "less than or equal to 16"),
+        ({"stop": ["a"] * 17}, "stop", "at most 16 items"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            "response_format.json_schema.schema",
+            "Field required",
+        ),
         ({"top_logprobs": 2}, "top_logprobs", "goes with logprobs"),
         ({"tool_choice": "required"}, "tool_choice", "no tools to choose from"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name", "declared twice"),
@@ -60,8 +66,12 @@ def test_values_that_cannot_be(serve, options, param, words):
     [
         ([], "messages: Tuple should have at least 1 item"),
         ([{"role": "clown", "content": "Hi"}], "messages.0: Input tag 'clown'"),
-        ([{"role": "user"}], "Field required"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "should be 'text'"),
+        ([{"role": "user"}], "messages.0.content: Field required"),
+        ([{"role": "user", "content": None}], "messages.0.content: Input should be a valid string"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "content.0.type: Input should be 'text'",
+        ),
         ([USER, CALLED], "no message with role 'tool' answers call_1"),
         ([USER, CALLED, USER], "no message with role 'tool' answers call_1"),
         ([USER, {"role": "tool", "tool_call_id": "call_1", "content": "3"}], "answers no call"),
