@@ -1,7 +1,7 @@
 """What ends a run early, and what can go wrong with a session.
 
     AgentError                 1   any fault of the agent
-    ├── WorkTreeUnfit          2   a folder whose name is no text, or with far too much in it
+    ├── WorkTreeUnfit          2   a folder whose name is no line of text, or with far too much in it
     ├── SessionNotFound        2   no session of that name
     ├── SessionBusy            2   it is open in another process, or a run is going on already
     ├── FilesHalfMoved         1   going to a step failed in its middle, and so did going back
@@ -31,7 +31,7 @@ class AgentError(Exception):
 
 
 class WorkTreeUnfit(AgentError):
-    """A folder that cannot be a work tree: its name is no text, or every session would copy far too much."""
+    """A folder that cannot be a work tree: its name is no line of text, or every session would copy far too much."""
 
     exit_code = 2
 

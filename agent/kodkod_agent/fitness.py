@@ -38,6 +38,8 @@ def _require_text_name(work_tree: Path) -> None:
         raise WorkTreeUnfit(
             f"the name of {without_lone_surrogates(str(work_tree))} is not written in UTF-8; rename the folder"
         ) from fault
+    if "\n" in str(work_tree):  # git says where a repository lies in lines
+        raise WorkTreeUnfit(f"the name of {str(work_tree)!r} has a line break in it; rename the folder")
 
 
 def _is_huge(work_tree: Path) -> bool:

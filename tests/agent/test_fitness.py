@@ -39,6 +39,14 @@ def test_a_folder_without_git_may_hold_only_so_much(
         require_fit(tree)
 
 
+def test_a_folder_below_a_line_break_is_named_on_one_line(tree: Path) -> None:
+    folder = tree / "a\nb" / "c"
+    folder.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    with pytest.raises(WorkTreeUnfit, match=r"a\\nb/c' has a line break in it; rename the folder"):
+        require_fit(folder)
+
+
 def test_a_repository_may_hold_anything(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its history is copied by nobody, and what is no part of it is ignored."""
     monkeypatch.setattr(fitness, "MAX_FILES", 0)
