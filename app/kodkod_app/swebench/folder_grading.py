@@ -18,6 +18,7 @@ from typing import Any
 from kodkod_agent.errors import AgentError
 from kodkod_app.boxes import open_box
 from kodkod_app.candidate_places import copy_folder
+from kodkod_app.first_fault import first_fault
 from kodkod_app.repair_eval.packages import PackageFault
 from kodkod_app.swebench.grounds import EnvironmentMissing, Ground, Grounds
 from kodkod_app.swebench.rows import Row
@@ -47,13 +48,13 @@ class Bed:
     tree: Path
     box: Sandbox
 
-    async def apply(self, patch: str, commands: Sequence[str]) -> tuple[bool, str]:
+    async def apply(self, patch: bytes, commands: Sequence[str]) -> tuple[bool, str]:
         """Try the commands until one applies the patch; whether one did, and what the last said."""
         said = ""
         for number, command in enumerate(commands):
             if number:
                 await self.box.exec(_RESET, timeout_s=_PATCH_TIMEOUT_S)
-            done = await self.box.exec(f"{command} -", stdin=patch.encode(), timeout_s=_PATCH_TIMEOUT_S)
+            done = await self.box.exec(f"{command} -", stdin=patch, timeout_s=_PATCH_TIMEOUT_S)
             said = (done.stdout + done.stderr).decode("utf-8", "replace")
             if done.exit_code == 0:
                 return True, said
@@ -110,6 +111,9 @@ async def grade_in_folders(
         workers: instances at a time.
         timeout_s: of each one's tests.
         tell: takes a line on each.
+
+    Raises:
+        OSError: logs cannot be written.
     """
     waiting = list(reversed(rows))
 
@@ -123,9 +127,12 @@ async def grade_in_folders(
                 folder.mkdir(parents=True, exist_ok=True)
                 tell(f"{row.instance_id}: {await _grade(row, prediction, grounds, folder, timeout_s)}")
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(take())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(take())
+    except* OSError as faults:
+        raise first_fault(faults) from faults
 
 
 async def _grade(row: Row, prediction: Mapping[str, Any], grounds: Grounds, folder: Path, timeout_s: float) -> str:
@@ -135,9 +142,12 @@ async def _grade(row: Row, prediction: Mapping[str, Any], grounds: Grounds, fold
     from swebench.harness.utils import make_test_spec  # type: ignore[import-untyped]  # as above
 
     spec = make_test_spec(row.for_grader())
-    patch = str(prediction["model_patch"])
-    (folder / "patch.diff").write_text(patch, encoding="utf-8", errors="surrogateescape")
     (folder / "eval.sh").write_text(spec.eval_script, encoding="utf-8")
+    try:
+        patch = str(prediction["model_patch"]).encode()
+    except UnicodeEncodeError as fault:  # halves of a sign, which JSON can hold and no file can
+        return _error(folder, f"{type(fault).__name__}: {fault}", "the patch is no text")
+    (folder / "patch.diff").write_bytes(patch)
     try:
         async with open_bed(await asyncio.to_thread(grounds.of, row)) as bed:
             is_applied, said = await bed.apply(patch, GIT_APPLY_CMDS)

@@ -68,9 +68,11 @@ def _told(fault: Exception) -> str:
 
 
 def _parsed(path: Path, data: bytes) -> Any:
-    if path.suffix == ".json":
-        return json.loads(data)
-    return [_line(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+    lines = enumerate(data.split(b"\n"), 1)
+    found = json.loads(data) if path.suffix == ".json" else [_line(*line) for line in lines if line[1].strip()]
+    if not found:
+        raise ValueError("it is empty")
+    return found
 
 
 def _line(number: int, line: bytes) -> Any:

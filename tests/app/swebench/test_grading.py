@@ -44,20 +44,32 @@ def test_controls_and_predictions_without_docker(kodkod, rows, on_clones, tmp_pa
     write_rows(rows[:2], dataset)
     assert "100.0 % (2 of 2" in grade(kodkod, dataset, "gold", out, on_clones).out
     assert "0.0 % (0 of 2" in grade(kodkod, dataset, "empty", out, on_clones).out
-    write_rows(rows[:3], dataset)
+    write_rows(rows[:4], dataset)
     predictions = [
         {"instance_id": "local__calc-1", "model_name_or_path": "m", "model_patch": PATCH},
         {"instance_id": "local__calc-2", "model_name_or_path": "m", "model_patch": ""},
         {"instance_id": "local__calc-3", "model_name_or_path": "m", "model_patch": PATCH.replace("a - b", "a / b")},
+        {"instance_id": "local__calc-4", "model_name_or_path": "m", "model_patch": f"{PATCH}\udcff"},
     ]
     path = tmp_path / "preds.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in predictions))
     grade(kodkod, dataset, path, out, on_clones)
-    assert outcomes(out, "run-1") == {"1": "resolved", "2": "empty_patch", "3": "error"}
+    assert outcomes(out, "run-1") == {"1": "resolved", "2": "empty_patch", "3": "error", "4": "error"}
     summary = json.loads(next((out / "grading").glob("m.run-1-folders-*.json")).read_text())
     assert (summary["schema_version"], summary["resolved_ids"]) == (2, ["local__calc-1"])
     assert summary["empty_patch_ids"] == ["local__calc-2"]
-    assert summary["error_ids"] == ["local__calc-3"]
+    assert summary["error_ids"] == ["local__calc-3", "local__calc-4"]
+
+
+def test_logs_that_cannot_be_written_are_told_in_a_line(kodkod, rows, on_clones, tmp_path):
+    write_rows(rows[:1], tmp_path / "dataset.jsonl")
+    prediction = {"instance_id": "local__calc-1", "model_name_or_path": "m" * 300, "model_patch": PATCH}
+    (tmp_path / "preds.json").write_text(json.dumps([prediction]))
+    out = tmp_path / "out"
+    ended = kodkod(
+        "swebench", "grade", tmp_path / "dataset.jsonl", tmp_path / "preds.json", "-o", out, *on_clones, "--no-docker"
+    )
+    assert (ended.code, "no disk takes a name of this length" in ended.err) == (1, True), ended.err
 
 
 def test_tests_the_patch_changed_are_those_of_the_commit(kodkod, rows, on_clones, tmp_path):
@@ -126,6 +138,7 @@ def test_what_cannot_be_graded(kodkod, rows, dataset, tmp_path):
         ('{"instance_id": "local__calc-1"}\n{bad', "line 2: Expecting property name"),
         ('{"instance_id": 5, "model_patch": ""}', "5 names no instance"),
         ('{"model_patch": ""}', "'instance_id' is missing"),
+        ("", "it is empty"),
     ):
         (tmp_path / "preds.jsonl").write_text(text + "\n")
         ended = kodkod("swebench", "grade", dataset, tmp_path / "preds.jsonl", "-o", tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -44,6 +45,20 @@ def test_every_form_is_read(form, tmp_path):
     assert [row.instance_id for row in found] == ["a__b-1", "a__b-2"]
     assert found[0].fail_to_pass == ("t.py::test_a",)
     assert "t.py::test_b" in found[1].pass_to_pass
+
+
+def test_null_in_a_column_leaves_it_out(tmp_path):
+    path = tmp_path / "d.jsonl"
+    write_rows([dict.fromkeys(CLASSIC) | {"instance_id": "a__b-1", "version": None, "image": None}], path)
+    row = read_rows(path)[0]
+    assert (row.repo, row.version, row.fail_to_pass, row.image) == ("", "", (), None)
+
+
+def test_a_table_with_dates_can_go_to_the_grader(tmp_path):
+    entry = {**CLASSIC, "PASS_TO_PASS": [], "created_at": datetime(2024, 1, 2, tzinfo=UTC), "meta": {"raw": b"\xff"}}
+    parquet.write_table(pa.Table.from_pylist([entry]), tmp_path / "d.parquet")
+    write_rows([row.for_grader() for row in read_rows(tmp_path / "d.parquet")], tmp_path / "d.jsonl")
+    assert json.loads((tmp_path / "d.jsonl").read_text())["created_at"].startswith("2024-01-02")
 
 
 @pytest.mark.parametrize("name", ["image", "image_name", "docker_image"])
