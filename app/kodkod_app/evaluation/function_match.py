@@ -2,7 +2,8 @@
 
 Each expected call gives the values accepted for each argument; an empty text among them means that the argument may be
 left out. Names are compared exactly, texts without case, blanks and the signs , . / - _ * ^ and quotes, calls of one
-turn in any order.
+turn in any order. Accepted values of another type than the declared one name variables (or the declaration is wrong): a
+value of their type is right then, and compared exactly.
 """
 
 from __future__ import annotations
@@ -52,16 +53,22 @@ def call_mismatch(call: ToolCall, accepted: Accepted, specs: Mapping[str, ToolSp
     if unknown := [one for one in call.arguments if one not in wanted or one not in properties]:
         return f"{name}: {', '.join(unknown)} was not to be given"
     for argument, values in wanted.items():
-        if argument not in call.arguments:
-            if _OPTIONAL not in values:
-                return f"{name}: {argument} is missing"
-            continue
-        given, kind = call.arguments[argument], properties[argument].get("type", "string")
-        if not _has_type(given, kind) and not _names_variable(given, values):
-            return f"{name}: {argument} is {type(given).__name__}, not {kind}"
-        if not any(_equal(given, value) for value in values):
-            return f"{name}: {argument} is {given!r}"
+        if argument in call.arguments:
+            reason = _value_mismatch(call.arguments[argument], values, properties[argument].get("type", "string"))
+        else:
+            reason = "" if _OPTIONAL in values else "is missing"
+        if reason:
+            return f"{name}: {argument} {reason}"
     return ""
+
+
+def _value_mismatch(given: Any, values: Sequence[Any], kind: str) -> str:
+    answers = [value for value in values if value != _OPTIONAL]
+    is_as_declared = not answers or _has_type(answers[0], kind)
+    if not _has_type(given, kind) and (is_as_declared or type(given) is not type(answers[0])):
+        return f"is {type(given).__name__}, not {kind}"
+    fits = any(_equal(given, value) for value in values) if is_as_declared else given in values
+    return "" if fits else f"is {given!r}"
 
 
 def _has_type(value: Any, kind: str) -> bool:
@@ -80,11 +87,6 @@ def _has_type(value: Any, kind: str) -> bool:
         "dict": (dict,),
     }
     return isinstance(value, types.get(kind, (object,)))
-
-
-def _names_variable(given: Any, values: Sequence[Any]) -> bool:
-    """A text where another type is due: right where the accepted values are texts, which name variables then."""
-    return isinstance(given, str) and any(isinstance(value, str) and value != _OPTIONAL for value in values)
 
 
 def _equal(given: Any, accepted: Any) -> bool:
