@@ -59,6 +59,10 @@ class _Environment(_Part):
     network_mode: str = "no-network"
 
 
+class _Solution(_Part):
+    env: dict[str, str] = Field(default_factory=dict)
+
+
 class TaskFile(_Part):
     """What is read of `task.toml`."""
 
@@ -66,6 +70,7 @@ class TaskFile(_Part):
     agent: _Agent = Field(default_factory=_Agent)
     verifier: _Verifier = Field(default_factory=_Verifier)
     environment: _Environment = Field(default_factory=_Environment)
+    solution: _Solution = Field(default_factory=_Solution)
     steps: list[Any] = Field(default_factory=list)
 
 
@@ -94,6 +99,8 @@ class HarborTask:
             raise SuiteFault(
                 f"{folder} is no task directory of Harbor ({cause}); it needs {MARK} and instruction.md"
             ) from fault
+        if not instruction:
+            raise SuiteFault(f"{folder / 'instruction.md'} is empty; write there what is to be done")
         if file.steps:
             raise SuiteFault(f"{folder} has several steps, which Harbor alone does: harbor run --path {folder}")
         if not (folder / "tests" / "test.sh").is_file():
@@ -170,7 +177,9 @@ class HarborTask:
             SandboxError: the box failed.
         """
         script = self.add("solution", tree) / "solve.sh"
-        await box.exec(["bash", str(script)], cwd=tree, timeout_s=self.file.agent.timeout_sec)
+        await box.exec(
+            ["bash", str(script)], cwd=tree, env=self.file.solution.env, timeout_s=self.file.agent.timeout_sec
+        )
 
     @property
     def variables(self) -> dict[str, str]:
@@ -195,7 +204,7 @@ def read_reward(folder: Path) -> float:
     try:
         found = json.loads(text) if path.suffix == ".json" else float(text)
         numbers = list(found.values()) if isinstance(found, dict) else [found]
-        values = [float(number) for number in numbers if not isinstance(number, bool | str)]
+        values = [float(number) for number in numbers if not isinstance(number, str)]
     except (ValueError, TypeError) as fault:
         raise RewardFault(f"{path.name} holds no number: {text[:60]!r}") from fault
     if not values or len(values) != len(numbers) or not all(map(math.isfinite, values)):

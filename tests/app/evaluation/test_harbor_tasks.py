@@ -23,6 +23,8 @@ env = { WANTED = "hello" }
 [environment]
 cpus = 1
 env = { MODE = "test" }
+[solution]
+env = { WORD = "hello" }
 """
 DOCKERFILE = """\
 # what it stands on
@@ -50,7 +52,7 @@ def task(tmp_path):
         "environment/Dockerfile": DOCKERFILE,
         "environment/seed.txt": "1\n",
         "environment/data/more.txt": "2\n",
-        "solution/solve.sh": "#!/bin/bash\ncd /app && echo hello > greeting.txt\n",
+        "solution/solve.sh": "#!/bin/bash\ncd /app && echo $WORD > greeting.txt\n",
         "tests/test.sh": TEST,
     }.items():
         path = folder / name
@@ -96,6 +98,7 @@ def test_a_link_in_the_way_leads_nowhere(task, tmp_path):
         ("reward.txt", "0.25", 0.25),
         ("reward.json", '{"a": 1, "b": 0.5}', 0.5),
         ("reward.json", "1", 1.0),
+        ("reward.json", '{"a": true}', 1.0),
         ("reward.txt", "nan", None),
         ("reward.txt", "", None),
         ("reward.txt", "one", None),
@@ -131,6 +134,10 @@ def test_what_is_not_done_here(task, tmp_path):
     (task / "environment" / "Dockerfile").write_text("FROM x\nWORKDIR /app\nCOPY seed.txt /etc/\n")
     with pytest.raises(SuiteFault, match="outside of /app"):
         HarborTask.read(task).lay_out(tmp_path / "tree3")
+    (task / "instruction.md").write_text("\n")
+    with pytest.raises(SuiteFault, match=r"instruction\.md is empty"):
+        load_suite(str(task))
+    (task / "instruction.md").write_text("Do it.\n")
     (task / "task.toml").write_text(TASK + "[[steps]]\nname = 'one'\n")
     with pytest.raises(SuiteFault, match="several steps"):
         HarborTask.read(task)
