@@ -90,13 +90,17 @@ class Commands:
 
 
 async def _run(call: ToolCall, environment: Any) -> ToolMessage:
-    command, timeout_s = call.arguments.get("command"), call.arguments.get("timeout_s") or _TIMEOUT_S
+    command, timeout_s = call.arguments.get("command"), call.arguments.get("timeout_s")
+    if not isinstance(timeout_s, int) or timeout_s < 1:
+        timeout_s = _TIMEOUT_S
     if call.fault is not None or call.name != SHELL.name or not isinstance(command, str):
         reason = call.fault or f"call {SHELL.name} with a command"
         return ToolMessage(call_id=call.id, text=f"error: {reason}")
     try:
-        done = await environment.exec(command, timeout_sec=int(timeout_s))
-    except TimeoutError:
+        done = await environment.exec(command, timeout_sec=timeout_s)
+    except (TimeoutError, RuntimeError) as fault:  # which of them, its environments differ in
+        if isinstance(fault, RuntimeError) and "timed out" not in str(fault):
+            raise
         return ToolMessage(call_id=call.id, text=f"the command ran past {timeout_s} s and was ended")
     said = f"{done.stdout or ''}{done.stderr or ''}"
     return ToolMessage(call_id=call.id, text=cut_middle(f"exit code {done.return_code}\n{said}", _MAX_CHARS))

@@ -26,6 +26,10 @@ class Environment:
         self.ran.append((command, timeout_sec))
         if command == "sleep":
             raise TimeoutError
+        if command == "sleep in Docker":
+            raise RuntimeError(f"Command timed out after {timeout_sec} seconds")
+        if command == "break":
+            raise RuntimeError("the container is gone")
         return SimpleNamespace(stdout=f"out of {command}" + "x" * 20_000, stderr=None, return_code=3)
 
 
@@ -36,6 +40,7 @@ def test_it_works_in_harbors_environment(install, says, tmp_path):
     agent = kind(tmp_path / "logs", model_name="kodkod/nano")
     agent.kodkod_model = says(
         [("shell", {"command": "ls"}), ("shell", {"command": "sleep", "timeout_s": 5})],
+        [("shell", {"command": "sleep in Docker", "timeout_s": "soon"})],
         [("other", {"x": 1})],
         "Done.",
     )
@@ -44,7 +49,7 @@ def test_it_works_in_harbors_environment(install, says, tmp_path):
     context = SimpleNamespace(n_input_tokens=None, n_cache_tokens=None, n_output_tokens=None)
     asyncio.run(agent.setup(environment))
     asyncio.run(agent.run("List the files.", environment, context))
-    assert environment.ran == [("ls", 120), ("sleep", 5)]
+    assert environment.ran == [("ls", 120), ("sleep", 5), ("sleep in Docker", 120)]
     assert context.n_output_tokens > 0
     assert 0 < context.n_cache_tokens < context.n_input_tokens
     kept = next((tmp_path / "logs").iterdir()).read_text()
@@ -56,3 +61,12 @@ def test_without_harbor():
         _ = harbor.KodkodAgent
     with pytest.raises(AttributeError, match="no attribute"):
         _ = harbor.Other
+
+
+def test_an_environment_that_breaks_ends_the_trial(install, says, tmp_path):
+    install(harbor__agents__base={"BaseAgent": BaseAgent})
+    agent = harbor.KodkodAgent(tmp_path / "logs", model_name="kodkod/nano")
+    agent.kodkod_model = says([("shell", {"command": "break"})], "Done.")
+    context = SimpleNamespace(n_input_tokens=None, n_cache_tokens=None, n_output_tokens=None)
+    with pytest.raises(RuntimeError, match="the container is gone"):
+        asyncio.run(agent.run("Break it.", Environment(), context))
