@@ -87,7 +87,7 @@ def read_skills(folder: Path, inside: Path) -> Skills:
 def _read(file: Path, inside: Path) -> Skill:
     if not file.resolve().is_relative_to(inside):
         raise ValueError("it lies elsewhere")
-    head = _head(read_small(file, MAX_FILE_BYTES).decode("utf-8"))
+    head = _head(read_small(file, MAX_FILE_BYTES).decode("utf-8-sig"))
     if not _NAME.fullmatch(head.name) or head.name != file.parent.name:
         raise ValueError("its name is not that of its folder, in small letters, digits and single -")
     return Skill(head.name, one_line(head.description, MAX_DESCRIPTION_CHARS), file.absolute())

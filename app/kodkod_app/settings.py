@@ -161,7 +161,7 @@ def merge_sources(layers: Layers, *, trusted: bool) -> Settings:
 
 def _read(path: Path) -> Layer:
     try:
-        layer = tomllib.loads(read_small(path, _MAX_FILE_BYTES).decode("utf-8"))
+        layer = tomllib.loads(read_small(path, _MAX_FILE_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:

@@ -33,6 +33,12 @@ def test_skills_are_read_by_name(tmp_path):
     assert read_skills(tmp_path / "nowhere", tmp_path) == read_skills(tmp_path / "no-skill", tmp_path)
 
 
+def test_a_page_from_elsewhere_may_begin_with_a_mark_of_utf_8_and_end_its_lines_otherwise(tmp_path):
+    page = write(tmp_path, "a", "when asked")
+    page.write_bytes(b"\xef\xbb\xbf" + page.read_bytes().replace(b"\n", b"\r\n"))
+    assert [one.description for one in read_skills(tmp_path, tmp_path).found] == ["when asked"]
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [

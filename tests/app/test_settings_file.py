@@ -12,6 +12,7 @@ from kodkod_agent.rules import Rule
 from kodkod_app.settings import Layers, Settings, SettingsFault, load_settings, merge_sources, read_layers
 from kodkod_app.settings_fields import Source, as_text, read_typed, setting_fields
 from kodkod_app.settings_file import save_allowed, save_value
+from kodkod_app.tui.themes import wanted_theme
 
 COMMENTED = """\
 # mine
@@ -70,6 +71,16 @@ def test_a_key_is_written_and_comments_stay(settings_file: Path) -> None:
     save_value(settings_file, "tools.test_command", None)
     save_value(settings_file, "engine.device", None)
     assert settings_file.read_text().strip() == COMMENTED.replace("40", "50").strip()
+
+
+def test_a_mark_of_utf_8_before_the_text_is_no_part_of_it(settings_file: Path) -> None:
+    """Some editors write one."""
+    settings_file.write_text('[tui]\ntheme = "ansi"\n', encoding="utf-8-sig")
+    assert wanted_theme(settings_file) == "ansi"
+    save_value(settings_file, "agent.max_turns", 50)
+    settings_file.write_text(settings_file.read_text(), encoding="utf-8-sig")
+    settings = load_settings(settings_file.parent, trusted=True, environment={})
+    assert (settings.tui.theme, settings.agent.max_turns) == ("ansi", 50)
 
 
 def test_a_file_is_made_with_its_folder(home: Path) -> None:

@@ -130,7 +130,7 @@ def wanted_theme(settings_file: Path) -> str:
     What cannot be read is told of when the settings are put together.
     """
     try:
-        section = tomllib.loads(settings_file.read_text(encoding="utf-8")).get("tui", {})
+        section = tomllib.loads(settings_file.read_text(encoding="utf-8-sig")).get("tui", {})
     except (OSError, ValueError):
         return DEFAULT
     name = section.get("theme", DEFAULT) if isinstance(section, dict) else DEFAULT

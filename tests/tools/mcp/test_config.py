@@ -34,6 +34,11 @@ def test_servers_of_both_kinds_are_read_and_keys_of_other_programs_passed_over(t
     assert named.servers["tickets"].shown() == "https://localhost/mcp"
 
 
+def test_a_mark_of_utf_8_before_the_text_is_no_part_of_it(tmp_path):
+    (tmp_path / ".mcp.json").write_text('{"mcpServers": {"a": {"command": "x"}}}', encoding="utf-8-sig")
+    assert list(read_project_file(tmp_path).servers) == ["a"]
+
+
 def test_no_file_is_no_server_and_no_fault(tmp_path):
     assert read_project_file(tmp_path) == read_servers({}, "")
 

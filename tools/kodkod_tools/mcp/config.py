@@ -129,7 +129,7 @@ def read_project_file(work_tree: Path) -> NamedServers:
 
 def _read_named(source: bytes, path: Path) -> NamedServers:
     try:
-        named = json.loads(source.decode("utf-8")).get("mcpServers", {})
+        named = json.loads(source.decode("utf-8-sig")).get("mcpServers", {})
         entries = dict(named)
     except UnicodeDecodeError as fault:
         return NamedServers(faults=(f"{path} cannot be read ({_one_line(fault)}); mend or remove it",))
