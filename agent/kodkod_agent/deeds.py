@@ -157,7 +157,7 @@ def _of_move(command: SimpleCommand, places: Places) -> list[Finding]:
     word = command.words[1]
     if (word.text or "-").startswith("-"):
         return [Finding(Reach.UNSURE, "goes to a folder that is not known for sure")]
-    found = replace(places, boxed=False).writing(word)
+    found = replace(places, boxed=False).entering(word)
     return [found] if found else []
 
 

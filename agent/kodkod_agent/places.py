@@ -79,6 +79,14 @@ class Places:
 
     def writing(self, word: Word) -> Finding | None:
         """What is to be said against changing this path; None when it is a project file like others."""
+        if (found := self.entering(word)) is not None:
+            return found
+        if word.text is not None and self._is_of_another_repository(word.text):
+            return Finding(Reach.OUTSIDE, f"lies in a repository of its own, which no snapshot holds ({word.source})")
+        return None
+
+    def entering(self, word: Word) -> Finding | None:
+        """What is to be said against being where it may be changed."""
         path = word.text
         if path is None or word.is_pattern or "\0" in path or self._is_lost(path):
             return Finding(Reach.UNSURE, f"changes a file that is only known when it runs ({word.source})")
@@ -113,6 +121,11 @@ class Places:
         """Where it may lead, from every folder, as written and by links."""
         joined = [str(Path(folder, path)) for folder in self.folders]
         return [place for one in joined for place in (self._relative(one), self._real(one))]
+
+    def _is_of_another_repository(self, path: str) -> bool:
+        """A submodule, or a clone that lies in the project: what it holds is that repository's to record."""
+        folders = {folder for place in self._all(path) for folder in (Path(place), *Path(place).parents)}
+        return any((self.work_tree / folder / ".git").exists() for folder in folders - {Path()})
 
     def _is_lost(self, path: str) -> bool:
         return not self.folders or (self.has_moved and ".." in path.split("/"))

@@ -13,7 +13,8 @@ first: deny over ask over allow. Where no rule speaks, the mode does:
 
 In a box without network (`sandboxed`) code may run and shell commands may edit in `default`, `acceptEdits`, `auto` and
 `dontAsk` alike: the box holds them in the project, and every step has a snapshot to go back to. The edit and write
-tools still follow the table. What names something outside the project, or cannot be told for sure, is asked even so.
+tools still follow the table. What names something outside the project, or in a repository of its own inside it (a
+submodule: no snapshot holds it), or cannot be told for sure, is asked even so.
 
 Tools of MCP servers are "outside" in the table, whatever the server says of them. Rules speak of one as
 `mcp__SERVER__TOOL`, of all of a server as `mcp__SERVER`; a pattern is the fingerprint of a definition.

@@ -37,6 +37,17 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a submodule."""
+    tree = tmp_path_factory.mktemp("nested").resolve()
+    for folder in (".git", "src", "lib/new"):
+        (tree / folder).mkdir(parents=True)
+    (tree / "lib" / ".git").write_text("gitdir: ../.git/modules/lib\n")
+    (tree / "link").symlink_to("lib")
+    return tree
+
+
 def rules_of(allow: str = "", ask: str = "", deny: str = "") -> Rules:
     lists = {"allow": allow, "ask": ask, "deny": deny}
     return Rules.model_validate({name: [part for part in text.split(" | ") if part] for name, text in lists.items()})
@@ -115,6 +126,13 @@ class TestCommands:
     )  # fmt: skip
     def test_accept_edits_accepts_no_way_round(self, links: Path, command: str) -> None:
         assert verdict(links, command, "acceptEdits") == "ask"
+
+    @pytest.mark.parametrize(("command", "expected"), [
+        ("rm -r lib", "ask"), ("cd lib && touch a.py", "ask"), ("echo x > lib/a.py", "ask"), ("cp src/a.py lib", "ask"),
+        ("cd lib/new && ls", "allow"), ("cat lib/a.py", "allow"), ("touch src/a.py", "allow"),
+    ])  # fmt: skip
+    def test_a_repository_of_its_own_is_not_changed_unasked(self, nested: Path, command: str, expected: str) -> None:
+        assert verdict(nested, command, "acceptEdits", sandboxed=True) == expected
 
     @pytest.mark.parametrize("command", ["rm -rf {}", "rm -rf ../{}", "rm -rf src/.."])
     def test_the_project_itself_is_not_removed(self, links: Path, command: str) -> None:
@@ -346,6 +364,17 @@ class TestTools:
         decision = decide(work_tree, "write", "acceptEdits", path=path, content="x")
         assert decision.verdict is Verdict.ASK
         assert decision.suggested_rules == ()
+
+    def test_what_no_snapshot_holds_is_asked(self, nested: Path) -> None:
+        """A change in a submodule, or in a clone inside the project, is in no snapshot and in no diff of a run."""
+        for path in ("lib/a.py", "lib/new/a.py", "src/../link/a.py"):
+            decision = decide(nested, "edit", "acceptEdits", path=path, old="a", new="b")
+            assert decision.verdict is Verdict.ASK
+            assert "lies in a repository of its own, which no snapshot holds" in decision.reason
+        allowed = decide(nested, "edit", rules=rules_of(allow="edit(lib/**)"), path="lib/a.py", old="a", new="b")
+        assert allowed.verdict is Verdict.ALLOW
+        assert decide(nested, "write", "acceptEdits", path="src/a.py", content="").verdict is Verdict.ALLOW
+        assert decide(nested, "view", path="lib/a.py").verdict is Verdict.ALLOW
 
     @pytest.mark.parametrize(
         ("rules", "path", "expected"),
