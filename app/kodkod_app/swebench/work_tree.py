@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _NAME, _ADDRESS, _DATE = "kodkod", "kodkod@localhost", "2000-01-01T00:00:00+0000"
 _TIMEOUT_S = 600.0
@@ -52,16 +53,16 @@ def apply_patch(tree: Path, patch: str, *, reverse: bool = False) -> None:
 
 
 def checkout(clone: Path, commit: str, tree: Path) -> None:
-    """Lay out one commit of a clone, without its history.
+    """Lay out one commit of a clone, without its history; also what its attributes keep out of archives, tests often.
 
     Raises:
         WorkTreeFault: the clone has no such commit.
     """
-    archive = _git(clone, "archive", "--format=tar", commit)
-    tree.mkdir(parents=True)
-    done = subprocess.run(["tar", "-x", "-f", "-", "-C", tree], input=archive, capture_output=True, check=False)
-    if done.returncode:
-        raise WorkTreeFault(f"{commit} of {clone} cannot be laid out: {_last_line(done.stderr)}")
+    with TemporaryDirectory(prefix="kodkod-index-") as folder:
+        variables = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        _git(clone, "read-tree", commit, variables=variables)
+        tree.mkdir(parents=True)
+        _git(clone, "checkout-index", "--all", variables={**variables, "GIT_WORK_TREE": str(tree)})
 
 
 def diff(tree: Path) -> str:

@@ -13,6 +13,9 @@ import pytest
 from kodkod_app.repair_eval.packages import READY, Package, PackageSpec
 from kodkod_app.swebench import grounds
 from kodkod_app.swebench.grounds import environment_without
+from kodkod_app.swebench.work_tree import WorkTreeFault, checkout
+
+from ..conftest import git
 
 SITE = "lib/python3.11/site-packages"
 
@@ -68,3 +71,22 @@ def test_half_a_copy_is_never_taken_for_a_whole_one(package, monkeypatch):
         environment_without(package)
     monkeypatch.setattr(grounds, "shutil", shutil)
     assert_without(environment_without(package))
+
+
+def test_a_commit_is_laid_out_whole_whatever_its_archives_leave_out(clones, tmp_path):
+    clone = clones / "local" / "calc"
+    (clone / ".gitattributes").write_text("tests export-ignore\nversion.py export-subst\n")
+    (clone / "version.py").write_text("COMMIT = '$Format:%H$'\n")
+    git(clone, "add", ".")
+    git(clone, "commit", "-q", "-m", "as releases are made of it")
+    bare = tmp_path / "bare"
+    git(tmp_path, "clone", "-q", "--bare", str(clone), str(bare))
+    for number, place in enumerate((clone, bare)):
+        tree = tmp_path / f"tree-{number}"
+        checkout(place, git(clone, "rev-parse", "HEAD").strip(), tree)
+        assert (tree / "tests" / "test_calc.py").read_text() == (clone / "tests" / "test_calc.py").read_text()
+        assert (tree / "version.py").read_text() == "COMMIT = '$Format:%H$'\n"
+        assert not (tree / ".git").exists()
+    with pytest.raises(WorkTreeFault, match="0000"):
+        checkout(clone, "0" * 40, tmp_path / "none")
+    assert git(clone, "status", "--short") == ""
