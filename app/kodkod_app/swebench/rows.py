@@ -5,9 +5,11 @@ Classic columns and those of version 5 are understood. What a row says besides i
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +69,8 @@ class Row(BaseModel):
     @field_validator("fail_to_pass", "pass_to_pass", mode="before")
     @classmethod
     def _maybe_text(cls, value: Any) -> Any:
-        """The hub's data sets hold these lists as JSON text."""
-        return json.loads(value) if isinstance(value, str) else value
+        """The hub's data sets hold these lists as text, of JSON or, in some variants, as Python writes a list."""
+        return _listed(value) if isinstance(value, str) else value
 
     @property
     def can_be_graded(self) -> bool:
@@ -81,6 +83,15 @@ class Row(BaseModel):
         own = self.model_dump(exclude=set(self.model_extra or {}) | {"fail_to_pass", "pass_to_pass"})
         lists = {"FAIL_TO_PASS": json.dumps(self.fail_to_pass), "PASS_TO_PASS": json.dumps(self.pass_to_pass)}
         return {**extra, **own, **lists, "image": self.image or f"kodkod.none/{self.instance_id.lower()}"}
+
+
+def _listed(text: str) -> Any:
+    with suppress(ValueError):
+        return json.loads(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError) as fault:
+        raise ValueError("its text is no list, of JSON or Python") from fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ def test_every_form_is_read(form, tmp_path):
     assert "t.py::test_b" in found[1].pass_to_pass
 
 
+@pytest.mark.parametrize("text", ['["t.py::test_a"]', "['t.py::test_a']"])
+def test_lists_as_text(text):
+    assert Row.model_validate({"instance_id": "a", "fail_to_pass": text}).fail_to_pass == ("t.py::test_a",)
+
+
 def test_null_in_a_column_leaves_it_out(tmp_path):
     path = tmp_path / "d.jsonl"
     write_rows([dict.fromkeys(CLASSIC) | {"instance_id": "a__b-1", "version": None, "image": None}], path)
@@ -120,6 +125,7 @@ def test_selection(chosen, expected):
         ("d.jsonl", '{"repo": "a/b"}\n', "row 1: instance_id"),
         ("d.jsonl", '{"instance_id": "../../etc"}\n', "cannot name an instance"),
         ("d.jsonl", "[1]\n", "row 1: the row"),
+        ("d.jsonl", '{"instance_id": "a", "FAIL_TO_PASS": "[x("}\n', "FAIL_TO_PASS: .* its text is no list"),
         ("d.json", "3", "cannot be read"),
         ("d.jsonl", "", "no rows"),
         ("d.csv", "a", "cannot be read as a data set"),
