@@ -18,6 +18,13 @@ SCHEMA = {
 }
 
 
+DRAFTS = [
+    "http://json-schema.org/draft-06/schema#",
+    "http://json-schema.org/draft-07/schema#",
+    "https://json-schema.org/draft/2019-09/schema",
+]
+
+
 def offered(name="add", description="Adds.", schema=SCHEMA):
     return Offered(name, description, schema)
 
@@ -42,6 +49,18 @@ def test_arguments_are_checked_against_the_schema():
     assert checker.faults({"a": 0}) == ["a: 0 is less than the minimum of 1"]
     assert set(checker.faults({"b": "z"})) == {"'a' is a required property", "b: 'z' is not one of ['x', 'y']"}
     assert "'c' was unexpected" in checker.faults({"a": 1, "c": 2})[0]
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_lists_of_fixed_items_are_checked_by_the_draft_they_are_of(draft):
+    pair = {"type": "array", "items": [{"type": "integer"}, {"type": "string"}], "minItems": 2, "maxItems": 2}
+    schema = {"$schema": draft, "type": "object", "properties": {"pair": pair}}
+    assert Checker(schema).faults({"pair": [1, "x"]}) == []
+    assert Checker(schema).faults({"pair": ["x", "x"]}) == ["pair.0: 'x' is not of type 'integer'"]
+    assert take("s", [offered(schema=schema)]).taken
+    for other in ("http://json-schema.org/draft-04/schema#", "https://json-schema.org/draft/2020-12/schema", "x:", 5):
+        with pytest.raises(ValueError, match="its schema is none"):
+            Checker({**schema, "$schema": other})
 
 
 @pytest.mark.parametrize("name", ["", "two words", "x" * 65, "a\x1b[31m", "</longcat_tool_call>", "ä", "a/b"])
@@ -105,13 +124,15 @@ def doubling(depth):
     ],
 )
 def test_a_check_ends_soon_and_fetches_nothing(schema):
-    [fault] = Checker(schema).faults({"x": 1})
-    assert "it cannot be called" in fault
+    for named in ({}, *({"$schema": draft} for draft in DRAFTS)):
+        [fault] = Checker({**named, **schema}).faults({"x": 1})
+        assert "it cannot be called" in fault
 
 
 def test_patterns_are_not_obeyed():
     slow = {"type": "object", "properties": {"x": {"type": "string", "pattern": "^(a+)+$", "format": "date"}}}
-    assert Checker(slow).faults({"x": "a" * 60 + "!"}) == []
+    for named in ({}, *({"$schema": draft} for draft in DRAFTS)):
+        assert Checker({**named, **slow}).faults({"x": "a" * 60 + "!"}) == []
     assert Checker({"type": "object", "patternProperties": {"^(a+)+$": False}}).faults({"a" * 60 + "!": 1}) == []
 
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft6Validator, Draft7Validator, Draft201909Validator, Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
-from jsonschema.validators import extend
+from jsonschema.validators import extend, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -25,6 +25,10 @@ MAX_STEPS = 20_000
 _MAX_FAULTS = 5
 _MAX_FAULT_CHARS = 200
 _NOT_OBEYED = ("pattern", "patternProperties", "format", "$dynamicRef", "contentSchema")
+
+_NEWEST = Draft202012Validator
+_OLDER = (Draft6Validator, Draft7Validator, Draft201909Validator)
+"""Drafts in which keywords are the same but for lists of items. In those before them some mean something else."""
 
 Keyword: TypeAlias = Callable[[Validator, Any, Any, Any], Iterator[ValidationError] | None]
 
@@ -49,15 +53,16 @@ class Checker:
             raise ValueError(f"its schema has {length:,} characters, more than {MAX_SCHEMA_CHARS:,}")
         if schema.get("type") != "object":
             raise ValueError('its schema is not of type "object"')
+        kind = _kind(schema)
         try:
-            Draft202012Validator.check_schema(schema)
+            kind.check_schema(schema)
         except (SchemaError, RecursionError) as fault:
             raise ValueError(f"its schema is none ({_shown(getattr(fault, 'message', fault))})") from fault
-        self._schema = schema
+        self._schema, self._kind = schema, kind
 
     def faults(self, arguments: Mapping[str, Any]) -> list[str]:
         """What is wrong with some arguments, a line each; empty when nothing is."""
-        validator = _bounded()(self._schema, registry=Registry())
+        validator = _bounded(self._kind)(self._schema, registry=Registry())
         found: list[str] = []
         try:
             for error in validator.iter_errors(dict(arguments)):
@@ -82,7 +87,14 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
     return True
 
 
-def _bounded() -> type[Validator]:
+def _kind(schema: Mapping[str, Any]) -> type[Validator]:
+    """Of the draft that the schema says it is of; of the newest where it says none of those."""
+    named = {"$schema": schema["$schema"]} if isinstance(schema.get("$schema"), str) else {}
+    found: type[Validator] = validator_for(named, default=_NEWEST)
+    return found if found in _OLDER else _NEWEST
+
+
+def _bounded(kind: type[Validator]) -> type[Validator]:
     """A validator that counts its steps."""
     left = MAX_STEPS
 
@@ -96,8 +108,8 @@ def _bounded() -> type[Validator]:
 
         return check
 
-    keywords = {name: counted(keyword) for name, keyword in Draft202012Validator.VALIDATORS.items()}
-    bounded: type[Validator] = extend(Draft202012Validator, {**keywords, **dict.fromkeys(_NOT_OBEYED, _passes)})
+    keywords = {name: counted(keyword) for name, keyword in kind.VALIDATORS.items()}
+    bounded: type[Validator] = extend(kind, {**keywords, **dict.fromkeys(_NOT_OBEYED, _passes)})
     return bounded
 
 
