@@ -51,6 +51,7 @@ from kodkod_tools import registry
 from kodkod_tools.config import ToolsConfig
 from kodkod_tools.mcp import names
 from kodkod_tools.mcp.config import PROJECT_FILE, McpServer, require_name
+from kodkod_tools.schema import in_plain_words
 from kodkod_tools.small_files import read_small
 
 PREFIX = "KODKOD_"
@@ -261,7 +262,7 @@ def checked(layer: Layer, source: str) -> Layer:
         first = fault.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "all of it"
         is_unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
-        cause = "there is no such setting" if is_unknown else first["msg"].removeprefix("Value error, ")
+        cause = "there is no such setting" if is_unknown else in_plain_words(first["msg"])
         raise SettingsFault(f"{source}: {key}: {_one_line(cause)}; correct or remove it") from fault
     return layer
 

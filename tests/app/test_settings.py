@@ -83,6 +83,7 @@ def test_not_even_a_trusted_project_may_open_the_box(tree, line):
         ("model = 1", "model: Input should be a valid string"),
         ("[agent]\nmax_turn = 1", "agent.max_turn: there is no such setting"),
         ("[agent]\nmax_turns = 0", "agent.max_turns: Input should be greater than or equal to 1"),
+        ('[tools]\ntest_command = "npm test"', "tools.test_command: Input should be a valid list"),
         ("[engine]\nmax_runing = 1", "engine.max_runing: there is no such setting"),
         ("[engine]\nthreads = 100000", "engine: threads must be from 1 to 1,024, not 100,000"),
         ("[engine]\nblock_size = 0", "engine: block_size must be at least 1, not 0"),

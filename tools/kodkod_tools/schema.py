@@ -46,13 +46,19 @@ def faults(error: ValidationError) -> list[str]:
     return [_fault(dict(entry)) for entry in error.errors(include_url=False)]
 
 
+def in_plain_words(message: str) -> str:
+    """What pydantic says of a value, for whoever wrote it in TOML or JSON, which know lists and no tuples."""
+    message = message.removeprefix("Value error, ")
+    return message.replace("Tuple should", "List should").replace("valid tuple", "valid list")
+
+
 def _fault(entry: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "missing":
         return f"{field}: is required"
     if entry["type"] == "extra_forbidden":
         return f"{field}: is no argument of this tool"
-    message = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = in_plain_words(entry["msg"]).removeprefix("Input ")
     if not field:
         return str(message)
     return f"{field}: {message}, got {_short(entry['input'])}"

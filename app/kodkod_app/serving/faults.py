@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from kodkod_app.serving.replies import ErrorBody, ErrorReply
 from kodkod_engine.chat.surrogates import without_lone_surrogates
 from kodkod_engine.errors import EngineClosed, EngineError, PromptTooLong, RequestError
+from kodkod_tools.schema import in_plain_words
 
 _MAX_MESSAGE_CHARS = 400
 _KIND = re.compile(r"\[|^constrained-|^(?:str|int|float|bool)$")
@@ -57,7 +58,7 @@ def invalid(fault: ValidationError) -> ApiFault:
     )
     if found["type"] == "json_invalid":
         return bad(f"the body cannot be read: {found['msg']}", code="invalid_json")
-    place, cause = _place(found["loc"]), found["msg"].removeprefix("Value error, ")
+    place, cause = _place(found["loc"]), in_plain_words(found["msg"])
     if found["type"] == "extra_forbidden":
         cause = "there is no such parameter; leave it out"
     return bad(f"{place or 'the body'}: {cause}", place or None)

@@ -64,7 +64,7 @@ def test_values_that_cannot_be(serve, options, param, words):
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([], "messages: Tuple should have at least 1 item"),
+        ([], "messages: List should have at least 1 item"),
         ([{"role": "clown", "content": "Hi"}], "messages.0: Input tag 'clown'"),
         ([{"role": "user"}], "messages.0.content: Field required"),
         ([{"role": "user", "content": None}], "messages.0.content: Input should be a valid string"),

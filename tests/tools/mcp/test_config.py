@@ -51,7 +51,7 @@ def test_no_file_is_no_server_and_no_fault(tmp_path):
         ({"type": "http", "command": "a"}, "does not go with a command"),
         ({"type": "sse", "url": "http://b"}, "the transport sse is not spoken; use http"),
         ({"url": "ftp://b"}, "url:"),
-        ({"command": "a", "args": "x"}, "args:"),
+        ({"command": "a", "args": "x"}, "args: Input should be a valid list"),
         ({"command": "a", "call_timeout_s": 0}, "call_timeout_s:"),
         ("a", "Input should be"),
     ],

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kodkod_tools.schema import in_plain_words
 from kodkod_tools.small_files import read_small
 
 PROJECT_FILE = ".mcp.json"
@@ -178,7 +179,7 @@ def _cause(fault: ValueError) -> str:
         return _one_line(fault)
     first = fault.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    cause = first["msg"].removeprefix("Value error, ")
+    cause = in_plain_words(first["msg"])
     return _one_line(f"{place}: {cause}" if place else cause)
 
 
