@@ -62,6 +62,10 @@ def experts_hit(engine: NativeEngine, tokens: int, context: int) -> float:
 
 
 def measured(engine: NativeEngine, options: argparse.Namespace) -> dict[str, Any]:
+    for layer in range(engine.runner.layout.num_cache_layers):
+        engine.runner.cache.layer(
+            layer
+        ).normal_()  # memory that was never written is one page, in the first level cache
     found, rate = turns(engine, options.tokens, options.context, options.turns)
     steps: dict[int, dict[str, float]] = {}
     for tokens in options.tokens:

@@ -24,6 +24,7 @@ from kodkod_engine.kernels import (
     rms_norm,
     thin_experts,
     thin_linear,
+    tiled_latents,
 )
 from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
@@ -35,7 +36,25 @@ Array = Any
 """A numpy array as numba sees it: bf16 matrices are uint16, packed ones a pair of arrays."""
 
 
-_norm, _attend = rms_norm._kernel, latent_attention._kernel
+_norm = rms_norm._kernel
+
+
+def _attend(
+    tiles: tuple[int, ...], query: Array, latents: Array, slots: Array, positions: Array, kv_b: Array, scale: Any,
+    nope: int, out: Array, parts: int,
+) -> None:  # fmt: skip
+    """In tiles where the type of `HalfWeights.tiles` says so."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_attend, inline="never", jit_options=SERIAL_OPTIONS)
+def _attend_of(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
+    attend = tiled_latents.attend if len(tiles) else latent_attention._kernel
+
+    def over_latents(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]
+        attend(query, latents, slots, positions, kv_b, scale, nope, out, parts)
+
+    return over_latents
 
 
 def _linear(weight: Array, x: Array, out: Array, parts: int) -> None:
@@ -111,6 +130,8 @@ class HalfWeights(NamedTuple):
     kv_norm: Array
     kv_b: Array
     """[heads, nope + value, rank]."""
+    tiles: tuple[int, ...]
+    """With a number in it where attention goes in tiles; then kernels are compiled for that alone."""
     o: Array
     post_norm: Array
     gate_up: Array
@@ -217,7 +238,7 @@ def _attention(
     heads, value = half.kv_b.shape[0], half.kv_b.shape[1] - scalars.nope
     attended = np.empty((len(x), heads, value), np.float32)
     scale, nope = scalars.score_scale, scalars.nope
-    _attend(query, latents, step.context_slots, step.positions, half.kv_b, scale, nope, attended, parts)
+    _attend(half.tiles, query, latents, step.context_slots, step.positions, half.kv_b, scale, nope, attended, parts)
     out = np.empty_like(x)
     _linear(half.o, attended.reshape(len(x), heads * value), out, parts)
     return x + out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from kodkod_engine.kernels.bf16 import bits_of, float_or_bits
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
 from kodkod_engine.kernels.packed_linear import packed_arrays
+from kodkod_engine.kernels.tiled_latents import takes_tiled_latents
 from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.packed import PackedMatrix, Slot
@@ -19,28 +21,28 @@ from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS
 
 if TYPE_CHECKING:
+    from kodkod_engine.layers.attention import LatentAttention
     from kodkod_engine.models.longcat_flash import HalfLayer
 
 MAX_SCORES = 1 << 16
-"""Tokens times context, up to which attention in the kernel beats batched products."""
+"""See `_most_scores`."""
 
 MAX_SCORES_IN_WIDE_VECTORS = 1 << 18
 """The same where there is AVX-512 BF16 without AMX. Measured in turns, 1.25 billion parameters, a step of 8 tokens at
 16,000 tokens of context: 0.76 of the time that the modules take; at 8,000 they take 1.46 times as long for 9 tokens."""
 
 
-def step_arrays(x: Tensor, weight: Slot, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
+def step_arrays(x: Tensor, half: HalfLayer, batch: StepBatch, rope_table: Tensor) -> StepArrays | None:
     """The step for the kernel; None when it is not one for it: another device or dtype, too many tokens or context.
 
     Args:
         x: [tokens, hidden].
-        weight: any large matrix of the model.
+        half: any of the model.
         batch: the step.
         rope_table: complex64 [tokens, rope / 2].
     """
     context_len = max(group.context_len for group in batch.groups)
-    most_scores = MAX_SCORES_IN_WIDE_VECTORS if has_tile_products() else MAX_SCORES
-    is_small = len(x) <= kernel_rows(weight) and len(x) * context_len <= most_scores
+    is_small = len(x) <= kernel_rows(half.dense.down.home) and len(x) * context_len <= _most_scores(half.attention)
     if not (is_small and x.dtype == torch.float32) or torch.is_grad_enabled():
         return None
     return StepArrays(
@@ -49,6 +51,17 @@ def step_arrays(x: Tensor, weight: Slot, batch: StepBatch, rope_table: Tensor) -
         context_slots=torch.cat([_per_token(group, context_len) for group in batch.groups]).numpy(),
         positions=batch.positions.numpy(),
     )
+
+
+def _most_scores(attention: LatentAttention) -> float:
+    """Tokens times context, up to which attention in the kernel beats batched products."""
+    if takes_tiled_latents(_per_head(attention), attention.config.qk_rope_head_dim):
+        return math.inf
+    return MAX_SCORES_IN_WIDE_VECTORS if has_tile_products() else MAX_SCORES
+
+
+def _per_head(attention: LatentAttention) -> Tensor:
+    return attention.kv_b.weight.view(attention.config.num_heads, -1, attention.config.kv_lora_rank)
 
 
 def _per_token(group: AttentionGroup, context_len: int) -> Tensor:
@@ -88,14 +101,15 @@ def _arrays(home: Slot) -> Any:
 
 def _half(half: HalfLayer) -> HalfWeights:
     attention, dense = half.attention, half.dense
-    per_head = attention.kv_b.weight.view(attention.config.num_heads, -1, attention.config.kv_lora_rank)
+    has_tiles = takes_tiled_latents(_per_head(attention), attention.config.qk_rope_head_dim)
     return HalfWeights(
         input_norm=half.input_norm.weight.numpy(),
         qkv_a=_arrays(attention.qkv_a.home),
         q_norm=attention.q_norm.weight.numpy(),
         q_b=_arrays(attention.q_b.home),
         kv_norm=attention.kv_norm.weight.numpy(),
-        kv_b=float_or_bits(per_head),
+        kv_b=float_or_bits(_per_head(attention)),
+        tiles=(1,) if has_tiles else (),
         o=_arrays(attention.o.home),
         post_norm=half.post_norm.weight.numpy(),
         gate_up=_arrays(dense.gate_up.home),

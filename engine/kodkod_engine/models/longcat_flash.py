@@ -172,7 +172,7 @@ class LongcatFlash(nn.Module):
         batch = batch.to(self.norm.weight.device)
         x = self.embed(batch)
         table = self.rope_table(batch.positions)
-        step = step_arrays(x, self.dual_layers[0].first.dense.down.home, batch, table)
+        step = step_arrays(x, self.dual_layers[0].first, batch, table)
         for layer in self.dual_layers:
             x = layer(x, batch, table, cache) if step is None else layer.in_kernel(x, step, cache)
         return x
