@@ -44,6 +44,7 @@ TEXTS_BYTES = 1 << 24
 COPIED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "generation_config.json",
     "kodkod.json",
     "ngram_head.safetensors",

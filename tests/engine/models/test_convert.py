@@ -272,7 +272,7 @@ def test_a_converted_source_is_told_as_such(converted: Path, tmp_path: Path) -> 
 
 def test_the_tokenizers_files_come_along_and_no_others(source: Path, tmp_path: Path) -> None:
     original = Path(shutil.copytree(source, tmp_path / "original"))
-    wanted = {"tokenizer.json", "tokenizer_config.json", "generation_config.json", "kodkod.json"}
+    wanted = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "kodkod.json"}
     for name in (*wanted, "README.md", "modeling.py", "special_tokens_map.json"):
         (original / name).write_text(name, encoding="utf-8")
     convert(original, tmp_path / "new", Precisions.of("int4"))
