@@ -14,8 +14,8 @@ from kodkod_agent.context import Budget, fit_tokens, new_instructions, prompt, r
 from kodkod_agent.errors import SessionDamaged
 from kodkod_agent.journal import IntentRecord, Journal, Outcome, OutcomeRecord, RewindRecord, SnapshotRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
+from kodkod_engine.chat.declare_block import tools_pieces
 from kodkod_engine.chat.ledger import TokenLedger
-from kodkod_engine.chat.template import tools_pieces
 from kodkod_engine.messages import ToolMessage, UserMessage
 from kodkod_tools import registry
 from kodkod_tools.base import ToolContext

@@ -17,8 +17,8 @@ from pydantic import JsonValue
 from kodkod_app.nano.spans import PRE_TOKEN
 from kodkod_app.nano.tokenizer_training import NUMBER_BAR
 from kodkod_app.repair_prompt import failing_prompt
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece, encode_pieces, message_pieces
+from kodkod_engine.chat.special_tokens import Piece, Tag
+from kodkod_engine.chat.template import encode_pieces, message_pieces
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 

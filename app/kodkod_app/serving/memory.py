@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece, assistant_pieces, encode_pieces, message_pieces, tools_pieces
+from kodkod_engine.chat.declare_block import tools_pieces
+from kodkod_engine.chat.special_tokens import Piece, Tag
+from kodkod_engine.chat.template import assistant_pieces, encode_pieces, message_pieces
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import AssistantMessage, Message, ToolMessage, ToolSpec
 
@@ -73,7 +74,7 @@ class PromptBuilder:
     def build(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Prompt:
         """The ids of a conversation in which the model is to speak next."""
         ids = _Growing()
-        ids.add(self._encode(tools_pieces(tools)))
+        ids.add(self._encode(tools_pieces(tools, self._tokenizer.words)))
         for before, message in pairwise((None, *messages)):
             assert message is not None
             if isinstance(message, AssistantMessage):

@@ -18,8 +18,7 @@ from typing import Any
 
 from kodkod_engine.chat.arguments import declared_properties, read_argument, read_object
 from kodkod_engine.chat.events import ArgumentDelta, CallFinished, CallStarted, ParserEvent
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece
+from kodkod_engine.chat.special_tokens import Piece, Tag
 from kodkod_engine.messages import ToolCall, ToolSpec
 
 _EXPRESSION = re.compile(r"([\w.-]+)\s*\((.*)\)\s*;?", re.DOTALL)

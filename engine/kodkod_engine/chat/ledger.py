@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 from uuid import uuid4
 
+from kodkod_engine.chat.declare_block import tools_pieces
 from kodkod_engine.chat.ledger_state import (
     BranchKind,
     BranchPoint,
@@ -38,7 +39,6 @@ from kodkod_engine.chat.template import (
     late_tools_text,
     message_pieces,
     render,
-    tools_pieces,
 )
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.chat.view import LedgerView
@@ -97,7 +97,7 @@ class TokenLedger:
         """
         ledger = cls(tokenizer, tools, branch_id=branch_id)
         if declare:
-            ledger._marked.append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools)))
+            ledger._marked.append(Origin.TOOLS, encode_pieces(tokenizer, tools_pieces(ledger.tools, tokenizer.words)))
         if system is not None:
             ledger._append_message(SystemMessage(text=system), Origin.SYSTEM)
         return ledger

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from kodkod_engine.chat.special_tokens import Tag
+from kodkod_engine.chat.special_tokens import Piece, Tag
 from kodkod_engine.chat.stop_strings import partial_length
-from kodkod_engine.chat.template import Piece
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 

@@ -8,8 +8,7 @@ from kodkod_engine.chat.call_reader import CallReader, declared_name, unknown_to
 from kodkod_engine.chat.events import CallFinished, CallStarted, ParserEvent, ReasoningDelta, TextDelta
 from kodkod_engine.chat.function_calls import FunctionCallsFilter, NamedCall
 from kodkod_engine.chat.lexer import Lexer
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece
+from kodkod_engine.chat.special_tokens import Piece, Tag
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import AssistantMessage, ToolCall, ToolSpec
 

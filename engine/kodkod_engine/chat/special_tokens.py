@@ -40,6 +40,9 @@ class Tag(StrEnum):
     FILES_END = "</longcat_files>"
 
 
+Piece = Tag | str
+"""A control token, or text that is data. `Tag` is a `str`: joined pieces are the text of the template."""
+
 ESSENTIAL = (Tag.EOS, Tag.SYSTEM, Tag.USER, Tag.ASSISTANT)
 """Tags that must be single tokens: without them no turn begins or ends."""
 

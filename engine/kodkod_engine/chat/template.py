@@ -5,19 +5,19 @@ know of what came before it is whether that was a tool result, because a run of 
 published template re-renders earlier turns in one case, dropping old reasoning; here what was once rendered stays.
 
 Layout and white space are those of the published LongCat-Flash-Lite template with trimmed blocks: no separators
-between messages, EOS after assistant turns alone, no default system text. `INTRODUCTION` and `CALL_NOTE` are our own
-wording in its spirit, as are the line ends around the note: only their place and purpose are given there.
+between messages, EOS after assistant turns alone, no default system text. How tools are declared, and in whose words,
+is in `declare_block.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import assert_never
 
 from kodkod_engine.chat.arguments import write_value
-from kodkod_engine.chat.special_tokens import Tag
+from kodkod_engine.chat.declare_block import OWN_WORDS, ToolWords, described_tools, tools_pieces
+from kodkod_engine.chat.special_tokens import Piece, Tag
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import (
     AssistantMessage,
@@ -29,46 +29,11 @@ from kodkod_engine.messages import (
     UserMessage,
 )
 
-Piece = Tag | str
-"""A control token, or text that is data. `Tag` is a `str`: joined pieces are the text of the template."""
-
-INTRODUCTION = "These are the tools you can call to help with what the user asks."
-
-CALL_NOTE: tuple[Piece, ...] = (
-    "**Note**: To call a tool, write its name and each of its arguments in this form; repeat it for further calls:\n",
-    Tag.TOOL_CALL,
-    "tool-name\n",
-    Tag.ARG_KEY,
-    "argument-name",
-    Tag.ARG_KEY_END,
-    "\n",
-    Tag.ARG_VALUE,
-    "argument-value",
-    Tag.ARG_VALUE_END,
-    "\n",
-    Tag.TOOL_CALL_END,
-    "\n",
-)
-
-
-def tools_pieces(tools: Iterable[ToolSpec]) -> list[Piece]:
-    """The declare block, which comes before everything else; empty without tools.
-
-    Tools are in the order of their names, so that one set of tools is always the same tokens.
-    """
-    ordered = sorted(tools, key=lambda tool: tool.name)
-    if not ordered:
-        return []
-    described = "".join(map(_described, ordered))
-    heading = f"\n# Tools\n{INTRODUCTION}\n\n## Tool namespace: function\n\n"
-    return [Tag.TOOL_DECLARE, heading + described, *CALL_NOTE, Tag.TOOL_DECLARE_END]
-
 
 def late_tools_text(introduction: str, tools: Iterable[ToolSpec], withdrawn: Iterable[str]) -> str:
     """Tools that come late, change or go: a user entry, in the words of the declare block."""
-    described = "".join(map(_described, sorted(tools, key=lambda tool: tool.name)))
     gone = f"No longer there: {', '.join(sorted(withdrawn))}." if withdrawn else ""
-    return "\n\n".join(part for part in (introduction, described.rstrip("\n"), gone) if part)
+    return "\n\n".join(part for part in (introduction, described_tools(tools).rstrip("\n"), gone) if part)
 
 
 def message_pieces(message: Message, *, after_tool: bool = False) -> list[Piece]:
@@ -105,10 +70,14 @@ def call_pieces(call: ToolCall) -> list[Piece]:
 
 
 def conversation_pieces(
-    messages: Sequence[Message], tools: Iterable[ToolSpec] = (), *, generation_prompt: bool = False
+    messages: Sequence[Message],
+    tools: Iterable[ToolSpec] = (),
+    words: ToolWords = OWN_WORDS,
+    *,
+    generation_prompt: bool = False,
 ) -> list[Piece]:
     """A whole conversation; with `generation_prompt` it ends with the tag that asks for an assistant turn."""
-    pieces = tools_pieces(tools)
+    pieces = tools_pieces(tools, words)
     after_tool = False
     for message in messages:
         pieces += message_pieces(message, after_tool=after_tool)
@@ -136,10 +105,6 @@ def render(
     *,
     generation_prompt: bool = False,
 ) -> list[int]:
-    """Ids of a whole conversation; see `conversation_pieces`."""
-    return encode_pieces(tokenizer, conversation_pieces(messages, tools, generation_prompt=generation_prompt))
-
-
-def _described(tool: ToolSpec) -> str:
-    schema = json.dumps(tool.parameters, ensure_ascii=False)
-    return f"### Tool name: {tool.name}\nDescription: {tool.description}\n\nInputSchema: {schema}\n\n"
+    """Ids of a whole conversation, tools in the checkpoint's words; see `conversation_pieces`."""
+    pieces = conversation_pieces(messages, tools, tokenizer.words, generation_prompt=generation_prompt)
+    return encode_pieces(tokenizer, pieces)

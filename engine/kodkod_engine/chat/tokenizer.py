@@ -8,6 +8,7 @@ prompt only by id, from `Tokenizer.special`. That is the defence against a file 
 from __future__ import annotations
 
 import codecs
+import copy
 import hashlib
 import json
 import re
@@ -18,6 +19,8 @@ from typing import Any
 from tokenizers import Tokenizer as _Backend
 
 from kodkod_engine.chat.byte_level import token_bytes
+from kodkod_engine.chat.checkpoint_words import checkpoint_words
+from kodkod_engine.chat.declare_block import OWN_WORDS, ToolWords
 from kodkod_engine.chat.special_tokens import SpecialTokens
 from kodkod_engine.chat.stop_strings import StopStrings
 from kodkod_engine.chat.surrogates import without_lone_surrogates
@@ -31,8 +34,8 @@ _CONTROL_NAME = re.compile(r"</?longcat_\w+>")
 class Tokenizer:
     """One checkpoint's vocabulary. Immutable; safe to share between threads."""
 
-    def __init__(self, description: str) -> None:
-        """Build from the text of a `tokenizer.json`.
+    def __init__(self, description: str, words: ToolWords = OWN_WORDS) -> None:
+        """Build from the text of a `tokenizer.json`, and the words of the checkpoint's template.
 
         Raises:
             CheckpointCorrupt: not a tokenizer, or an essential tag is not a single token.
@@ -40,6 +43,8 @@ class Tokenizer:
         """
         self.fingerprint: str = hashlib.sha256(description.encode()).hexdigest()
         """Two tokenizers with the same fingerprint give the same ids."""
+        self.words: ToolWords = words
+        """In which tools are declared. They are no part of the fingerprint: ids mean the same whatever the words."""
         try:
             fields: dict[str, Any] = json.loads(description)
             backend = _Backend.from_str(json.dumps(_without_extras(fields)))
@@ -71,7 +76,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
-        """Load the `tokenizer.json` of a checkpoint folder.
+        """Load the `tokenizer.json` of a checkpoint folder, and the words of its chat template.
 
         Raises:
             CheckpointMissing: there is none.
@@ -85,7 +90,13 @@ class Tokenizer:
             raise CheckpointMissing(f"{path} does not exist; give the folder of a complete checkpoint") from fault
         except (OSError, UnicodeDecodeError) as fault:
             raise CheckpointCorrupt(f"{path} cannot be read ({_one_line(fault)}); download it again") from fault
-        return cls(description)
+        return cls(description, checkpoint_words(folder))
+
+    def with_words(self, words: ToolWords) -> Tokenizer:
+        """The same vocabulary with other words for declaring tools."""
+        other = copy.copy(self)
+        other.words = words
+        return other
 
     @property
     def eos_id(self) -> int:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece, encode_pieces
+from kodkod_engine.chat.special_tokens import Piece, Tag
+from kodkod_engine.chat.template import encode_pieces
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.constraints.acceptors import ValueState
 from kodkod_engine.constraints.automaton import Literal, Place

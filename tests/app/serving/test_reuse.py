@@ -9,7 +9,9 @@ import pytest
 
 from kodkod_app.bootstrap import Model, open_engine
 from kodkod_app.serving.memory import GeneratedTurns, PromptBuilder, _TokenStore
-from kodkod_engine.messages import AssistantMessage, ToolCall, UserMessage
+from kodkod_engine.chat.declare_block import ToolWords
+from kodkod_engine.chat.template import render
+from kodkod_engine.messages import AssistantMessage, ToolCall, ToolSpec, UserMessage
 
 from .conftest import WEATHER, ask, says, served
 
@@ -165,3 +167,11 @@ def test_the_oldest_is_forgotten_first():
     assert [list(store.get(name) or ()) for name in (b"a", b"c", b"d")] == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
     store.put(b"e", range(20))
     assert len(store.get(b"e") or ()) == 20
+
+
+def test_tools_are_declared_in_the_checkpoints_words(tokenizer, turns):
+    tools = [ToolSpec(name="look", description="Looks.", parameters={})]
+    other = tokenizer.with_words(ToolWords("Others.", ("Call them.",)))
+    prompt = PromptBuilder(other, turns).build(ASKED, tools).token_ids
+    assert list(prompt) == render(other, ASKED, tools, generation_prompt=True)
+    assert list(prompt) != render(tokenizer, ASKED, tools, generation_prompt=True)

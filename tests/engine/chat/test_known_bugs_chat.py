@@ -5,10 +5,11 @@ import json
 import jinja2
 import pytest
 
+from kodkod_engine.chat.declare_block import OWN_WORDS
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.parser import parse_turn
 from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import CALL_NOTE, INTRODUCTION, conversation_pieces, encode_pieces, render
+from kodkod_engine.chat.template import conversation_pieces, encode_pieces, render
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, UserMessage
 
@@ -69,8 +70,8 @@ def jinja_rendering(messages, tools, *, trim, generation_prompt):
     return environment.from_string(LAYOUT).render(
         messages=messages,
         tools=sorted(tools, key=lambda tool: tool.name),
-        introduction=INTRODUCTION,
-        note="".join(CALL_NOTE),
+        introduction=OWN_WORDS.introduction,
+        note="".join(OWN_WORDS.note),
         generation_prompt=generation_prompt,
         json=lambda value: json.dumps(value, ensure_ascii=False),
     )

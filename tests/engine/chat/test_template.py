@@ -3,8 +3,9 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kodkod_engine.chat.declare_block import tools_pieces
 from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import conversation_pieces, encode_pieces, message_pieces, render, tools_pieces
+from kodkod_engine.chat.template import conversation_pieces, encode_pieces, message_pieces, render
 from kodkod_engine.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 
 FEW = settings(max_examples=60, deadline=None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kodkod_engine.chat.special_tokens import Tag
-from kodkod_engine.chat.template import Piece, encode_pieces
+from kodkod_engine.chat.special_tokens import Piece, Tag
+from kodkod_engine.chat.template import encode_pieces
 from kodkod_engine.constraints.acceptors import OneOf, ValueState
 from kodkod_engine.constraints.patterns import Argument, CallPattern
 from kodkod_engine.constraints.turn_constraint import TurnConstraint
