@@ -9,6 +9,7 @@ The person's work tree and the session's folder are only read.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -34,6 +35,7 @@ from kodkod_app.recorded_moment import RecordedHooks, RecordedMoment
 from kodkod_app.recorded_session import Entry, RecordedRun, Recording, entries_of
 from kodkod_app.replay_differences import Difference, Sameness
 from kodkod_app.replay_places import Replacement
+from kodkod_engine.chat.declare_block import words_in
 from kodkod_engine.chat.ledger import TokenLedger
 from kodkod_engine.chat.ledger_state import Declaration, Origin
 from kodkod_engine.chat.tokenizer import Tokenizer
@@ -80,6 +82,7 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
         SessionNotFound: the session was forked from one that is gone.
         SandboxError, GitFault: the box or git failed.
     """
+    stage = dataclasses.replace(stage, tokenizer=_as_recorded(recording, stage.tokenizer))
     follower = _Follower(recording, stage)
     context_tokens = stage.context_tokens or recording.context_tokens or CONTEXT_TOKENS
     engine = open_scripted(follower.next_turn, stage.tokenizer, context_tokens)
@@ -111,6 +114,14 @@ async def replay(recording: Recording, stage: Stage, sandbox: Sandbox) -> Replay
 
 def _every_name(recording: Recording) -> list[str]:
     return [*(spec.name for spec in registry.specs()), *recording.tools]
+
+
+def _as_recorded(recording: Recording, tokenizer: Tokenizer) -> Tokenizer:
+    """With the words in which tools were declared then; the checkpoint's folder may have got others since."""
+    head = recording.segments[0][:1]
+    block = tokenizer.decode(head[0].ids, skip_special=False) if head else ""
+    words = words_in(block, recording.profile.specs())
+    return tokenizer if words is None else tokenizer.with_words(words)
 
 
 async def _begin(recording: Recording, stage: Stage, setup: SessionSetup) -> Session:

@@ -31,6 +31,8 @@ from kodkod_app.commands.replay import PARTED
 from kodkod_app.offline import open_scripted
 from kodkod_app.replay_places import Replacement
 from kodkod_engine.backends.scripted import replay
+from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
+from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_sandbox import landlock
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.none import NoSandbox
@@ -51,6 +53,23 @@ from .session_helpers import (
     says,
     turn_ids,
 )  # fmt: skip
+
+TEMPLATE = """\
+<longcat_tool_declare>
+# Tools
+Others.
+
+## Tool namespace: function
+
+{% for tool in tools %}
+### Tool name: {{ tool.function.name }}
+Description: {{ tool.function.description }}
+
+InputSchema: {{ tool.function.parameters | tojson }}
+
+{% endfor %}
+Call them.</longcat_tool_declare>
+"""
 
 BOXES = ["none", *([] if landlock.missing() else ["landlock"])]
 
@@ -99,6 +118,15 @@ def test_the_same_again_and_nothing_of_the_persons_is_touched(root, tmp_path, re
     assert (code, report["identical"], report["difference"]) == (0, True, None)
     assert (report["num_turns"], report["recorded_turns"]) == (4, 4)
     assert (contents(project), contents(root)) == before
+
+
+def test_a_recording_whose_checkpoint_has_got_words_of_its_own_is_the_same_again(root, project, replayed, tmp_path):
+    session_id = record(root, project, [("mend add", [LOOK, MEND, FINISH])])
+    write_byte_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    assert Tokenizer.from_folder(tmp_path).words.introduction == "Others."
+    code, report = replayed(session_id, "-m", tmp_path)
+    assert (code, report["identical"], report["num_turns"]) == (0, True, 3)
 
 
 def test_a_tool_result_that_is_another_is_shown_from_both_sides(root, project, replayed, tmp_path, capsys):
