@@ -16,12 +16,14 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from kodkod_app.settings import kv_folders
+from kodkod_engine.chat.declare_block import OWN_WORDS
 from kodkod_engine.kv.segments import kept_bytes
 from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.choose import diagnose, find_image
 from kodkod_sandbox.errors import SandboxError, SandboxUnavailable
 
 if TYPE_CHECKING:
+    from kodkod_engine.chat.tokenizer import Tokenizer
     from kodkod_engine.models.loading import StoredModel
     from kodkod_engine.placement.plan import Placement
 
@@ -111,18 +113,20 @@ def model_facts(folder: Path | None) -> Iterator[Fact]:
     try:
         stored = require_loadable(folder)
         require_tokenizer(folder)
-        tokenizer_for(folder)
+        tokenizer = tokenizer_for(folder)
     except CheckpointError as fault:
         yield Fact("model", False, str(fault), NO_MODEL)
         return
-    yield Fact("model", True, _about(stored))
+    assert tokenizer is not None
+    yield Fact("model", True, _about(stored, tokenizer))
 
 
-def _about(stored: StoredModel) -> str:
+def _about(stored: StoredModel, tokenizer: Tokenizer) -> str:
     config, size = stored.config, sum(tensor.num_bytes for tensor in stored.checkpoint.tensors.values())
     made = f"converted to {stored.precision}" if stored.manifest else _published_as(stored)
     layers = f"{config.num_layers} dual layers, {'a' if stored.has_mtp else 'no'} draft block"
-    return f"{config.architecture}, {layers}, {_size(size)} of weights, {made}"
+    whose = "kodkod's" if tokenizer.words == OWN_WORDS else "its own"
+    return f"{config.architecture}, {layers}, tools declared in {whose} words, {_size(size)} of weights, {made}"
 
 
 def _published_as(stored: StoredModel) -> str:

@@ -18,7 +18,9 @@ from kodkod_app import machine_facts
 from kodkod_app.commands.doctor import command as doctor
 from kodkod_app.machine_facts import NO_GIT, Fact, exit_code_of, model_facts, placement_facts, program_facts
 from kodkod_engine.chat.byte_tokenizer import write_byte_tokenizer
+from kodkod_engine.chat.declare_block import ToolWords, described_tools, tools_pieces
 from kodkod_engine.layers.packed import Precisions
+from kodkod_engine.messages import ToolSpec
 from kodkod_engine.models.checkpoint import INDEX_NAME, SINGLE_NAME
 from kodkod_engine.models.convert import convert
 from kodkod_engine.models.loading import load_model
@@ -44,6 +46,17 @@ def folder(source: Path, tmp_path: Path) -> Path:
 def _shard(folder: Path) -> Path:
     return sorted(folder.glob("*.safetensors"))[1]
 
+
+SPEC = ToolSpec(name="look", description="Looks.", parameters={})
+DESCRIBED = """\
+{% for tool in tools %}
+### Tool name: {{ tool.function.name }}
+Description: {{ tool.function.description }}
+
+InputSchema: {{ tool.function.parameters | tojson }}
+
+{% endfor %}
+"""
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "5 bytes": lambda folder: _shard(folder).write_bytes(b"12345"),
@@ -84,6 +97,16 @@ def test_what_a_checkpoint_holds_is_told(folder: Path) -> None:
     (fact,) = model_facts(folder)
     assert "2 dual layers, no draft block, " in fact.detail
     assert fact.detail.endswith(" of weights, fp8 and bfloat16")
+
+
+def test_in_whose_words_tools_are_declared_is_told(folder: Path) -> None:
+    (fact,) = model_facts(folder)
+    assert "tools declared in kodkod's words" in fact.detail
+    block = "".join(tools_pieces([SPEC], ToolWords("Others.", ("Call them.",))))
+    published = block.replace(described_tools([SPEC]), DESCRIBED)
+    (folder / "chat_template.jinja").write_text(published, encoding="utf-8")
+    (fact,) = model_facts(folder)
+    assert "tools declared in its own words" in fact.detail
 
 
 def test_programs_that_are_missing_are_not_called_good(monkeypatch: pytest.MonkeyPatch) -> None:
