@@ -1,4 +1,4 @@
-"""Absorbed latent attention over a long context, in tiles, on processors that multiply bf16 in vectors.
+"""Absorbed latent attention of a few tokens, in tiles, on processors that multiply bf16 in vectors.
 
 The plain kernel (`latent_attention`) multiplies in fp32 and reads a sequence's latents twice for every sixteen heads of
 every token. Here threads share the context out among them, each for all heads of all tokens of a sequence: a block of
@@ -33,7 +33,7 @@ from kodkod_engine.kernels.silu import LOG2_E, power_of_two
 from kodkod_engine.kernels.unpack_bf16 import narrow
 
 BLOCK_PLACES = 128
-"""Latents of a block: in bf16 and both orders 400 KB at the published width."""
+"""Latents of a block: in bf16 and both orders 280 KB at the published width."""
 
 SHORT_CHUNK, LONG_CHUNK = 256, 1024
 """Places that one thread mixes before they are joined with others; long ones where there are enough of them."""
@@ -167,7 +167,7 @@ def _num_chunks(num_places: int) -> int:
 
 @njit(**SERIAL_OPTIONS)
 def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, first: int, step: int, found: Any) -> None:
-    """Every so manieth chunk of the context from the first on, for all rows.
+    """The chunks first, first + step, ... of the context, for all rows.
 
     Args:
         wide: int32 [rows / 16, (rank + rope) / 2, 16]: queries in the latent space, scaled for powers of two, in bf16.

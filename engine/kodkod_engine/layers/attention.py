@@ -16,7 +16,7 @@ from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.expanded_context import ExpandedLayer
 from kodkod_engine.layers.linear import Linear, max_thin_rows, narrowed, product_dtype
 from kodkod_engine.layers.norm import RMSNorm
-from kodkod_engine.layers.on_device import fits_tile, takes_kernels
+from kodkod_engine.layers.on_device import fits_tile, has_kernels, takes_kernels
 from kodkod_engine.layers.rotary import rotate
 from kodkod_engine.layers.step_batch import AttentionGroup, StepBatch
 from kodkod_engine.layers.tiled_attention import tiled_attention
@@ -263,8 +263,9 @@ class LatentAttention(nn.Module):
         """Of one token's keys and values, as they are kept there."""
         config = self.config
         values = config.qk_nope_head_dim + config.v_head_dim
-        # A processor's products want the rope keys of each head, a device's kernel reads them from the cache.
-        values += 0 if device.type == "cuda" else config.qk_rope_head_dim
+        is_in_kernel = has_kernels(device) and activation_dtype != torch.float32 and fits_tile(*self._tile_sizes)
+        # Plain products want the rope keys of each head, a device's kernel reads them from the cache.
+        values += 0 if is_in_kernel else config.qk_rope_head_dim
         return config.num_heads * values * product_dtype(self.o.home, activation_dtype).itemsize
 
     def _kept(self, group: AttentionGroup, cache: KvCache, layer: ExpandedLayer) -> Tensor:

@@ -27,6 +27,7 @@ GROWTH = 1.25
 """Of the room, each time it is too small: copying what is there costs less than rebuilding it, but not nothing."""
 
 ROUND_TOKENS = 64
+"""Rooms that memory does not bound are multiples of it."""
 
 
 class ExpandedContext:

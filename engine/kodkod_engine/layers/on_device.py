@@ -26,9 +26,14 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+def has_kernels(device: torch.device) -> bool:
+    """A CUDA device, where triton is installed (extra `gpu`)."""
+    return device.type == "cuda" and _has_triton()
+
+
 def takes_kernels(x: Tensor) -> bool:
-    """On a CUDA device, without gradients, where triton is installed (extra `gpu`)."""
-    return x.device.type == "cuda" and not torch.is_grad_enabled() and _has_triton()
+    """Where there are kernels, without gradients."""
+    return has_kernels(x.device) and not torch.is_grad_enabled()
 
 
 def fits_tile(*sizes: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from engine.playing import Played, play_scattered, relative_error
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.expanded_context import ExpandedContext, ExpandedLayer, common_length
+from kodkod_engine.models.config import load_config
 
 ids = st.lists(st.integers(0, 2), max_size=200)
 
@@ -151,6 +153,20 @@ def test_a_conversation_with_its_keys_kept_reads_as_one_without(tiny: Any, most_
         assert kept.num_tokens == len(pair[0].ids) if most_bytes == 1e9 else 0 < kept.num_tokens < 40
 
     check()
+
+
+def test_a_token_takes_its_rope_keys_per_head_where_no_kernel_of_a_device_reads_them(
+    lite_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kodkod_engine.layers.on_device._has_triton", lambda: True)
+    with torch.device("meta"):
+        attention = LatentAttention(load_config(lite_folder), 0)
+    cpu, cuda, narrow = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
+    assert attention.expanded_bytes(cuda, narrow) == 32 * (128 + 128) * 2
+    assert attention.expanded_bytes(cpu, narrow) == 32 * (128 + 64 + 128) * 2
+    assert attention.expanded_bytes(cuda, torch.float32) == 32 * (128 + 64 + 128) * 4
+    monkeypatch.setattr("kodkod_engine.layers.on_device._has_triton", lambda: False)
+    assert attention.expanded_bytes(cuda, narrow) == 32 * (128 + 64 + 128) * 2
 
 
 def test_only_new_tokens_are_rebuilt(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
