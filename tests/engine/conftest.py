@@ -39,6 +39,17 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_seed_for_what_modules_share():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_seed():
+    """The same random values in every run, in any order: what fails once fails again."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A random checkpoint with n-gram tables, identity experts, MTP block and byte tokenizer. Read only."""

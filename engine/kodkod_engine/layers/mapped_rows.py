@@ -90,8 +90,17 @@ class MappedRows:
     by one would wait for each. Rows of steps to come may be asked for before.
     """
 
-    def __init__(self, spec: NgramSpec, checkpoint: Checkpoint, cached_ngrams: int = DEFAULT_CACHED_NGRAMS) -> None:
+    def __init__(
+        self,
+        spec: NgramSpec,
+        checkpoint: Checkpoint,
+        cached_ngrams: int = DEFAULT_CACHED_NGRAMS,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """`dtype`: that rows are rounded to, so that they are those of a resident table; None leaves them."""
         self.spec = spec
+        self._dtype = dtype
         self.cache = NgramRowCache(cached_ngrams)
         stored = [
             checkpoint.tensors[f"model.ngram_embeddings.embedders.{index}.weight"] for index in range(spec.num_tables)
@@ -127,9 +136,9 @@ class MappedRows:
         return _LookUp(tables, keys, found, [token for token, rows in enumerate(found) if rows is None])
 
     def _gather(self, table: int, ids: Tensor) -> Tensor:
-        """Rows of one table, [ids, width]; fp32 where it is in FP8."""
+        """Rows of one table, [ids, width]."""
         rows, scales = self._tables[table][ids], self._scales[table]
-        return rows if scales is None else scaled_rows(rows, scales, ids)
+        return (rows if scales is None else scaled_rows(rows, scales, ids)).to(self._dtype)
 
     def _rows_of(self, one: _LookUp, ids: Tensor) -> Tensor:
         """[tokens, splits * width] for the tables of one order."""

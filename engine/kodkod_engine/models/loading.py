@@ -327,4 +327,5 @@ def _mapped_paths(checkpoint: Checkpoint, weights: WeightHome, tables: TableHome
 def _place_tables(embedding: NgramEmbedding, checkpoint: Checkpoint, home: TableHome) -> None:
     """Mapped tables are taken out of the model and cost no memory."""
     if home is TableHome.MAPPED or (home is TableHome.PINNED and not pin_tables(embedding)):
-        embedding.move_tables(MappedRows(embedding.spec, checkpoint))
+        dtype = embedding.resident.weight.dtype if embedding.resident else None
+        embedding.move_tables(MappedRows(embedding.spec, checkpoint, dtype=dtype))
