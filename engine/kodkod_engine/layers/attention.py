@@ -159,30 +159,32 @@ class LatentAttention(nn.Module):
         from kodkod_engine.kernels.gpu.prefill_attention import TILINGS, Tiling, prefill_attention, shape_class
         from kodkod_engine.kernels.gpu.tuning import tuner_of
 
-        config, slots = self.config, group.context_slots
-        latents = cache.read(self.cache_layer, slots if isinstance(slots, slice) else slots[0])
-        per_head = self._per_head(latents[:, : config.kv_lora_rank], group)
-        rope_keys = latents[:, config.kv_lora_rank :]
+        per_head, rope_keys = self._per_head(group, cache)
 
         def attend(tiling: Tiling) -> Tensor:
-            return prefill_attention(query, per_head, rope_keys, config.score_scale, tiling)
+            return prefill_attention(query, per_head, rope_keys, self.config.score_scale, tiling)
 
         shape = (shape_class(len(query)), *query.shape[1:], *per_head.shape[1:])
         return attend(tuner_of(query.device).quickest(shape, TILINGS, attend)).flatten(1)
 
-    def _per_head(self, latents: Tensor, group: AttentionGroup) -> Tensor:
-        """Keys and values, [context, rank] -> [context, heads, nope + value]; what is kept is not rebuilt."""
-        config = self.config
+    def _per_head(self, group: AttentionGroup, cache: KvCache) -> tuple[Tensor, Tensor]:
+        """Keys and values [context, heads, nope + value], rope keys [context, rope]; what is kept is not rebuilt."""
+        config, rank = self.config, self.config.kv_lora_rank
         if group.expanded is None:
-            rebuilt: Tensor = self.kv_b(latents).unflatten(-1, (config.num_heads, -1))
-            return rebuilt
+            latents = cache.read(self.cache_layer, _slots_from(group, 0))
+            rebuilt: Tensor = self.kv_b(latents[:, :rank]).unflatten(-1, (config.num_heads, -1))
+            return rebuilt, latents[:, rank:]
+        everyone = cache.layer(self.cache_layer)
         sizes = config.num_heads, config.qk_nope_head_dim + config.v_head_dim
-        return group.expanded.layer(self.cache_layer).whole(
-            group.context_len,
-            lambda num_tokens: latents.new_empty(num_tokens, *sizes),
-            lambda room, first: room.flatten(1).copy_(self.kv_b(latents[first:])),
-            dim=0,
-        )
+
+        def fill(room: Tensor, first: int) -> None:
+            latents = cache.read(self.cache_layer, _slots_from(group, first))
+            room.flatten(1).copy_(self.kv_b(latents[:, :rank]))
+
+        layer = group.expanded.layer(self.cache_layer)
+        kept = layer.whole(group.context_len, lambda num_tokens: everyone.new_empty(num_tokens, *sizes), fill, dim=0)
+        # Of what is not rebuilt the rope keys alone are read: a ninth of the latents.
+        return kept, everyone[:, rank:][_slots_from(group, 0)]
 
     def _absorbing_is_cheaper(self, group: AttentionGroup) -> bool:
         """Compare multiplications per head and sequence of the two forms."""
@@ -270,7 +272,7 @@ class LatentAttention(nn.Module):
 
     def _kept(self, group: AttentionGroup, cache: KvCache, layer: ExpandedLayer) -> Tensor:
         """As `_rebuilt`, one above the other, of a group's one sequence; what is kept is not rebuilt."""
-        config, slots = self.config, group.context_slots
+        config = self.config
         heads, nope, rope = config.num_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
         dtype = product_dtype(self.o.home, cache.dtype)
 
@@ -280,12 +282,17 @@ class LatentAttention(nn.Module):
             )
 
         def fill(room: Tensor, first: int) -> None:
-            new = slice(slots.start + first, slots.stop) if isinstance(slots, slice) else slots[0, first:]
-            parts = self._parts(cache.read(self.cache_layer, new).to(dtype))
+            parts = self._parts(cache.read(self.cache_layer, _slots_from(group, first)).to(dtype))
             for place, part in zip(room.split([nope, rope, config.v_head_dim], dim=1), parts, strict=True):
                 place.copy_(part)
 
         return layer.whole(group.context_len, empty, fill, dim=2)
+
+
+def _slots_from(group: AttentionGroup, first: int) -> Tensor | slice:
+    """Where the places from the given one on of a group's one sequence lie."""
+    slots = group.context_slots
+    return slice(slots.start + first, slots.stop) if isinstance(slots, slice) else slots[0, first:]
 
 
 def _causal_softmax(scores: Tensor, positions: Tensor) -> Tensor:
