@@ -1,8 +1,8 @@
-"""Products of a few bf16 weight rows with tiles of sixteen tokens, for use inside numba kernels.
+"""Products of a few weight rows with tiles of sixteen tokens, for use inside numba kernels.
 
-Weights are read as they lie. One instruction multiplies a pair of neighbouring weights with the same pair of sixteen
-tokens and adds to fp32 sums, so the tokens' side is what has to be turned: [pairs, tokens], two bf16 numbers in a word.
-The compiler finds neither the instruction nor the transposition in plain loops.
+Weights are read as they lie. In bf16 one instruction multiplies a pair of neighbouring weights with the same pair of
+sixteen tokens and adds to fp32 sums, so the tokens' side is what has to be turned: [pairs, tokens], two bf16 numbers in
+a word. The compiler finds neither the instruction nor the transposition in plain loops. In fp32 a word is one number.
 """
 
 from __future__ import annotations
@@ -69,20 +69,43 @@ def _interleaved(builder: Any, vectors: list[Any]) -> Any:
     return builder.shuffle_vector(even, odd, ir.Constant(ir.VectorType(I32, 2 * size), places))
 
 
-def _broadcast(builder: Any, pointer: Any) -> Any:
-    """A pair of weights in every lane."""
+def _multiply_floats(builder: Any) -> Any:
+    """As the instruction for bf16 products, of fp32 numbers."""
+
+    def add(total: Any, token: Any, weight: Any) -> Any:
+        return builder.fadd(total, builder.fmul(token, weight, flags=("contract",)), flags=("contract",))
+
+    return add
+
+
+def _multiply_pairs(builder: Any) -> Any:
+    instruction = multiply_add(builder)
+    return lambda *operands: builder.call(instruction, operands)
+
+
+_ARITHMETIC = {types.uint16: (BF16S, _multiply_pairs), types.float32: (SUMS, _multiply_floats)}
+"""By weights: what a word of sixteen tokens holds, and how it is multiplied and added."""
+
+
+def _broadcast(builder: Any, pointer: Any, numbers: Any) -> Any:
+    """A word of weights in every lane."""
     undefined = ir.Constant(_WORDS, ir.Undefined)
     word = builder.load(builder.bitcast(pointer, I32.as_pointer()), align=2)
     one = builder.insert_element(undefined, word, I32(0))
-    return builder.bitcast(builder.shuffle_vector(one, undefined, splat(_WORDS, 0)), BF16S)
+    return builder.bitcast(builder.shuffle_vector(one, undefined, splat(_WORDS, 0)), numbers)
 
 
 def _sums(
-    builder: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], ahead_step: Any, pairs: Any
+    builder: Any, kind: Any, rows: list[Any], tiles: list[Any], ahead: list[Any], steps: tuple[Any, Any], pairs: Any
 ) -> list[list[Any]]:
-    """The loop over pairs: sums by row and tile. Rows, tiles and what is asked for ahead are byte pointers."""
-    add_products = multiply_add(builder)
+    """The loop over words: sums by row and tile. Rows, tiles and what is asked for ahead are byte pointers.
+
+    `steps`: bytes from word to word in a tile, and in what is asked for ahead.
+    """
+    numbers, arithmetic = _ARITHMETIC[kind]
+    add_products = arithmetic(builder)
     prefetch = declared(builder, "llvm.prefetch.p0", ir.VoidType(), I8.as_pointer(), I32, I32, I32)
+    step, ahead_step = steps
     before, loop = builder.block, builder.append_basic_block("pairs")
     builder.branch(loop)
     builder.position_at_end(loop)
@@ -91,12 +114,12 @@ def _sums(
     for pointer in ahead:
         place = builder.gep(pointer, [builder.mul(pair, ahead_step)])
         builder.call(prefetch, [place, *map(I32, _TO_L1)])
-    shift = builder.mul(pair, I64(_VECTOR_BYTES))
-    tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), BF16S) for tile in tiles]
+    shift = builder.mul(pair, step)
+    tokens = [builder.bitcast(load(builder, builder.gep(tile, [shift]), _WORDS, 64), numbers) for tile in tiles]
     shift = builder.mul(pair, I64(_WORD_BYTES))
-    weights = [_broadcast(builder, builder.gep(row, [shift])) for row in rows]
+    weights = [_broadcast(builder, builder.gep(row, [shift]), numbers) for row in rows]
     sums = [
-        [builder.call(add_products, [total, token, weight]) for total, token in zip(own, tokens, strict=True)]
+        [add_products(total, token, weight) for total, token in zip(own, tokens, strict=True)]
         for own, weight in zip(carried, weights, strict=True)
     ]
     following = builder.add(pair, I64(1))
@@ -130,11 +153,11 @@ def _make(num_rows: int, num_tiles: int, by_token: bool) -> Any:
         rows = [row(builder.add(half, I64(r))) for half in halves for r in range(half_rows)]
         later = [next_row(following), next_row(builder.add(following, next_gap))]
         own = Row(context, builder, kinds[6], x, tile)
-        is_bf16 = kinds[3].dtype == types.uint16
         by_width = builder.udiv(builder.mul(later[0].stride, I64(half_rows)), own.width)
-        ahead_step = I64(half_rows * _WORD_BYTES) if is_bf16 else by_width
+        ahead_step = I64(half_rows * _WORD_BYTES) if kinds[3].dtype in _ARITHMETIC else by_width
+        step = I64(_VECTOR_BYTES) if kinds[6].layout == "C" else own.step
         tiles = [builder.gep(own.at, [builder.mul(own.stride, I64(t))]) for t in range(num_tiles)]
-        sums = _sums(builder, rows, tiles, [row.at for row in later], ahead_step, own.width)
+        sums = _sums(builder, kinds[0].dtype, rows, tiles, [row.at for row in later], (step, ahead_step), own.width)
         start = builder.bitcast(context.make_array(kinds[8])(context, builder, out).data, I8.as_pointer())
         for t in range(num_tiles):
             of_tile = [by_row[t] for by_row in sums]
@@ -155,16 +178,22 @@ def _make(num_rows: int, num_tiles: int, by_token: bool) -> Any:
     return intrinsic(tile_products)
 
 
-_SHAPES = [(MANY_ROWS, 1), *((ROWS, count) for count in range(1, MAX_TILES + 1))]
+SHAPES = [(MANY_ROWS, 1), *((ROWS, count) for count in range(1, MAX_TILES + 1))]
+
+FEW_REGISTERS = 4, 1
+"""Weight rows and tiles at a time where a processor has 16 registers of half a tile: 8 sums with their operands."""
+
+_SHAPES = [*SHAPES, FEW_REGISTERS]
 
 products_by_row: dict[tuple[int, int], Any] = {shape: _make(*shape, by_token=False) for shape in _SHAPES}
 """By numbers of weight rows and tiles: inside a kernel, `products(weight, first, gap, next_weight, following, next_gap,
 x, tile, out)` sums weight rows by tokens.
 
 One half of the weight rows, bits (uint16 [rows, in], contiguous), begins at `first`, the other at first + gap. The
-tokens are tiles tile, tile + 1, ... of x, int32 [tiles, in / 2, 16], which starts at a multiple of 64 bytes. `out` is
-flat memory for fp32 [weight rows, tiles * 16]. As many rows of `next_weight`, of any type, from `following` and from
-following + next_gap are asked for meanwhile. Nothing is checked."""
+tokens are tiles tile, tile + 1, ... of x, int32 [tiles, in / 2, 16], which starts at a multiple of 64 bytes. With
+weights in fp32 the tokens are fp32, too, [tiles, in, 16]; that every processor has. Tiles and words may lie apart.
+`out` is flat memory for fp32 [weight rows, tiles * 16]. As many rows of `next_weight`, of any type, from `following`
+and from following + next_gap are asked for meanwhile. Nothing is checked."""
 
 products_by_token: dict[tuple[int, int], Any] = {shape: _make(*shape, by_token=True) for shape in _SHAPES}
 """The same with `out` fp32 [tiles * 16, weight rows]."""

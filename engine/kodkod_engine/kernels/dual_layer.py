@@ -40,7 +40,7 @@ _norm = rms_norm._kernel
 
 
 def _attend(
-    tiles: tuple[int, ...], query: Array, latents: Array, slots: Array, positions: Array, kv_b: Array, scale: Any,
+    tiles: tuple[Array, ...], query: Array, latents: Array, slots: Array, positions: Array, kv_b: Array, scale: Any,
     nope: int, out: Array, parts: int,
 ) -> None:  # fmt: skip
     """In tiles where the type of `HalfWeights.tiles` says so."""
@@ -52,7 +52,7 @@ def _attend_of(tiles, query, latents, slots, positions, kv_b, scale, nope, out, 
     attend = tiled_latents.attend if len(tiles) else latent_attention._kernel
 
     def over_latents(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]
-        attend(query, latents, slots, positions, kv_b, scale, nope, out, parts)
+        attend(query, latents, slots, positions, kv_b, scale, nope, out, parts, *tiles)
 
     return over_latents
 
@@ -130,8 +130,8 @@ class HalfWeights(NamedTuple):
     kv_norm: Array
     kv_b: Array
     """[heads, nope + value, rank]."""
-    tiles: tuple[int, ...]
-    """With a number in it where attention goes in tiles; then kernels are compiled for that alone."""
+    tiles: tuple[Array, ...]
+    """`tiled_latents.numbers_of` where attention goes in tiles; then kernels are compiled for that alone."""
     o: Array
     post_norm: Array
     gate_up: Array

@@ -22,6 +22,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     MANY_ROWS,
     MAX_TILES,
     ROWS,
+    SHAPES,
     TOKENS_PER_TILE,
     TURNED_PAIRS,
     has_tile_products,
@@ -46,8 +47,8 @@ UNPACKED_COLUMNS, UNPACKED_OUTPUTS = 32, 64
 OUTPUTS_IN_CACHE = 768
 """Of all tokens at a time: the sums stay in the second level cache while all experts add to them."""
 
-_16_WITH_1, _8_WITH_1, _8_WITH_2 = products_by_row.values()
-_16_BY_1, _8_BY_1, _8_BY_2 = products_by_token.values()
+_16_WITH_1, _8_WITH_1, _8_WITH_2 = (products_by_row[shape] for shape in SHAPES)
+_16_BY_1, _8_BY_1, _8_BY_2 = (products_by_token[shape] for shape in SHAPES)
 _I = np.int32
 
 Weight: TypeAlias = Tensor | Packed

@@ -1,10 +1,11 @@
-"""Absorbed latent attention of a few tokens, in tiles, on processors that multiply bf16 in vectors.
+"""Absorbed latent attention of a few tokens, in tiles.
 
-The plain kernel (`latent_attention`) multiplies in fp32 and reads a sequence's latents twice for every sixteen heads of
-every token. Here threads share the context out among them, each for all heads of all tokens of a sequence: a block of
-latents is read once, rounded to bf16, and brought into the order that mixing wants while it lies in the second level
-cache. The softmax runs along with it. Chunks of the context, which begin at the same places whatever the step holds and
-however many threads there are, are joined at the end: so a token's result is the same in any company.
+The plain kernel (`latent_attention`) reads a sequence's latents twice for every sixteen heads of every token, and its
+products wait for the second level cache. Here threads share the context out among them, each for all heads of all
+tokens of a sequence: a block of latents is read once, rounded to bf16 where the processor multiplies that in vectors,
+and brought into the order that mixing wants while it lies in the second level cache. The softmax runs along with it.
+Chunks of the context, which begin at the same places whatever the step holds and however many threads there are, are
+joined at the end: so a token's result is the same in any company.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from llvmlite import binding
+from numba import get_num_threads, njit, prange, types
+from numba.extending import overload
 from torch import Tensor
 
 from kodkod_engine.kernels import latent_attention
-from kodkod_engine.kernels.bf16 import INFINITY, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import INFINITY, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, float_or_bits, lock
 from kodkod_engine.kernels.bf16_tiles import (
+    FEW_REGISTERS,
     MAX_TILES,
     ROWS,
     TOKENS_PER_TILE,
-    TURNED_PAIRS,
     has_tile_products,
     products_by_row,
     products_by_token,
@@ -32,76 +35,122 @@ from kodkod_engine.kernels.latent_attention import _absorb, _leave
 from kodkod_engine.kernels.silu import LOG2_E, power_of_two
 from kodkod_engine.kernels.unpack_bf16 import narrow
 
-BLOCK_PLACES = 128
-"""Latents of a block: in bf16 and both orders 280 KB at the published width."""
+BLOCK_BYTES = 256
+"""Of a block of latents, by one of their values: in both orders 280 KB at the published width."""
 
 SHORT_CHUNK, LONG_CHUNK = 256, 1024
 """Places that one thread mixes before they are joined with others; long ones where there are enough of them."""
 
 NUM_SHORT_CHUNKS = 16
 
-_WORD_BYTES = 4
+_WORD_BYTES, _LINE_BYTES = 4, 64
 
 LOWEST = np.float32(-1e30)
 """A score that weighs nothing, and from which no infinity comes."""
 
-_BY_ROW, _BY_QUERY = products_by_row[ROWS, MAX_TILES], products_by_token[ROWS, MAX_TILES]
-_COLUMNS = MAX_TILES * TOKENS_PER_TILE
+_HAS_MANY_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))
+_ROWS, _TILES = (ROWS, MAX_TILES) if _HAS_MANY_REGISTERS else FEW_REGISTERS
+_BY_ROW, _BY_QUERY = products_by_row[_ROWS, _TILES], products_by_token[_ROWS, _TILES]
+_COLUMNS = _TILES * TOKENS_PER_TILE
 
 reference = latent_attention.reference
 
 
 def takes_tiled_latents(kv_weight: Tensor, rope: int) -> bool:
-    """Whether this kernel has code for a weight [heads, nope + value, rank], here."""
+    """Whether this kernel has code for a weight [heads, nope + value, rank]."""
     heads, _, rank = kv_weight.shape
-    fills_tiles = heads % _COLUMNS == 0 and rank % _COLUMNS == 0 and (rank + rope) % (2 * TURNED_PAIRS) == 0
-    return has_tile_products() and kv_weight.dtype == torch.bfloat16 and fills_tiles
+    return all(size % (MAX_TILES * TOKENS_PER_TILE) == 0 for size in (heads, rank, rank + rope))
 
 
-@njit(**SERIAL_OPTIONS)
-def _bring(latents: Any, slots: Any, begin: int, end: int, rows: Any, paired: Any) -> None:
-    """A block of latents rounded to bf16, in both orders; zeros where the context ends before the block does.
+def numbers_of(kv_weight: Tensor) -> Any:
+    """What is multiplied, as an empty array: bf16 bits or fp32. Kernels are compiled for its type."""
+    is_bf16 = has_tile_products() and kv_weight.dtype == torch.bfloat16
+    return np.empty(0, np.uint16 if is_bf16 else np.float32)
+
+
+def _rounded(value: Any, numbers: Any) -> Any:
+    """An fp32 value as such an array holds it."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_rounded, jit_options=SERIAL_OPTIONS)
+def _rounded_of(value: Any, numbers: Any) -> Any:
+    del value
+    return _as_it_is if numbers.dtype == types.float32 else _narrowed
+
+
+def _as_it_is(value: Any, numbers: Any) -> Any:  # numba compares signatures
+    return value
+
+
+def _narrowed(value: Any, numbers: Any) -> Any:
+    return narrow(value)
+
+
+def _for_mixing(rows: Any, paired: Any) -> Any:
+    """A block of places as tiles of `products_by_row`, [rank / 16 and more, words, 16].
 
     Args:
-        rows: uint16 [places, rank + rope]: as they lie, for scores.
-        paired: int32 [rank / 16, places / 2, 16]: pairs of places, values side by side, for mixing.
+        rows: bf16 bits or fp32 [places, rank + rope].
+        paired: int32 [rank / 16, places / 2, 16]: room for pairs of places, which bf16 wants side by side.
     """
-    for place in range(len(rows)):
-        target = rows[place]
-        if begin + place < end:
-            source = latents[slots[begin + place]]
-            for r in range(len(target)):
-                target[r] = narrow(source[r])
-        else:
-            target[:] = np.uint16(0)
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_for_mixing, jit_options=SERIAL_OPTIONS)
+def _for_mixing_of(rows: Any, paired: Any) -> Any:
+    del paired
+    return _tiles_of_floats if rows.dtype == types.float32 else _pairs_of_bits
+
+
+def _tiles_of_floats(rows: Any, paired: Any) -> Any:
+    places, size = rows.shape
+    return rows.reshape(places, size // TOKENS_PER_TILE, TOKENS_PER_TILE).transpose(1, 0, 2)
+
+
+def _pairs_of_bits(rows: Any, paired: Any) -> Any:
     for tile in range(len(paired)):
         start = tile * TOKENS_PER_TILE
         for pair in range(paired.shape[1]):
             own, first, second = paired[tile, pair], rows[2 * pair, start:], rows[2 * pair + 1, start:]
             for lane in range(TOKENS_PER_TILE):
                 own[lane] = np.int32(first[lane]) | np.int32(second[lane]) << np.int32(16)
+    return paired
+
+
+@njit(**SERIAL_OPTIONS)
+def _bring(latents: Any, slots: Any, begin: int, end: int, rows: Any) -> None:
+    """A block of latents as bf16 bits or fp32 [places, rank + rope]; zeros where the context ends before it does."""
+    for place in range(len(rows)):
+        target = rows[place]
+        if begin + place < end:
+            source = latents[slots[begin + place]]
+            for r in range(len(target)):
+                target[r] = _rounded(source[r], rows)
+        else:
+            target[:] = 0
 
 
 @njit(**SERIAL_OPTIONS)
 def _score(wide: Any, rows: Any, sums: Any, scores: Any) -> None:
-    """Queries in words [rows / 16, in / 2, 16] with bf16 bits [places, in]: fp32 [rows, places]."""
-    for place in range(0, len(rows), ROWS):
-        for tile in range(0, len(wide), MAX_TILES):
-            _BY_QUERY(rows, place, ROWS // 2, rows, place, ROWS // 2, wide, tile, sums)
+    """Queries in words [rows / 16, words, 16] with bf16 bits or fp32 [places, in]: fp32 [rows, places]."""
+    for place in range(0, len(rows), _ROWS):
+        for tile in range(0, len(wide), _TILES):
+            _BY_QUERY(rows, place, _ROWS // 2, rows, place, _ROWS // 2, wide, tile, sums)
             for row in range(_COLUMNS):
                 own = scores[tile * TOKENS_PER_TILE + row]
-                for i in range(ROWS):
-                    own[place + i] = sums[row * ROWS + i]
+                for i in range(_ROWS):
+                    own[place + i] = sums[row * _ROWS + i]
 
 
 @njit(**SERIAL_OPTIONS)
-def _mix(weights: Any, paired: Any, sums: Any, mixed: Any) -> None:
-    """Bf16 bits [rows, places] with words [rank / 16, places / 2, 16] added to fp32 [rows, rank]."""
-    for tile in range(0, len(paired), MAX_TILES):
+def _mix(weights: Any, places: Any, sums: Any, mixed: Any) -> None:
+    """Bf16 bits or fp32 [rows, places] with tiles of places, see `_for_mixing`, added to fp32 [rows, rank]."""
+    for tile in range(0, mixed.shape[1] // TOKENS_PER_TILE, _TILES):
         start = tile * TOKENS_PER_TILE
-        for row in range(0, len(weights), ROWS):
-            _BY_ROW(weights, row, ROWS // 2, weights, row, ROWS // 2, paired, tile, sums)
-            for r in range(ROWS):
+        for row in range(0, len(weights), _ROWS):
+            _BY_ROW(weights, row, _ROWS // 2, weights, row, _ROWS // 2, places, tile, sums)
+            for r in range(_ROWS):
                 own, found = mixed[row + r], sums[r * _COLUMNS : (r + 1) * _COLUMNS]
                 for i in range(_COLUMNS):
                     own[start + i] += found[i]
@@ -117,7 +166,7 @@ def _weigh(scores: Any, counts: Any, best: Any, total: Any, mixed: Any, weights:
         best: fp32 [rows]: the highest score so far.
         total: fp32 [rows]: the sum of weights against it; no number for a row with a score that is none.
         mixed: fp32 [rows, rank]: scaled down where the highest has grown.
-        weights: bf16 bits [rows, places], filled.
+        weights: bf16 bits or fp32 [rows, places], filled.
     """
     patterns = scores.view(np.uint32)
     for row in range(len(scores)):
@@ -139,7 +188,7 @@ def _weigh(scores: Any, counts: Any, best: Any, total: Any, mixed: Any, weights:
         own[count:] = np.float32(0)
         total[row] += added if largest < INFINITY else np.float32(np.nan)
         for place in range(len(own)):
-            weights[row, place] = narrow(own[place])
+            weights[row, place] = _rounded(own[place], weights)
 
 
 @njit(**SERIAL_OPTIONS)
@@ -166,32 +215,35 @@ def _num_chunks(num_places: int) -> int:
 
 
 @njit(**SERIAL_OPTIONS)
-def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, first: int, step: int, found: Any) -> None:
+def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, first: int, step: int, found: Any, numbers: Any) -> None:
     """The chunks first, first + step, ... of the context, for all rows.
 
     Args:
-        wide: int32 [rows / 16, (rank + rope) / 2, 16]: queries in the latent space, scaled for powers of two, in bf16.
+        wide: int32 [rows / 16, words, 16]: queries in the latent space, scaled for powers of two.
         seen: int64 [rows]: how many places of the context a row sees.
         found: of each chunk and row, filled: the highest score, the sum of weights, fp32 [chunks, rows], and what they
             mix, fp32 [chunks, rows, rank].
+        numbers: see `numbers_of`.
     """
     best, total, mixed = found
     num_rows, rank = mixed.shape[1:]
     num_places = np.max(seen)
-    rows = np.empty((BLOCK_PLACES, 2 * wide.shape[1]), np.uint16)
-    paired = _aligned(rank // TOKENS_PER_TILE, BLOCK_PLACES // 2)
-    scores = np.empty((num_rows, BLOCK_PLACES), np.float32)
-    weights = np.empty((num_rows, BLOCK_PLACES), np.uint16)
-    sums, counts = np.empty(ROWS * _COLUMNS, np.float32), np.empty(num_rows, np.int64)
+    block = BLOCK_BYTES // numbers.itemsize
+    words = _aligned(1, block * latents.shape[1] * numbers.itemsize // _LINE_BYTES)
+    rows = words.view(numbers.dtype).reshape(block, latents.shape[1])
+    paired = _aligned(rank // TOKENS_PER_TILE, block // 2)
+    scores = np.empty((num_rows, block), np.float32)
+    weights = np.empty((num_rows, block), numbers.dtype)
+    sums, counts = np.empty(_ROWS * _COLUMNS, np.float32), np.empty(num_rows, np.int64)
     for chunk in range(first, len(mixed), step):
         best[chunk], total[chunk], mixed[chunk] = LOWEST, np.float32(0), np.float32(0)
-        for start in range(_chunk_start(chunk), min(num_places, _chunk_start(chunk + 1)), BLOCK_PLACES):
+        for start in range(_chunk_start(chunk), min(num_places, _chunk_start(chunk + 1)), block):
             for row in range(num_rows):
-                counts[row] = min(BLOCK_PLACES, max(0, seen[row] - start))
-            _bring(latents, slots, start, num_places, rows, paired)
+                counts[row] = min(block, max(0, seen[row] - start))
+            _bring(latents, slots, start, num_places, rows)
             _score(wide, rows, sums, scores)
             _weigh(scores, counts, best[chunk], total[chunk], mixed[chunk], weights)
-            _mix(weights, paired, sums, mixed[chunk])
+            _mix(weights, _for_mixing(rows, paired), sums, mixed[chunk])
 
 
 @njit(**SERIAL_OPTIONS)
@@ -211,11 +263,12 @@ def _join(found: Any, row: int, num_places: int, out: Any) -> None:
 
 @njit(**KERNEL_OPTIONS)
 def _together(
-    query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int
-) -> None:
+    query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int,
+    numbers: Any,
+) -> None:  # fmt: skip
     """Tokens of one sequence, whose places up to the last one's position are the same."""
     (tokens, heads, _), size, rank = query.shape, latents.shape[1], kv_weight.shape[2]
-    narrowed = np.empty((tokens * heads, size), np.uint16)
+    narrowed = np.empty((tokens * heads, size), numbers.dtype)
     seen = np.empty(tokens * heads, np.int64)
     for place in prange(tokens * heads):
         row = np.int64(place)  # or all it calls is compiled for two kinds of integers
@@ -224,14 +277,15 @@ def _together(
         _absorb(query[token, head : head + 1], kv_weight[head : head + 1], nope, own)
         seen[row] = positions[token] + 1
         for r in range(size):
-            narrowed[row, r] = narrow(own[0, r] * np.float32(scale) * LOG2_E)
-    wide = _aligned(len(seen) // TOKENS_PER_TILE, size // 2)
-    turn_tiles(narrowed.view(np.int32), np.arange(len(seen)), wide)
+            narrowed[row, r] = _rounded(own[0, r] * np.float32(scale) * LOG2_E, numbers)
+    words = narrowed.view(np.int32)
+    wide = _aligned(len(seen) // TOKENS_PER_TILE, words.shape[1])
+    turn_tiles(words, np.arange(len(seen)), wide)
     chunks = _num_chunks(np.max(seen))
     best, total = np.empty((2, chunks, len(seen)), np.float32)
     found = best, total, np.empty((chunks, len(seen), rank), np.float32)
     for part in prange(parts):
-        _chunks(wide, latents, slots, seen, np.int64(part), parts, found)
+        _chunks(wide, latents, slots, seen, np.int64(part), parts, found, numbers)
     for place in prange(tokens * heads):
         row = np.int64(place)  # or all it calls is compiled for two kinds of integers
         token, head = row // heads, row % heads
@@ -254,27 +308,30 @@ def _shared(slots: Any, positions: Any, first: int) -> int:
 
 @njit(**SERIAL_OPTIONS)
 def attend(
-    query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int
-) -> None:
-    """As the kernel of `latent_attention`, of sizes that `takes_tiled_latents`; the weight as bf16 bits."""
+    query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int,
+    numbers: Any,
+) -> None:  # fmt: skip
+    """As the kernel of `latent_attention`, of sizes that `takes_tiled_latents`; numbers as `numbers_of`."""
     first = 0
     while first < len(query):
         last = first + _shared(slots, positions, first)
         own = slots[first], positions[first:last], kv_weight
-        _together(query[first:last], latents, *own, scale, nope, out[first:last], parts)
+        _together(query[first:last], latents, *own, scale, nope, out[first:last], parts, numbers)
         first = last
 
 
 def tiled_latents(
     query: Tensor, latents: Tensor, slots: Tensor, positions: Tensor, kv_weight: Tensor, scale: float, value_dim: int
 ) -> Tensor:
-    """See `reference`; a weight in bf16 of sizes that `takes_tiled_latents`, `scale` positive.
+    """See `reference`; a weight of sizes that `takes_tiled_latents`, `scale` positive.
 
-    Query and latents are rounded to bf16 where they meet, and so are the weights of places.
+    With a weight in bf16, where the processor multiplies that in vectors, query and latents are rounded to it where
+    they meet, and so are the weights of places.
     """
     out = torch.empty(*query.shape[:2], value_dim)
     nope = kv_weight.shape[1] - value_dim
     arrays = (tensor.detach().numpy() for tensor in (query.contiguous(), latents, slots, positions))
     with lock:
-        attend(*arrays, bits_of(kv_weight), np.float32(scale), nope, out.numpy(), get_num_threads())
+        own = float_or_bits(kv_weight), np.float32(scale), nope, out.numpy(), get_num_threads(), numbers_of(kv_weight)
+        attend(*arrays, *own)
     return out

@@ -21,6 +21,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     MANY_ROWS,
     MAX_TILES,
     ROWS,
+    SHAPES,
     TOKENS_PER_TILE,
     TURNED_PAIRS,
     has_tile_products,
@@ -33,7 +34,7 @@ from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 CACHED_VALUES = 196_608
 """Of a weight at a time; in bf16 384 KiB, beside as much of the tokens."""
 
-_16_BY_1, _8_BY_1, _8_BY_2 = products_by_token.values()
+_16_BY_1, _8_BY_1, _8_BY_2 = (products_by_token[shape] for shape in SHAPES)
 
 
 def reference(x: Tensor, weight: Tensor) -> Tensor:

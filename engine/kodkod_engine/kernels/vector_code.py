@@ -91,7 +91,7 @@ class Row:
 
     def __init__(self, context: Any, builder: Any, kind: Any, value: Any, row: Any) -> None:
         array = context.make_array(kind)(context, builder, value)
-        self.width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        self.stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
+        self.width = cgutils.unpack_tuple(builder, array.shape, kind.ndim)[1]
+        self.stride, self.step = cgutils.unpack_tuple(builder, array.strides, kind.ndim)[:2]
         start = builder.bitcast(array.data, I8.as_pointer())
         self.at = builder.gep(start, [builder.mul(row, self.stride)])

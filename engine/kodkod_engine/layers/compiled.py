@@ -13,7 +13,7 @@ from kodkod_engine.kernels.bf16 import bits_of, float_or_bits
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
 from kodkod_engine.kernels.packed_linear import packed_arrays
-from kodkod_engine.kernels.tiled_latents import takes_tiled_latents
+from kodkod_engine.kernels.tiled_latents import numbers_of, takes_tiled_latents
 from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.moe import MixtureOfExperts
 from kodkod_engine.layers.packed import PackedMatrix, Slot
@@ -55,6 +55,8 @@ def step_arrays(x: Tensor, half: HalfLayer, batch: StepBatch, rope_table: Tensor
 
 def _most_scores(attention: LatentAttention) -> float:
     """Tokens times context, up to which attention in the kernel beats batched products."""
+    if torch.cpu._is_amx_tile_supported():  # which batched products use
+        return MAX_SCORES
     if takes_tiled_latents(_per_head(attention), attention.config.qk_rope_head_dim):
         return math.inf
     return MAX_SCORES_IN_WIDE_VECTORS if has_tile_products() else MAX_SCORES
@@ -109,7 +111,7 @@ def _half(half: HalfLayer) -> HalfWeights:
         q_b=_arrays(attention.q_b.home),
         kv_norm=attention.kv_norm.weight.numpy(),
         kv_b=float_or_bits(_per_head(attention)),
-        tiles=(1,) if has_tiles else (),
+        tiles=(numbers_of(_per_head(attention)),) if has_tiles else (),
         o=_arrays(attention.o.home),
         post_norm=half.post_norm.weight.numpy(),
         gate_up=_arrays(dense.gate_up.home),

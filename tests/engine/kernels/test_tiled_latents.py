@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,14 +22,21 @@ from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.loading import LoadedModel, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
-pytestmark = pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")
-
 HEADS, NOPE, ROPE, VALUE, RANK = 32, 16, 32, 12, 64
 SCALE = 0.1
 FIRST_LONG = SHORT_CHUNK * NUM_SHORT_CHUNKS
 SLOTS = FIRST_LONG + 3 * LONG_CHUNK
-BOUND = 5e-3
-"""Of what rounding queries, latents and weights to bf16 changes."""
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp32"])
+def bound(request: pytest.FixtureRequest) -> Iterator[float]:
+    """What is multiplied; and how far results may lie apart: bf16 rounds queries, latents and weights of places."""
+    is_bf16 = request.param == "bf16"
+    if is_bf16 and not has_tile_products():
+        pytest.skip("needs AVX-512 BF16 without AMX")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "has_tile_products", lambda: is_bf16)
+        yield 5e-3 if is_bf16 else 1e-5
 
 
 def _randn(*shape: int, seed: int) -> Tensor:
@@ -57,7 +65,7 @@ def _slots(owners: list[int], length: int) -> Tensor:
 @example(positions=[0], owners=[0] * 5, threads=2)
 @example(positions=[FIRST_LONG - 1, FIRST_LONG], owners=[0] * 5, threads=2)
 @example(positions=[SLOTS - 1, 127, 128], owners=[0, 0, 1, 1, 1], threads=3)
-def test_equals_the_reference(positions: list[int], owners: list[int], threads: int) -> None:
+def test_equals_the_reference(bound: float, positions: list[int], owners: list[int], threads: int) -> None:
     """Tokens of one sequence next to one another and apart, which see little or much of it."""
     query, slots = (
         _randn(len(positions), HEADS, NOPE + ROPE, seed=5),
@@ -68,9 +76,10 @@ def test_equals_the_reference(positions: list[int], owners: list[int], threads: 
         patch.setattr(module, "get_num_threads", lambda: threads)
         got = _attended(query, slots, positions)
     for token in range(len(positions)):
-        assert relative_error(got[token], wanted[token]) < BOUND
+        assert relative_error(got[token], wanted[token]) < bound
 
 
+@pytest.mark.usefixtures("bound")
 @pytest.mark.parametrize("length", [300, FIRST_LONG + LONG_CHUNK + 7])
 def test_a_token_has_the_same_result_in_any_company_on_any_number_of_threads(
     length: int, monkeypatch: pytest.MonkeyPatch
@@ -84,12 +93,14 @@ def test_a_token_has_the_same_result_in_any_company_on_any_number_of_threads(
         assert torch.equal(together[token], alone[0])
 
 
+@pytest.mark.usefixtures("bound")
 def test_places_after_the_last_position_are_never_read() -> None:
     latents = LATENTS.clone()
     latents[ORDERS[0][200:]] = float("nan")
     assert _attended(_randn(2, HEADS, NOPE + ROPE, seed=7), _slots([0, 0], 300), [199, 150], latents).isfinite().all()
 
 
+@pytest.mark.usefixtures("bound")
 @pytest.mark.parametrize("strange", [float("nan"), float("inf")])
 def test_what_is_no_number_stays_with_its_head(strange: float) -> None:
     query = _randn(2, HEADS, NOPE + ROPE, seed=8)
@@ -101,7 +112,7 @@ def test_what_is_no_number_stays_with_its_head(strange: float) -> None:
     assert torch.equal(got, clean)
 
 
-def test_a_place_far_below_the_best_weighs_nothing_wherever_the_best_comes() -> None:
+def test_a_place_far_below_the_best_weighs_nothing_wherever_the_best_comes(bound: float) -> None:
     """Scores grow from chunk to chunk, and fall."""
     query = torch.zeros(1, HEADS, NOPE + ROPE)
     query[..., NOPE] = 100.0
@@ -110,7 +121,7 @@ def test_a_place_far_below_the_best_weighs_nothing_wherever_the_best_comes() -> 
         latents[ORDERS[0][:600], RANK] = torch.arange(600) // 100 * float(order)
         got = _attended(query, _slots([0], 600), [599], latents)
         wanted = reference(query, latents, _slots([0], 600), torch.tensor([599]), KV_WEIGHT, SCALE, VALUE)
-        assert relative_error(got, wanted) < BOUND
+        assert relative_error(got, wanted) < bound
 
 
 # --- in the model ---------------------------------------------------------------------------------------------------
