@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 
 from gpu_attention import attention_rows
@@ -14,6 +17,7 @@ from gpu_tables import tables_away
 from kodkod_engine.backends.native import expanded_for
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.kernels.gpu.tuning import tuner_of
+from kodkod_engine.layers import beside
 from kodkod_engine.placement.sizes import part_sizes
 
 PROFILED_KERNELS = 25
@@ -40,18 +44,31 @@ def prefill(bench: Bench) -> Rows:
 
 
 def kept_turns(bench: Bench) -> Rows:
-    """The same turns, in bf16 with tables off the device, with keys and values of the context kept and rebuilt."""
+    """The same turns, in bf16 with tables off the device: keys and values of the context rebuilt and kept, experts in
+    their turn and beside attention.
+    """
     scale = bench.scale
     with tables_away(bench) as loaded:
         player = Player(loaded, scale.cached + max(scale.new) + 16, bench.device)
         kept = expanded_for(loaded, EngineConfig(device=bench.device.torch.type))
-        for new in scale.new:
-            for is_kept in (False, True):
-                player.runner.expanded = kept if is_kept else None
+        for new, is_kept, is_beside in product(scale.new, (False, True), (False, True)):
+            player.runner.expanded = kept if is_kept else None
+            with _experts_beside(is_beside):
                 # The first time all are rebuilt.
                 spent = min(player.prefill_s(scale.cached, new, scale.chunk_tokens) for _ in range(4))
-                has = {"kept_tokens": kept.num_tokens, "kept_gb": kept.num_bytes / 1e9} if is_kept and kept else {}
-                yield {"cached": scale.cached, "new": new, **has, **prefill_figures(bench, scale.cached, new, spent)}
+            has = {"kept_tokens": kept.num_tokens, "kept_gb": kept.num_bytes / 1e9} if is_kept and kept else {}
+            row = {"cached": scale.cached, "new": new, "experts_beside": is_beside, **has}
+            yield {**row, **prefill_figures(bench, scale.cached, new, spent)}
+
+
+@contextmanager
+def _experts_beside(is_beside: bool) -> Iterator[None]:
+    usual = beside.MAX_TOKENS
+    beside.MAX_TOKENS = usual if is_beside else 0
+    try:
+        yield
+    finally:
+        beside.MAX_TOKENS = usual
 
 
 def prefill_figures(bench: Bench, cached: int, new: int, spent: float) -> dict[str, float]:

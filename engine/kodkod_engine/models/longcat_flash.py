@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kodkod_engine.kernels.dual_layer import LayerWeights, StepArrays, dual_layer
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.attention import LatentAttention
+from kodkod_engine.layers.beside import Beside
 from kodkod_engine.layers.compiled import layer_weights, step_arrays
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.feed_forward import FeedForward
@@ -77,10 +78,14 @@ class DualLayer(nn.Module):
         first, second = self.first, self.second
         x = x + first.attention(first.input_norm(x), batch, rope_table, cache)
         normed = first.post_norm(x)
-        shortcut = self.experts(normed)
+        beside = Beside(normed, self.experts.homes)
+        with beside:
+            shortcut = self.experts(normed)
         x = x + first.dense(normed)
         x = x + second.attention(second.input_norm(x), batch, rope_table, cache)
-        out: Tensor = x + second.dense(second.post_norm(x)) + shortcut
+        x = x + second.dense(second.post_norm(x))
+        beside.join()
+        out: Tensor = x + shortcut
         return out
 
     def checkpoint_slots(self, prefix: str) -> Slots:

@@ -121,20 +121,21 @@ def test_attention_on_a_device_is_the_plain_one(tiny, new: int, context: int, ne
     assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
 @pytest.mark.parametrize("room", [10_000, 150, 0])
 @torch.inference_mode()
-def test_attention_on_a_device_over_keys_that_are_kept(tiny, room: int) -> None:
+def test_attention_on_a_device_over_keys_that_are_kept(tiny, room: int, neighbours: bool) -> None:
     """Turn by turn of one conversation, in room for all of it, for its beginning, for nothing."""
     attention = _attention(tiny, NARROW)
     cache = KvCache(KvLayout(1, 48, 2, 64), NARROW, DEVICE)
     cache.layer(0).copy_(_randn(1024, 48, seed=3))
     token_bytes = attention.expanded_bytes(torch.device("cuda"), NARROW)
     kept = ExpandedContext(1, token_bytes, lambda: 1e9, room * token_bytes)
+    order = torch.randperm(1024, generator=torch.Generator().manual_seed(4)).to(DEVICE)
     for start, context in ((0, 100), (100, 180), (120, 210)):
         positions = torch.arange(start, context, device=DEVICE)[None]
-        group = AttentionGroup(
-            slice(0, context - start), 1, context - start, slice(100, 100 + context), context, positions
-        )
+        slots = slice(100, 100 + context) if neighbours else order[None, :context]
+        group = AttentionGroup(slice(0, context - start), 1, context - start, slots, context, positions)
         query = _randn(context - start, 2, 32, seed=context, dtype=NARROW)
         wanted = attention.on_device(query, group, cache)
         kept.follow(list(range(min(context, 120))) + list(range(context, context + context - min(context, 120))))
@@ -261,6 +262,16 @@ def test_a_model_on_a_device_says_what_it_says_on_the_processor(
     errors = (got - wanted).abs().amax(dim=1) / (wanted.max() - wanted.min())
     assert errors.median() < usual
     assert errors.max() < worst
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+def test_experts_beside_attention_say_what_they_say_in_their_turn(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_random_checkpoint(tmp_path, CONFIG, seed=2, dtype=torch.bfloat16, with_mtp=False)
+    loaded = load_model(folder, device="cuda")
+    several = [_said(loaded) for _ in range(5)]
+    monkeypatch.setattr("kodkod_engine.layers.beside.MAX_TOKENS", 0)
+    in_turn = _said(loaded)
+    assert all(torch.equal(beside, in_turn) for beside in several)
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
