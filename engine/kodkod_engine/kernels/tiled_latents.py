@@ -38,10 +38,16 @@ from kodkod_engine.kernels.unpack_bf16 import narrow
 BLOCK_BYTES = 256
 """Of a block of latents, by one of their values: in both orders 280 KB at the published width."""
 
-SHORT_CHUNK, LONG_CHUNK = 256, 1024
-"""Places that one thread mixes before they are joined with others; long ones where there are enough of them."""
+SHORT_CHUNK, MIDDLE_CHUNK, LONG_CHUNK = 256, 512, 1024
+"""Places that one thread mixes before they are joined with others: so many that joining costs little, and so few that
+many threads get their share.
+"""
 
-NUM_SHORT_CHUNKS = 16
+NUM_CHUNKS = 16
+"""Of the short ones, and of the middle ones behind them; all others are long."""
+
+FIRST_MIDDLE = NUM_CHUNKS * SHORT_CHUNK
+FIRST_LONG = FIRST_MIDDLE + NUM_CHUNKS * MIDDLE_CHUNK
 
 _WORD_BYTES, _LINE_BYTES = 4, 64
 
@@ -203,20 +209,32 @@ def _aligned(tiles: int, pairs: int) -> Any:
 @njit(**SERIAL_OPTIONS)
 def _chunk_start(chunk: int) -> int:
     """Its first place."""
-    return min(chunk, NUM_SHORT_CHUNKS) * SHORT_CHUNK + max(0, chunk - NUM_SHORT_CHUNKS) * LONG_CHUNK
+    short, middle = min(chunk, NUM_CHUNKS), min(max(0, chunk - NUM_CHUNKS), NUM_CHUNKS)
+    return short * SHORT_CHUNK + middle * MIDDLE_CHUNK + max(0, chunk - 2 * NUM_CHUNKS) * LONG_CHUNK
 
 
 @njit(**SERIAL_OPTIONS)
 def _num_chunks(num_places: int) -> int:
     """That so many places of a context take."""
-    beyond = max(0, num_places - NUM_SHORT_CHUNKS * SHORT_CHUNK)
-    short = (num_places - beyond + SHORT_CHUNK - 1) // SHORT_CHUNK
-    return short + (beyond + LONG_CHUNK - 1) // LONG_CHUNK
+    short = min(num_places, FIRST_MIDDLE)
+    middle, long = min(max(0, num_places - FIRST_MIDDLE), FIRST_LONG - FIRST_MIDDLE), max(0, num_places - FIRST_LONG)
+    return -(-short // SHORT_CHUNK) - (-middle // MIDDLE_CHUNK) - (-long // LONG_CHUNK)
 
 
 @njit(**SERIAL_OPTIONS)
-def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, first: int, step: int, found: Any, numbers: Any) -> None:
-    """The chunks first, first + step, ... of the context, for all rows.
+def _chunk_of(part: int, parts: int, turn: int, chunks: int) -> int:
+    """That a thread takes in a turn; negative where none is left for it.
+
+    The long ones, which come last, are taken first, and every other turn goes round the other way: who had the longest
+    before has the shortest now.
+    """
+    place = parts * turn + (part if turn % 2 == 0 else parts - 1 - part)
+    return chunks - 1 - place
+
+
+@njit(**SERIAL_OPTIONS)
+def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, part: int, parts: int, found: Any, numbers: Any) -> None:
+    """A thread's chunks of the context, for all rows.
 
     Args:
         wide: int32 [rows / 16, words, 16]: queries in the latent space, scaled for powers of two.
@@ -235,7 +253,10 @@ def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, first: int, step: in
     scores = np.empty((num_rows, block), np.float32)
     weights = np.empty((num_rows, block), numbers.dtype)
     sums, counts = np.empty(_ROWS * _COLUMNS, np.float32), np.empty(num_rows, np.int64)
-    for chunk in range(first, len(mixed), step):
+    for turn in range((len(mixed) + parts - 1) // parts):
+        chunk = _chunk_of(part, parts, turn, len(mixed))
+        if chunk < 0:
+            continue
         best[chunk], total[chunk], mixed[chunk] = LOWEST, np.float32(0), np.float32(0)
         for start in range(_chunk_start(chunk), min(num_places, _chunk_start(chunk + 1)), block):
             for row in range(num_rows):

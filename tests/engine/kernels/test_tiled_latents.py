@@ -17,14 +17,13 @@ from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels import tiled_latents as module
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
-from kodkod_engine.kernels.tiled_latents import LONG_CHUNK, NUM_SHORT_CHUNKS, SHORT_CHUNK, reference, tiled_latents
+from kodkod_engine.kernels.tiled_latents import FIRST_LONG, FIRST_MIDDLE, LONG_CHUNK, reference, tiled_latents
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.loading import LoadedModel, load_model
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
 
 HEADS, NOPE, ROPE, VALUE, RANK = 32, 16, 32, 12, 64
 SCALE = 0.1
-FIRST_LONG = SHORT_CHUNK * NUM_SHORT_CHUNKS
 SLOTS = FIRST_LONG + 3 * LONG_CHUNK
 
 
@@ -64,6 +63,7 @@ def _slots(owners: list[int], length: int) -> Tensor:
 )
 @example(positions=[0], owners=[0] * 5, threads=2)
 @example(positions=[FIRST_LONG - 1, FIRST_LONG], owners=[0] * 5, threads=2)
+@example(positions=[FIRST_MIDDLE - 1, FIRST_MIDDLE], owners=[0] * 5, threads=2)
 @example(positions=[SLOTS - 1, 127, 128], owners=[0, 0, 1, 1, 1], threads=3)
 def test_equals_the_reference(bound: float, positions: list[int], owners: list[int], threads: int) -> None:
     """Tokens of one sequence next to one another and apart, which see little or much of it."""
@@ -122,6 +122,20 @@ def test_a_place_far_below_the_best_weighs_nothing_wherever_the_best_comes(bound
         got = _attended(query, _slots([0], 600), [599], latents)
         wanted = reference(query, latents, _slots([0], 600), torch.tensor([599]), KV_WEIGHT, SCALE, VALUE)
         assert relative_error(got, wanted) < bound
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8, 16, 64])
+@pytest.mark.parametrize("length", [1, 256, 3000, FIRST_MIDDLE + 1, 8192, FIRST_LONG + 5000, 100_000])
+def test_every_chunk_is_one_threads_and_the_work_is_shared_out_evenly(parts: int, length: int) -> None:
+    chunks = module._num_chunks(length)
+    starts = [module._chunk_start(chunk) for chunk in range(chunks + 1)]
+    assert starts[0] == 0
+    assert starts[-2] < length <= starts[-1]
+    turns = range(-(-chunks // parts))
+    taken = [[module._chunk_of(part, parts, turn, chunks) for turn in turns] for part in range(parts)]
+    assert sorted(chunk for own in taken for chunk in own if chunk >= 0) == list(range(chunks))
+    work = [sum(min(length, starts[chunk + 1]) - starts[chunk] for chunk in own if chunk >= 0) for own in taken]
+    assert max(work) <= length / parts + (starts[-1] - starts[-2])
 
 
 # --- in the model ---------------------------------------------------------------------------------------------------
