@@ -35,11 +35,15 @@ class FunctionCallsFilter:
             yield from _prose(before)
             self._held = opened + inside
             body, closed, after = inside.partition(_CLOSE)
-            if not closed and (not body.strip() or body.lstrip().startswith(("[", "{"))):
+            if body.strip() and not body.lstrip().startswith(("[", "{")):
+                # No block, whatever comes: another one may begin inside.
+                yield from _prose(opened)
+                self._held = inside
+                continue
+            if not closed:
                 return
-            calls = _calls(body) if closed else []
-            yield from calls or _prose(opened + body + closed if closed else opened)
-            self._held = after if closed else inside
+            yield from _calls(body) or _prose(opened + body + closed)
+            self._held = after
 
     def flush(self) -> Iterator[str]:
         """What is held back. A block that was never closed is prose."""

@@ -318,6 +318,14 @@ def test_a_long_name_in_a_fault_stays_one_short_line(tokenizer, tools):
     assert len(call.fault) < 200
 
 
+def test_a_block_that_opens_twice_begins_at_the_second_tag_in_any_chunking(tokenizer, tools):
+    ids = tokenizer.encode_text('<function_calls>see <function_calls>[{"name": "status"}]</function_calls>')
+    for cuts in ([], range(len(ids))):
+        _, _, message = parsed(tokenizer, tools, ids, cuts)
+        assert message.text == "<function_calls>see "
+        assert [call.name for call in message.calls] == ["status"]
+
+
 def test_calls_in_function_calls_tags(tokenizer, tools):
     body = '[{"name": "functions.edit", "arguments": {"path": "x"}}, {"name": "status"}, {"name": "rm"}]'
     message = parse_turn(tokenizer, tokenizer.encode_text(f"So: <function_calls>{body}</function_calls>\n"), tools)
