@@ -12,4 +12,7 @@ if not torch.cuda.is_available():
     if find_spec("triton") is not None:
         from kodkod_engine.kernels.gpu.interpreter import mend
 
+        from .quick_interpreter import hasten
+
         mend()
+        hasten()
