@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TypeAlias
@@ -63,6 +63,7 @@ class ModelRunner:
             block_size=block_size,
         )
         self._kernel_threads = kernel_threads(loaded)
+        self._is_small = self._kernel_threads == 1 and loaded.device.type == "cpu"
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
         self._kernel_rows = kernel_rows(a_matrix)
         self._block_rows = BlockRows()
@@ -189,7 +190,8 @@ class ModelRunner:
     def _one_step(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
         ids = self._on_device(runs, 1)
         if ids is None:
-            return self._chosen(runs)
+            with self._as_small():
+                return self._chosen(runs)
         return [follow_ids(of_run, run) for of_run, run in zip(ids, runs, strict=True)]
 
     def _chosen(self, runs: Sequence[TokenRun]) -> list[tuple[ChosenToken, ...]]:
@@ -212,18 +214,19 @@ class ModelRunner:
         with self.threads(sum(len(run.token_ids) for run in runs)):
             return self._forward(runs)
 
-    @contextmanager
-    def threads(self, num_tokens: int) -> Iterator[None]:
-        """Steps that run in our own kernels keep torch to one thread: two spinning thread pools would fight.
+    def threads(self, num_tokens: int) -> AbstractContextManager[None]:
+        """Steps that run in our own kernels keep torch to one thread: two spinning thread pools would fight."""
+        return self._one_thread() if num_tokens <= self._kernel_rows else self._as_small()
 
-        So do all steps of a small model: its threads would wait for one another longer than they work, above all while
-        the tests it asked for run beside it.
+    def _as_small(self) -> AbstractContextManager[None]:
+        """All that a small model computes keeps to one thread: more would wait for one another longer than they work.
+
+        Above all while the tests it asked for run beside it.
         """
-        is_small = self._kernel_threads == 1
-        in_kernels = num_tokens <= self._kernel_rows
-        if not (in_kernels or (is_small and self.loaded.device.type == "cpu")):
-            yield
-            return
+        return self._one_thread() if self._is_small else nullcontext()
+
+    @contextmanager
+    def _one_thread(self) -> Iterator[None]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         numba.set_num_threads(self._kernel_threads)  # counts for the calling thread alone

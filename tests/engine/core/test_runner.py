@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
+import pytest
 import torch
 
 from kodkod_engine.api import SamplingParams
@@ -13,6 +15,14 @@ from kodkod_engine.kernels.first_use import kernel_compiled
 from kodkod_engine.models.longcat_flash import LongcatFlash
 
 RUN = TokenRun("a", [7], [], 0, [0], [Choice(SamplingParams(), 1, None)])
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def runner_of(loaded, events: list[str], *, has_device: bool = False) -> ModelRunner:
@@ -79,3 +89,15 @@ def test_the_host_has_time_after_each_kernel_that_is_compiled_for_a_device(tiny,
     monkeypatch.setattr(LongcatFlash, "choose", choose)
     runner.run((), [RUN])
     assert events == ["meanwhile", "told", "meanwhile", "meanwhile", "launch", "meanwhile"]
+
+
+@pytest.mark.parametrize(("is_small", "threads"), [(True, 1), (False, 2)])
+def test_a_small_model_keeps_to_one_thread_until_it_has_chosen(tiny, monkeypatch, two_threads, is_small, threads):
+    runner, asked, logits = runner_of(tiny, []), [], LongcatFlash.logits
+    assert runner._is_small
+    runner._is_small = is_small
+    monkeypatch.setattr(
+        LongcatFlash, "logits", lambda *given: (asked.append(torch.get_num_threads()), logits(*given))[1]
+    )
+    runner.run((), [RUN])
+    assert (asked, torch.get_num_threads()) == ([threads], 2)
