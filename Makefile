@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 
-# Test files run side by side, but for those of the boxes, which try what a machine can bear; 0 runs them one by one.
+# Types are checked and test files run side by side, but for tests of the boxes, which try what a machine can bear; 0 does
+# all one by one.
 WORKERS ?= 2
 
 # Where `make nano` works, on what (cpu or cuda), how long its first stage trains, and from which checkpoint (none: anew).
@@ -120,9 +121,11 @@ $(PLAUSIBLE): $(NANO)/simulated-cases.npz $(NANO)/real-cases.npz
 check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers $(WORKERS)
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
+# Each worker computes with all cores: threads that wait let others compute.
+test: export OMP_WAIT_POLICY := passive
 test: check     ## the checks and the test suite
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/sandbox
 	@$(BIN)/python -m pytest tests/sandbox
