@@ -22,7 +22,7 @@ BATCH_TOKENS ?= $(if $(filter cuda,$(DEVICE)),65536,8192)
 # A file whose making was cut off is no file.
 .DELETE_ON_ERROR:
 
-.PHONY: help setup run nano nano-data nano-train nano-ranking test check test-slow test-gpu test-docker bench format clean
+.PHONY: help setup run nano nano-data nano-train nano-ranking test check test-drawn test-slow test-gpu test-docker bench format clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -124,11 +124,17 @@ check: $(READY) ## format, lint, types and import contracts
 	@$(BIN)/mypy --num-workers $(WORKERS)
 	@$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
 
+# Properties are tried with the same examples in every run, so that a change is judged by what it changes.
+SAME := --hypothesis-profile=ci
+
 # Each worker computes with all cores: threads that wait let others compute.
 test: export OMP_WAIT_POLICY := passive
 test: check     ## the checks and the test suite
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/sandbox
-	@$(BIN)/python -m pytest tests/sandbox
+	@$(BIN)/python -m pytest $(SAME) --numprocesses $(WORKERS) --dist loadfile --ignore tests/sandbox
+	@$(BIN)/python -m pytest $(SAME) tests/sandbox
+
+test-drawn: $(READY) ## properties with examples that are drawn anew
+	@$(BIN)/python -m pytest -m "hypothesis and not slow and not gpu and not docker"
 
 test-slow: $(READY) ## tests that take minutes
 	@$(BIN)/python -m pytest -m slow
