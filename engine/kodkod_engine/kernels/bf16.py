@@ -10,22 +10,31 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, so that they vectorise; infinities and NaN keep their meaning."""
 
+# Sums, copies and fills of arrays in a parallel kernel would be loops on threads of their own, compiled one by one.
+_NOT_PARALLEL = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+_PRANGE_ALONE = ParallelOptions(dict.fromkeys(_NOT_PARALLEL, False))
+
 KERNEL_OPTIONS: dict[str, Any] = {
-    "parallel": True,
+    "parallel": _PRANGE_ALONE,
     "nogil": True,
     "fastmath": FAST_MATH,
     "cache": True,
     "boundscheck": False,
+    "no_cfunc_wrapper": True,
 }
 SERIAL_OPTIONS: Any = {name: value for name, value in KERNEL_OPTIONS.items() if name != "parallel"}
 """Of what kernels call. One of both is stated for every function: what it left open numba would take from whoever calls
 it first, and keep on disk for all others."""
+
+INSIDE: Any = {"no_cpython_wrapper": True}
+"""Beside either, of what other kernels call alone: without code for calls from Python it is compiled sooner."""
 
 MAGNITUDE, INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 """Bits of a fp32 number without its sign, and those of an infinity: what is larger is no number. Kernels tell it so,

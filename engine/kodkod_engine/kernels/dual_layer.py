@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange, types
-from numba.extending import overload
+from numba import get_num_threads, njit, types
 from torch import Tensor
 
 from kodkod_engine.kernels import (
@@ -26,8 +25,10 @@ from kodkod_engine.kernels import (
     thin_linear,
     tiled_latents,
 )
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
+from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS, lock
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.inside import inside, inside_of
 from kodkod_engine.kernels.thin_products import has_code_for, kind_of
 from kodkod_engine.kernels.vector_code import VECTOR_GROUP
 from kodkod_engine.kernels.weight_rows import num_rows
@@ -39,16 +40,9 @@ Array = Any
 _norm = rms_norm._kernel
 
 
-def _attend(
-    tiles: tuple[Array, ...], query: Array, latents: Array, slots: Array, positions: Array, kv_b: Array, scale: Any,
-    nope: int, out: Array, parts: int,
-) -> None:  # fmt: skip
+@inside_of
+def _attend(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     """In tiles where the type of `HalfWeights.tiles` says so."""
-    raise NotImplementedError("for compiled code alone")
-
-
-@overload(_attend, inline="never", jit_options=SERIAL_OPTIONS)
-def _attend_of(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     attend = tiled_latents.attend if len(tiles) else latent_attention._kernel
 
     def over_latents(tiles, query, latents, slots, positions, kv_b, scale, nope, out, parts):  # type: ignore[no-untyped-def]
@@ -57,13 +51,9 @@ def _attend_of(tiles, query, latents, slots, positions, kv_b, scale, nope, out, 
     return over_latents
 
 
-def _linear(weight: Array, x: Array, out: Array, parts: int) -> None:
+@inside_of
+def _linear(weight, x, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     """Whatever the weight is kept as."""
-    raise NotImplementedError("for compiled code alone")
-
-
-@overload(_linear, inline="never", jit_options=SERIAL_OPTIONS)
-def _linear_of(weight, x, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     is_packed = not isinstance(weight, types.Array)
     kernel = packed_linear.multiply if is_packed else thin_linear._kernel
 
@@ -89,13 +79,9 @@ def _has_code_for(weight: Any) -> bool:
     return has_tile_products() and has_code_for(kind_of(weight))
 
 
-def _mix(x: Array, experts: ExpertWeights, chosen: Array, weights: Array, out: Array, parts: int) -> None:
+@inside_of
+def _mix(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     """Whatever the experts are kept as."""
-    raise NotImplementedError("for compiled code alone")
-
-
-@overload(_mix, inline="never", jit_options=SERIAL_OPTIONS)
-def _mix_of(x, experts, chosen, weights, out, parts):  # type: ignore[no-untyped-def]  # numba compares signatures
     gate_up, down = experts.types[-2:]
     is_packed = not isinstance(down, types.Array)
     kernel = packed_experts.mix if is_packed else expert_mix._kernel
@@ -192,7 +178,7 @@ def _rotate(vector: Array, turns: Array) -> None:
         vector[2 * pair + 1] = even * turns[pair, 1] + odd * turns[pair, 0]
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _write_latents(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array) -> None:
     """Latents normalised and scaled, rope keys rotated, into the cache."""
     first, rank = len(half.q_norm), len(half.kv_norm)
@@ -207,7 +193,7 @@ def _write_latents(down: Array, half: HalfWeights, scalars: LayerScalars, step: 
         _rotate(row[rank:], step.turns[token])
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, parts: int) -> Array:
     """Scaled and rotated: [tokens, heads, nope + rope]."""
     rank, heads = len(half.q_norm), half.kv_b.shape[0]
@@ -224,11 +210,11 @@ def _query(down: Array, half: HalfWeights, scalars: LayerScalars, step: StepArra
     return query
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _attention(
     x: Array, half: HalfWeights, scalars: LayerScalars, step: StepArrays, latents: Array, parts: int
-) -> Array:
-    """x plus its attention block."""
+) -> None:
+    """Add its attention block to x."""
     normed = np.empty_like(x)
     _norm(x, half.input_norm, scalars.eps, normed)
     down = np.empty((len(x), num_rows(half.qkv_a)), np.float32)
@@ -241,11 +227,11 @@ def _attention(
     _attend(half.tiles, query, latents, step.context_slots, step.positions, half.kv_b, scale, nope, attended, parts)
     out = np.empty_like(x)
     _linear(half.o, attended.reshape(len(x), heads * value), out, parts)
-    return x + out
+    x += out
 
 
-@njit(**SERIAL_OPTIONS)
-def _dense(normed: Array, half: HalfWeights, parts: int) -> Array:
+@inside
+def _dense(normed: Array, half: HalfWeights, parts: int, out: Array) -> None:
     wide = np.empty((len(normed), num_rows(half.gate_up)), np.float32)
     _linear(half.gate_up, normed, wide, parts)
     width = wide.shape[1] // 2
@@ -254,14 +240,12 @@ def _dense(normed: Array, half: HalfWeights, parts: int) -> Array:
         for i in range(width):
             gate = wide[token, i]
             inner[token, i] = gate / (np.float32(1) + math.exp(-gate)) * wide[token, width + i]
-    out = np.empty_like(normed)
     _linear(half.down, inner, out, parts)
-    return out
 
 
-@njit(**KERNEL_OPTIONS)
-def _router_logits(x: Array, weight: Array, out: Array) -> None:
-    for choice in prange(len(weight)):
+@in_parts
+def _router_logits(x: Array, weight: Array, out: Array, parts: int, part: int) -> None:
+    for choice in range(len(weight) * part // parts, len(weight) * (part + 1) // parts):
         for token in range(len(x)):
             total = np.float32(0)
             for i in range(x.shape[1]):
@@ -269,11 +253,11 @@ def _router_logits(x: Array, weight: Array, out: Array) -> None:
             out[token, choice] = total
 
 
-@njit(**SERIAL_OPTIONS)
-def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Array, weights: Array) -> None:
+@inside
+def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Array, weights: Array, parts: int) -> None:
     """Softmax over all choices; the bias steers which are taken and nothing else."""
     logits = np.empty((len(x), len(experts.router)), np.float32)
-    _router_logits(x, experts.router, logits)
+    _router_logits(x, experts.router, logits, parts)
     for token in range(len(x)):
         exponents = np.exp(logits[token] - np.max(logits[token]))
         probabilities = exponents / np.sum(exponents)
@@ -285,12 +269,11 @@ def _route(x: Array, experts: ExpertWeights, scalars: LayerScalars, chosen: Arra
             merit[best] = -np.inf
 
 
-@njit(**SERIAL_OPTIONS)
-def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars, parts: int) -> Array:
+@inside
+def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars, parts: int, out: Array) -> None:
     chosen = np.empty((len(x), scalars.experts_per_token), np.int64)
     weights = np.empty((len(x), scalars.experts_per_token), np.float32)
-    _route(x, experts, scalars, chosen, weights)
-    out = np.empty_like(x)
+    _route(x, experts, scalars, chosen, weights, parts)
     for token in range(len(x)):
         kept = np.float32(0)
         for place in range(scalars.experts_per_token):
@@ -299,7 +282,6 @@ def _experts(x: Array, experts: ExpertWeights, scalars: LayerScalars, parts: int
         for i in range(x.shape[1]):
             out[token, i] = kept * x[token, i]
     _mix(x, experts, chosen, weights, out, parts)
-    return out
 
 
 @njit(**SERIAL_OPTIONS)
@@ -307,14 +289,17 @@ def _kernel(
     x: Array, layer: LayerWeights, step: StepArrays, first_latents: Array, second_latents: Array, parts: int
 ) -> Array:
     first, second, scalars = layer.first, layer.second, layer.scalars
-    x = _attention(x, first, scalars, step, first_latents, parts)
-    normed = np.empty_like(x)
+    x = x.copy()
+    normed, shortcut, dense = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+    _attention(x, first, scalars, step, first_latents, parts)
     _norm(x, first.post_norm, scalars.eps, normed)
-    shortcut = _experts(normed, layer.experts, scalars, parts)
-    x = x + _dense(normed, first, parts)
-    x = _attention(x, second, scalars, step, second_latents, parts)
+    _experts(normed, layer.experts, scalars, parts, shortcut)
+    _dense(normed, first, parts, dense)
+    x += dense
+    _attention(x, second, scalars, step, second_latents, parts)
     _norm(x, second.post_norm, scalars.eps, normed)
-    return x + _dense(normed, second, parts) + shortcut
+    _dense(normed, second, parts, dense)
+    return x + dense + shortcut
 
 
 def dual_layer(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import FAST_MATH, INSIDE, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.thin_linear import one_by_one
 
 
@@ -45,7 +45,7 @@ def _expert(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return down.float() @ (F.silu(gate) * up)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _group(chosen: Any, num_experts: int) -> tuple[Any, Any, Any]:
     """Pairs (token, place) of real experts, sorted by expert.
 
@@ -58,19 +58,25 @@ def _group(chosen: Any, num_experts: int) -> tuple[Any, Any, Any]:
         for place in range(k):
             if chosen[token, place] < num_experts:
                 counts[chosen[token, place] + 1] += 1
-    hit = np.nonzero(counts[1:])[0]
-    first = np.cumsum(counts)
-    pairs = np.empty(first[-1], np.int64)
-    fill = first.copy()
+    num_hit = 0
+    for expert in range(num_experts):
+        if counts[expert + 1] > 0:
+            num_hit += 1
+        counts[expert + 1] += counts[expert]
+    hit, starts = np.empty(num_hit, np.int64), np.empty(num_hit + 1, np.int64)
+    pairs = np.empty(counts[num_experts], np.int64)
+    starts[num_hit] = len(pairs)
+    place = 0
+    for expert in range(num_experts):
+        if counts[expert + 1] > counts[expert]:
+            hit[place], starts[place] = expert, counts[expert]
+            place += 1
     for token in range(tokens):
         for place in range(k):
             expert = chosen[token, place]
             if expert < num_experts:
-                pairs[fill[expert]] = token * k + place
-                fill[expert] += 1
-    starts = np.empty(len(hit) + 1, np.int64)
-    starts[:-1] = first[hit]
-    starts[-1] = len(pairs)
+                pairs[counts[expert]] = token * k + place
+                counts[expert] += 1
     return hit, starts, pairs
 
 
@@ -115,7 +121,7 @@ def _four_by_one(rows: Any, x: Any) -> tuple[Any, Any, Any, Any]:
     return a, b, c, d
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _all_inner(x: Any, gate_up: Any, groups: Any, k: int, inner: Any) -> None:
     """silu(gate) * up of every pair, into [pairs, width]."""
     hit, starts, pairs = groups
@@ -134,7 +140,7 @@ def _all_inner(x: Any, gate_up: Any, groups: Any, k: int, inner: Any) -> None:
             inner[pair, column] = _silu(gate) * up
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _add_down(inner: Any, down: Any, groups: Any, weights: Any, out: Any) -> None:
     """Add the down projection of every pair, weighted; a job owns four outputs of all tokens."""
     hit, starts, pairs = groups

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import FAST_MATH, SERIAL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import (
     MANY_ROWS,
     MAX_TILES,
@@ -31,6 +31,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     turn_tiles,
     word_of,
 )
+from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.packed_linear import Packed
 from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
@@ -50,6 +51,8 @@ OUTPUTS_IN_CACHE = 768
 _16_WITH_1, _8_WITH_1, _8_WITH_2 = (products_by_row[shape] for shape in SHAPES)
 _16_BY_1, _8_BY_1, _8_BY_2 = (products_by_token[shape] for shape in SHAPES)
 _I = np.int32
+
+_group = expert_mix._group
 
 Weight: TypeAlias = Tensor | Packed
 """bf16, or what `packed_arrays` makes of a packed matrix."""
@@ -85,15 +88,12 @@ def _tiles(chosen: Any, weights: Any, num_experts: int) -> tuple[Any, Any, Any, 
         experts that somebody chose [n], first tile of each [n + 1], tokens int64 [tiles * 16] (what fills up is the
         token behind the last), their weights fp32 [tiles * 16].
     """
-    counts = np.zeros(num_experts, np.int64)
-    for expert in chosen.flat:
-        if expert < num_experts:
-            counts[expert] += 1
-    hit = np.nonzero(counts)[0]
-    starts = np.zeros(len(hit) + 1, np.int64)
-    starts[1:] = np.cumsum((counts[hit] + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE)
-    fill = np.zeros(num_experts, np.int64)
-    fill[hit] = starts[:-1] * TOKENS_PER_TILE
+    hit, pair_starts, _ = _group(chosen, num_experts)
+    starts, fill = np.zeros(len(hit) + 1, np.int64), np.zeros(num_experts, np.int64)
+    for place in range(len(hit)):
+        num_pairs = pair_starts[place + 1] - pair_starts[place]
+        starts[place + 1] = starts[place] + (num_pairs + TOKENS_PER_TILE - 1) // TOKENS_PER_TILE
+        fill[hit[place]] = starts[place] * TOKENS_PER_TILE
     tokens = np.full(starts[-1] * TOKENS_PER_TILE, len(chosen), np.int64)
     shares = np.zeros(len(tokens), np.float32)
     for token in range(chosen.shape[0]):
@@ -120,93 +120,97 @@ def _activate(sums: Any, shares: Any, num_tiles: int, tile: int, column: int, co
                 inner[tile + t, column // 2 + half, lane] = _pair_of(low, high)
 
 
-@njit(**KERNEL_OPTIONS)
-def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int) -> None:
+@in_parts
+def _gate_up(weight: Any, x: Any, groups: Any, inner: Any, parts: int, part: int) -> None:
     """What goes into the down projection: x [tiles, hidden / 2, 16] -> inner [tiles, width / 2, 16], both in words."""
     hit, starts, _, shares = groups
     width = 2 * inner.shape[1]
     fours = width // COLUMNS
-    for part in prange(parts):
-        sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
-        room = np.empty((2 * UNPACKED_COLUMNS, 2 * x.shape[1]), np.uint16)
-        rows, later, step = (
-            by_kind(weight, weight, room),
-            lies(weight),
-            by_kind(weight, COLUMNS_IN_CACHE, UNPACKED_COLUMNS),
-        )
-        first, last = COLUMNS * (fours * part // parts), COLUMNS * (fours * (part + 1) // parts)
-        for place in range(len(hit)):
-            row = hit[place] * 2 * width
-            following = hit[min(place + 1, len(hit) - 1)] * 2 * width
-            for begin in range(first, last, step):
-                end = min(last, begin + step)
-                bring(weight, row + begin, end - begin, room, 0)
-                bring(weight, row + width + begin, end - begin, room, end - begin)
-                gap, after = by_kind(weight, width, end - begin), row + end if end < last else following + first
-                tile = starts[place]
-                while tile < starts[place + 1]:
-                    num_tiles = min(MAX_TILES, starts[place + 1] - tile)
-                    column = begin
-                    while column < end:
-                        own = by_kind(weight, row + column, column - begin)
-                        columns = 2 * COLUMNS if num_tiles == 1 and end - column >= 2 * COLUMNS else COLUMNS
-                        ahead = own + columns if column + columns < end else after
-                        ahead = by_kind(weight, ahead, after + column - begin)
-                        if columns > COLUMNS:
-                            _16_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
-                        elif num_tiles == 2:
-                            _8_WITH_2(rows, own, gap, later, ahead, width, x, tile, sums)
-                        else:
-                            _8_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
-                        _activate(sums, shares, num_tiles, tile, column, columns, inner)
-                        column += columns
-                    tile += num_tiles
+    sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
+    room = np.empty((2 * UNPACKED_COLUMNS, 2 * x.shape[1]), np.uint16)
+    rows, later, step = (
+        by_kind(weight, weight, room),
+        lies(weight),
+        by_kind(weight, COLUMNS_IN_CACHE, UNPACKED_COLUMNS),
+    )
+    first, last = COLUMNS * (fours * part // parts), COLUMNS * (fours * (part + 1) // parts)
+    for place in range(len(hit)):
+        row = hit[place] * 2 * width
+        following = hit[min(place + 1, len(hit) - 1)] * 2 * width
+        for begin in range(first, last, step):
+            end = min(last, begin + step)
+            bring(weight, row + begin, end - begin, room, 0)
+            bring(weight, row + width + begin, end - begin, room, end - begin)
+            gap, after = by_kind(weight, width, end - begin), row + end if end < last else following + first
+            tile = starts[place]
+            while tile < starts[place + 1]:
+                num_tiles = min(MAX_TILES, starts[place + 1] - tile)
+                column = begin
+                while column < end:
+                    own = by_kind(weight, row + column, column - begin)
+                    columns = 2 * COLUMNS if num_tiles == 1 and end - column >= 2 * COLUMNS else COLUMNS
+                    ahead = own + columns if column + columns < end else after
+                    ahead = by_kind(weight, ahead, after + column - begin)
+                    if columns > COLUMNS:
+                        _16_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
+                    elif num_tiles == 2:
+                        _8_WITH_2(rows, own, gap, later, ahead, width, x, tile, sums)
+                    else:
+                        _8_WITH_1(rows, own, gap, later, ahead, width, x, tile, sums)
+                    _activate(sums, shares, num_tiles, tile, column, columns, inner)
+                    column += columns
+                tile += num_tiles
 
 
-@njit(**KERNEL_OPTIONS)
-def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int) -> None:
+@in_parts
+def _down(weight: Any, inner: Any, groups: Any, out: Any, parts: int, part: int) -> None:
     """Add each pair's share to its token's row of out; what fills up a tile lands in the last row."""
     hit, starts, tokens, _ = groups
     hidden = out.shape[1]
     eights = hidden // ROWS
-    for part in prange(parts):
-        sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
-        first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
-        room = np.empty((UNPACKED_OUTPUTS, 2 * inner.shape[1]), np.uint16)
-        rows, later, step = (
-            by_kind(weight, weight, room),
-            lies(weight),
-            by_kind(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS),
-        )
-        for begin in range(first, last, OUTPUTS_IN_CACHE):
-            end = min(last, begin + OUTPUTS_IN_CACHE)
-            for place in range(len(hit)):
-                row, following = hit[place] * hidden, hit[min(place + 1, len(hit) - 1)] * hidden
-                for block in range(begin, end, step):
-                    stop = min(end, block + step)
-                    bring(weight, row + block, stop - block, room, 0)
-                    after = row + stop if stop < end else following + begin
-                    tile = starts[place]
-                    while tile < starts[place + 1]:
-                        num_tiles = min(MAX_TILES, starts[place + 1] - tile)
-                        column = block
-                        while column < stop:
-                            own = by_kind(weight, row + column, column - block)
-                            count = MANY_ROWS if num_tiles == 1 and stop - column >= MANY_ROWS else ROWS
-                            ahead = own + count if column + count < stop else after
-                            ahead = by_kind(weight, ahead, after + column - block)
-                            if count == MANY_ROWS:
-                                _16_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
-                            elif num_tiles == 2:
-                                _8_BY_2(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
-                            else:
-                                _8_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
-                            for i in range(num_tiles * TOKENS_PER_TILE):
-                                token = tokens[tile * TOKENS_PER_TILE + i]
-                                for r in range(count):
-                                    out[token, column + r] += sums[count * i + r]
-                            column += count
-                        tile += num_tiles
+    sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
+    first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
+    room = np.empty((UNPACKED_OUTPUTS, 2 * inner.shape[1]), np.uint16)
+    rows, later, step = (
+        by_kind(weight, weight, room),
+        lies(weight),
+        by_kind(weight, OUTPUTS_IN_CACHE, UNPACKED_OUTPUTS),
+    )
+    for begin in range(first, last, OUTPUTS_IN_CACHE):
+        end = min(last, begin + OUTPUTS_IN_CACHE)
+        for place in range(len(hit)):
+            row, following = hit[place] * hidden, hit[min(place + 1, len(hit) - 1)] * hidden
+            for block in range(begin, end, step):
+                stop = min(end, block + step)
+                bring(weight, row + block, stop - block, room, 0)
+                after = row + stop if stop < end else following + begin
+                tile = starts[place]
+                while tile < starts[place + 1]:
+                    num_tiles = min(MAX_TILES, starts[place + 1] - tile)
+                    column = block
+                    while column < stop:
+                        own = by_kind(weight, row + column, column - block)
+                        count = MANY_ROWS if num_tiles == 1 and stop - column >= MANY_ROWS else ROWS
+                        ahead = own + count if column + count < stop else after
+                        ahead = by_kind(weight, ahead, after + column - block)
+                        if count == MANY_ROWS:
+                            _16_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                        elif num_tiles == 2:
+                            _8_BY_2(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                        else:
+                            _8_BY_1(rows, own, count // 2, later, ahead, count // 2, inner, tile, sums)
+                        for i in range(num_tiles * TOKENS_PER_TILE):
+                            token = tokens[tile * TOKENS_PER_TILE + i]
+                            for r in range(count):
+                                out[token, column + r] += sums[count * i + r]
+                        column += count
+                    tile += num_tiles
+
+
+@njit(**SERIAL_OPTIONS)
+def _kernel(x: Any, gate_up: Any, down: Any, groups: Any, inner: Any, out: Any, parts: int) -> None:
+    _gate_up(gate_up, x, groups, inner, parts)
+    _down(down, inner, groups, out, parts)
 
 
 def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -233,8 +237,7 @@ def expert_rows(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weight
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
         turn_tiles(narrow.view(torch.int32).numpy(), groups[2], turned.numpy())
-        _gate_up(up_rows, turned.numpy(), groups, inner.numpy(), parts)
-        _down(down_rows, inner.numpy(), groups, out.numpy(), parts)
+        _kernel(turned.numpy(), up_rows, down_rows, groups, inner.numpy(), out.numpy(), parts)
     return out[:-1].to(x.dtype)
 
 

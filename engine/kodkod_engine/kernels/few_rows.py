@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit
 from torch import Tensor
 
 from kodkod_engine.kernels import tiled_linear
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import INSIDE, SERIAL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import Weight
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.inside import inside
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, most_tokens, products, takes_thin_products
 from kodkod_engine.kernels.unpack_bf16 import narrow
 
@@ -37,7 +39,7 @@ def takes_few_rows(weight: Any) -> bool:
     return has_tile_products() and takes_thin_products(weight) and not is_small
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _add_last_outputs(weight: Any, x: Any, groups: Any, order: Any, out: Any) -> None:
     """`add_outputs` of those that fill no block, one by one."""
     hit, starts, rows = groups
@@ -51,8 +53,8 @@ def _add_last_outputs(weight: Any, x: Any, groups: Any, order: Any, out: Any) ->
                 out[rows[pair], output] += sums[0, 0]
 
 
-@njit(**KERNEL_OPTIONS)
-def add_outputs(weight: Any, x: Any, groups: Any, order: Any, out: Any, parts: int) -> None:
+@in_parts
+def add_outputs(weight: Any, x: Any, groups: Any, order: Any, out: Any, parts: int, part: int) -> None:
     """Add products with some matrices of a stack to rows of out.
 
     Args:
@@ -63,30 +65,28 @@ def add_outputs(weight: Any, x: Any, groups: Any, order: Any, out: Any, parts: i
         out: fp32 [rows, outputs].
         parts: threads; each owns some outputs.
     """
-    outputs = out.shape[1]
-    blocks = outputs // COLUMNS
-    if blocks * COLUMNS < outputs:
-        _add_last_outputs(weight, x, groups, order, out)
     hit, starts, rows = groups
-    most = most_tokens(weight)
-    for part in prange(parts):
-        sums = np.empty((2 * MAX_THIN_TOKENS, COLUMNS // 2), np.float32)
-        for place in range(len(hit)):
-            row, count = hit[place] * outputs, starts[place + 1] - starts[place]
-            pieces = (count + most - 1) // most
-            for begin in range(COLUMNS * (blocks * part // parts), COLUMNS * (blocks * (part + 1) // parts), COLUMNS):
-                for piece in range(pieces):
-                    pair = starts[place] + count * piece // pieces
-                    num_pairs = starts[place] + count * (piece + 1) // pieces - pair
-                    products(weight, (row + begin, row + begin + 1, 2), x, order, pair, num_pairs, sums)
-                    for i in range(num_pairs):
-                        target = out[rows[pair + i], begin : begin + COLUMNS]
-                        for c in range(COLUMNS // 2):
-                            target[2 * c] += sums[i, c]
-                            target[2 * c + 1] += sums[MAX_THIN_TOKENS + i, c]
+    outputs, most = out.shape[1], most_tokens(weight)
+    blocks = outputs // COLUMNS
+    sums = np.empty((2 * MAX_THIN_TOKENS, COLUMNS // 2), np.float32)
+    for place in range(len(hit)):
+        row, count = hit[place] * outputs, starts[place + 1] - starts[place]
+        pieces = (count + most - 1) // most
+        for begin in range(COLUMNS * (blocks * part // parts), COLUMNS * (blocks * (part + 1) // parts), COLUMNS):
+            for piece in range(pieces):
+                pair = starts[place] + count * piece // pieces
+                num_pairs = starts[place] + count * (piece + 1) // pieces - pair
+                products(weight, (row + begin, row + begin + 1, 2), x, order, pair, num_pairs, sums)
+                for i in range(num_pairs):
+                    target = out[rows[pair + i], begin : begin + COLUMNS]
+                    for c in range(COLUMNS // 2):
+                        target[2 * c] += sums[i, c]
+                        target[2 * c + 1] += sums[MAX_THIN_TOKENS + i, c]
+    if part == parts - 1:
+        _add_last_outputs(weight, x, groups, order, out)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def narrowed(x: Any) -> Any:
     """Inside a kernel: rows of fp32, contiguous, as bf16 bits."""
     bits = np.empty(x.shape, np.uint16)
@@ -97,13 +97,17 @@ def narrowed(x: Any) -> Any:
     return bits
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def multiply(weight: Any, x: Any, out: Any, parts: int) -> None:
     """Inside a kernel, of a weight that `takes_few_rows`: x fp32 [rows, in] -> out fp32 [rows, outputs]."""
-    rows = np.arange(len(x))
     out[:] = np.float32(0)
-    groups = np.zeros(1, np.int64), np.array([0, len(x)]), rows
-    add_outputs(weight, narrowed(x), groups, rows, out, parts)
+    groups = np.zeros(1, np.int64), np.array([0, len(x)]), np.arange(len(x))
+    add_outputs(weight, narrowed(x), groups, np.arange(len(x)), out, parts)
+
+
+@njit(**SERIAL_OPTIONS)
+def _kernel(weight: Any, x: Any, out: Any, parts: int) -> None:
+    multiply(weight, x, out, parts)
 
 
 def few_rows(x: Tensor, weight: Weight, outputs: int) -> Tensor:
@@ -112,5 +116,5 @@ def few_rows(x: Tensor, weight: Weight, outputs: int) -> Tensor:
     wide, out = x.float().contiguous(), torch.empty(len(x), outputs)
     own = bits_of(weight) if isinstance(weight, Tensor) else weight
     with lock:
-        multiply(own, wide.numpy(), out.numpy(), min(torch.get_num_threads(), get_num_threads()))
+        _kernel(own, wide.numpy(), out.numpy(), min(torch.get_num_threads(), get_num_threads()))
     return out.to(x.dtype)

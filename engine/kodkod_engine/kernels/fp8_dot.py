@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS
+from kodkod_engine.kernels.bf16 import INSIDE, SERIAL_OPTIONS
 from kodkod_engine.kernels.vector_code import (
     CODES,
     F32,
@@ -110,7 +110,7 @@ groups]. All contiguous; groups of 128. Returns a float32, or a tuple of them fo
 scales are left to the caller."""
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def plain_fp8_dot(codes: Any, scales: Any, o: Any, block: Any, x: Any, token: Any) -> Any:
     """One row, groups of any size; for small models."""
     group = x.shape[1] // scales.shape[1]

@@ -16,6 +16,7 @@ from torch import Tensor
 from kodkod_engine.kernels.bf16 import (
     FAST_MATH,
     INFINITY,
+    INSIDE,
     KERNEL_OPTIONS,
     MAGNITUDE,
     SERIAL_OPTIONS,
@@ -114,7 +115,7 @@ def _score_one(wide: Any, latents: Any, slots: Any, place: int, scores: Any) -> 
     scores[0, place], scores[1, place], scores[2, place], scores[3, place] = a, b, c, d
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _score(wide: Any, latents: Any, slots: Any, scores: Any) -> None:
     """Some fours of heads with every place, block by block."""
     for begin in range(0, scores.shape[1], BLOCK_PLACES):
@@ -130,7 +131,7 @@ def _score(wide: Any, latents: Any, slots: Any, scores: Any) -> None:
                 place += 1
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _softmax(scores: Any, scale: Any) -> None:
     """In place, over the last dimension; NaN for a head with a score that is not finite, which the power would hide."""
     factor = np.float32(scale) * LOG2_E
@@ -175,7 +176,7 @@ def _mix_one(weights: Any, latents: Any, slots: Any, place: int, mixed: Any) -> 
         mixed[3, r] += weights[3, place] * row[r]
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _mix(weights: Any, latents: Any, slots: Any, mixed: Any) -> None:
     """Weighted sum of latents for some fours of heads, block by block."""
     for begin in range(0, weights.shape[1], BLOCK_PLACES):

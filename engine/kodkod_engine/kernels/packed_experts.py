@@ -10,7 +10,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, lock
+from kodkod_engine.kernels.bf16 import INSIDE, KERNEL_OPTIONS, SERIAL_OPTIONS, lock
 from kodkod_engine.kernels.packed_linear import OUTPUTS_PER_JOB, dot_four, dot_one, narrow, packed_arrays
 from kodkod_engine.kernels.packing import unpack
 from kodkod_engine.kernels.vector_code import MAX_TOKENS
@@ -29,12 +29,12 @@ def reference(
     return expert_mix.reference(x, unpack(*gate_up, bits), unpack(*down, bits), chosen, weights)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _silu(value: Any) -> Any:
     return value / (np.float32(1) + math.exp(-value))
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _gate_up(weight: Any, x: Any, factors: Any, hit: Any, starts: Any, inner: Any) -> None:
     """silu(gate) * up of each pair: x int16 [pairs, hidden] -> inner fp32 [pairs, width]."""
     width = inner.shape[1]
@@ -58,7 +58,7 @@ def _gate_up(weight: Any, x: Any, factors: Any, hit: Any, starts: Any, inner: An
                 pair += 1
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _down(weight: Any, inner: Any, factors: Any, hit: Any, starts: Any, tokens: Any, out: Any) -> None:
     """Add each pair's share to its token: inner int16 [pairs, width], factors with the router's weights in them."""
     hidden = out.shape[1]

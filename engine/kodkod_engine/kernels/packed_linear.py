@@ -10,7 +10,7 @@ from numba import njit, prange
 from numba.extending import overload
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import INFINITY, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import INFINITY, INSIDE, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.fp8_dot import converts_halves, fp8_dots, plain_fp8_dot
 from kodkod_engine.kernels.packed_dot import row_dots
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
@@ -102,7 +102,7 @@ def reference(x: Tensor, codes: Tensor, scales: Tensor, bits: int, row_block: in
     return (x.float() @ weight.t()).to(x.dtype)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def narrow(x: Any, out: Any, factors: Any) -> None:
     """Rows fp32 [rows, in] as int16 and one factor each; a row that is not finite gets the factor NaN."""
     patterns = x.view(np.uint32)
@@ -118,7 +118,7 @@ def narrow(x: Any, out: Any, factors: Any) -> None:
             out[row, i] = np.int16(np.rint(x[row, i] * inverse)) if is_finite else np.int16(0)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _nibble(code: Any, is_high: bool) -> Any:
     value = np.int32(code >> 4) if is_high else np.int32(code & 15)
     return value - 16 if value > 7 else value
@@ -127,7 +127,7 @@ def _nibble(code: Any, is_high: bool) -> Any:
 def _plain_dot(bits: int) -> Any:
     """Any group size, one row; for small models."""
 
-    @njit(**SERIAL_OPTIONS)
+    @njit(**SERIAL_OPTIONS, **INSIDE)
     def dot(codes: Any, scales: Any, o: Any, x: Any, token: Any) -> Any:
         group = x.shape[1] // scales.shape[1]
         total = np.float32(0)
@@ -239,7 +239,7 @@ def _dot_four(weight, o, x, token):  # type: ignore[no-untyped-def]  # numba com
     return _dot_of(weight, MAX_TOKENS) or (one_by_one if _is_packed(weight) else None)
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _kernel(weight: Any, x: Any, factors: Any, out: Any) -> None:
     rows, outputs = out.shape
     for job in prange((outputs + OUTPUTS_PER_JOB - 1) // OUTPUTS_PER_JOB):

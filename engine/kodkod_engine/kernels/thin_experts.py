@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit
 from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
-from kodkod_engine.kernels.bf16 import FAST_MATH, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import FAST_MATH, SERIAL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import Weight, as_rows
 from kodkod_engine.kernels.few_rows import COLUMNS, add_outputs
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.inside import inside
 from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, most_tokens, products, takes_thin_products
 from kodkod_engine.kernels.unpack_bf16 import narrow
@@ -49,27 +51,26 @@ def _activate(sums: Any, shares: Any, count: int, first: int, begin: int, inner:
             out[c] = narrow(silu(gates[c]) * ups[c] * share)
 
 
-@njit(**KERNEL_OPTIONS)
-def _gate_up(weight: Any, x: Any, groups: Any, shares: Any, inner: Any, parts: int) -> None:
+@in_parts
+def _gate_up(weight: Any, x: Any, groups: Any, shares: Any, inner: Any, parts: int, part: int) -> None:
     """What goes into the down projection: x [tokens, hidden] -> inner [pairs, width], both bf16 bits."""
     hit, starts, tokens = groups
     width = inner.shape[1]
     blocks, most = width // COLUMNS, most_tokens(weight)
-    for part in prange(parts):
-        sums = np.empty((2 * MAX_THIN_TOKENS, COLUMNS), np.float32)
-        for place in range(len(hit)):
-            row, count = hit[place] * 2 * width, starts[place + 1] - starts[place]
-            pieces = (count + most - 1) // most
-            for begin in range(COLUMNS * (blocks * part // parts), COLUMNS * (blocks * (part + 1) // parts), COLUMNS):
-                for piece in range(pieces):
-                    pair = starts[place] + count * piece // pieces
-                    num_pairs = starts[place] + count * (piece + 1) // pieces - pair
-                    rows = row + begin, row + width + begin, 1
-                    products(weight, rows, x, tokens, pair, num_pairs, sums)
-                    _activate(sums, shares, num_pairs, pair, begin, inner)
+    sums = np.empty((2 * MAX_THIN_TOKENS, COLUMNS), np.float32)
+    for place in range(len(hit)):
+        row, count = hit[place] * 2 * width, starts[place + 1] - starts[place]
+        pieces = (count + most - 1) // most
+        for begin in range(COLUMNS * (blocks * part // parts), COLUMNS * (blocks * (part + 1) // parts), COLUMNS):
+            for piece in range(pieces):
+                pair = starts[place] + count * piece // pieces
+                num_pairs = starts[place] + count * (piece + 1) // pieces - pair
+                rows = row + begin, row + width + begin, 1
+                products(weight, rows, x, tokens, pair, num_pairs, sums)
+                _activate(sums, shares, num_pairs, pair, begin, inner)
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def mix(x: Any, gate_up: Any, down: Any, chosen: Any, weights: Any, out: Any, parts: int) -> None:
     """Inside a kernel: add the real experts' sum to out.
 
@@ -93,6 +94,11 @@ def mix(x: Any, gate_up: Any, down: Any, chosen: Any, weights: Any, out: Any, pa
     add_outputs(down, inner, groups, np.arange(len(pairs)), out, parts)
 
 
+@njit(**SERIAL_OPTIONS)
+def _kernel(x: Any, gate_up: Any, down: Any, chosen: Any, weights: Any, out: Any, parts: int) -> None:
+    mix(x, gate_up, down, chosen, weights, out, parts)
+
+
 def thin_experts(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weights: Tensor) -> Tensor:
     """See `reference`.
 
@@ -109,5 +115,5 @@ def thin_experts(x: Tensor, gate_up: Weight, down: Weight, chosen: Tensor, weigh
     with lock:
         parts = min(torch.get_num_threads(), get_num_threads())
         own = bits_of(x.bfloat16().contiguous())
-        mix(own, up_rows, down_rows, chosen.numpy(), weights.contiguous().numpy(), out.numpy(), parts)
+        _kernel(own, up_rows, down_rows, chosen.numpy(), weights.contiguous().numpy(), out.numpy(), parts)
     return out.to(x.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import (
     FAST_MATH,
+    INSIDE,
     KERNEL_OPTIONS,
     SERIAL_OPTIONS,
     VALUES_PER_LINE,
@@ -71,7 +72,7 @@ def one_by_one(weight: Any, x: Any) -> Any:
     return total
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _by_fours(weight: Any, x: Any, out: Any) -> None:
     """Four weight rows at a time, those of the next job but one asked for beforehand."""
     rows, outputs = x.shape[0], weight.shape[0]
@@ -94,7 +95,7 @@ def _by_fours(weight: Any, x: Any, out: Any) -> None:
             out[row, o] = one_by_one(weight[o], x[row])
 
 
-@njit(**KERNEL_OPTIONS)
+@njit(**KERNEL_OPTIONS, **INSIDE)
 def _by_ones(weight: Any, x: Any, out: Any) -> None:
     """Each weight row with each row."""
     for o in prange(weight.shape[0]):

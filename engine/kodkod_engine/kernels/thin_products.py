@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
-from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS
 from kodkod_engine.kernels.group_numbers import e4m3, has_byte_lookup, integers, nibbles
+from kodkod_engine.kernels.inside import inside, inside_of
 from kodkod_engine.kernels.packed_linear import Bytes128, Fp8Blocks128, Nibbles128
 from kodkod_engine.kernels.vector_code import (
     BF16S,
@@ -220,7 +220,7 @@ _COUNTS = range(1, MAX_THIN_TOKENS + 1)
 def _of_rows(kind: Any, num_tokens: int) -> Any:
     two_rows = _make(kind, num_tokens)
 
-    @njit(**SERIAL_OPTIONS)
+    @inside
     def of_rows(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, out: Any) -> None:
         codes, scales, row_block = _parts(weight)
         row, other, step = rows
@@ -234,7 +234,8 @@ def _of_rows(kind: Any, num_tokens: int) -> Any:
 _PRODUCTS = {kind: [_of_rows(kind, count) for count in _COUNTS] for kind in _UNPACK}
 
 
-def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any, out: Any) -> None:
+@inside_of
+def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any, out: Any) -> Any:
     """Inside a kernel: pairs of weight rows with some rows of activations. Nothing is checked.
 
     Args:
@@ -245,11 +246,6 @@ def products(weight: Any, rows: Any, x: Any, tokens: Any, begin: Any, count: Any
         out: fp32 [2 * MAX_THIN_TOKENS, pairs], contiguous. The first `count` rows get sums of each pair's first row, as
             many from `MAX_THIN_TOKENS` on those of the second.
     """
-    raise NotImplementedError("for compiled code alone")
-
-
-@overload(products, inline="never", jit_options=SERIAL_OPTIONS)
-def _products(weight, rows, x, tokens, begin, count, out):  # type: ignore[no-untyped-def]  # numba compares signatures
     kind = kind_of(weight)
     if kind not in _PRODUCTS:
         return None

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import binding
-from numba import get_num_threads, njit, prange, types
+from numba import get_num_threads, njit, types
 from numba.extending import overload
 from torch import Tensor
 
 from kodkod_engine.kernels import latent_attention
-from kodkod_engine.kernels.bf16 import INFINITY, KERNEL_OPTIONS, MAGNITUDE, SERIAL_OPTIONS, float_or_bits, lock
+from kodkod_engine.kernels.bf16 import INFINITY, MAGNITUDE, SERIAL_OPTIONS, float_or_bits, lock
 from kodkod_engine.kernels.bf16_tiles import (
     FEW_REGISTERS,
     MAX_TILES,
@@ -31,6 +31,8 @@ from kodkod_engine.kernels.bf16_tiles import (
     products_by_token,
     turn_tiles,
 )
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.inside import inside
 from kodkod_engine.kernels.latent_attention import _absorb, _leave
 from kodkod_engine.kernels.silu import LOG2_E, power_of_two
 from kodkod_engine.kernels.unpack_bf16 import narrow
@@ -124,7 +126,7 @@ def _pairs_of_bits(rows: Any, paired: Any) -> Any:
     return paired
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _bring(latents: Any, slots: Any, begin: int, end: int, rows: Any) -> None:
     """A block of latents as bf16 bits or fp32 [places, rank + rope]; zeros where the context ends before it does."""
     for place in range(len(rows)):
@@ -137,7 +139,7 @@ def _bring(latents: Any, slots: Any, begin: int, end: int, rows: Any) -> None:
             target[:] = 0
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _score(wide: Any, rows: Any, sums: Any, scores: Any) -> None:
     """Queries in words [rows / 16, words, 16] with bf16 bits or fp32 [places, in]: fp32 [rows, places]."""
     for place in range(0, len(rows), _ROWS):
@@ -149,7 +151,7 @@ def _score(wide: Any, rows: Any, sums: Any, scores: Any) -> None:
                     own[place + i] = sums[row * _ROWS + i]
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _mix(weights: Any, places: Any, sums: Any, mixed: Any) -> None:
     """Bf16 bits or fp32 [rows, places] with tiles of places, see `_for_mixing`, added to fp32 [rows, rank]."""
     for tile in range(0, mixed.shape[1] // TOKENS_PER_TILE, _TILES):
@@ -162,7 +164,7 @@ def _mix(weights: Any, places: Any, sums: Any, mixed: Any) -> None:
                     own[start + i] += found[i]
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _weigh(scores: Any, counts: Any, best: Any, total: Any, mixed: Any, weights: Any) -> None:
     """One block more in each row's running softmax.
 
@@ -197,7 +199,7 @@ def _weigh(scores: Any, counts: Any, best: Any, total: Any, mixed: Any, weights:
             weights[row, place] = _rounded(own[place], weights)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _aligned(tiles: int, pairs: int) -> Any:
     """int32 [tiles, pairs, 16] that starts at a multiple of 64 bytes."""
     size = tiles * pairs * TOKENS_PER_TILE
@@ -206,14 +208,14 @@ def _aligned(tiles: int, pairs: int) -> Any:
     return flat[first : first + size].reshape(tiles, pairs, TOKENS_PER_TILE)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _chunk_start(chunk: int) -> int:
     """Its first place."""
     short, middle = min(chunk, NUM_CHUNKS), min(max(0, chunk - NUM_CHUNKS), NUM_CHUNKS)
     return short * SHORT_CHUNK + middle * MIDDLE_CHUNK + max(0, chunk - 2 * NUM_CHUNKS) * LONG_CHUNK
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _num_chunks(num_places: int) -> int:
     """That so many places of a context take."""
     short = min(num_places, FIRST_MIDDLE)
@@ -221,7 +223,7 @@ def _num_chunks(num_places: int) -> int:
     return -(-short // SHORT_CHUNK) - (-middle // MIDDLE_CHUNK) - (-long // LONG_CHUNK)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _chunk_of(part: int, parts: int, turn: int, chunks: int) -> int:
     """That a thread takes in a turn; negative where none is left for it.
 
@@ -232,9 +234,9 @@ def _chunk_of(part: int, parts: int, turn: int, chunks: int) -> int:
     return chunks - 1 - place
 
 
-@njit(**SERIAL_OPTIONS)
-def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, part: int, parts: int, found: Any, numbers: Any) -> None:
-    """A thread's chunks of the context, for all rows.
+@in_parts
+def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, found: Any, numbers: Any, parts: int, part: int) -> None:
+    """All chunks of the context, for all rows.
 
     Args:
         wide: int32 [rows / 16, words, 16]: queries in the latent space, scaled for powers of two.
@@ -267,7 +269,7 @@ def _chunks(wide: Any, latents: Any, slots: Any, seen: Any, part: int, parts: in
             _mix(weights, _for_mixing(rows, paired), sums, mixed[chunk])
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def _join(found: Any, row: int, num_places: int, out: Any) -> None:
     """What the chunks found for a row that sees so many places, as one mixture [rank]."""
     best, total, mixed = found
@@ -282,7 +284,30 @@ def _join(found: Any, row: int, num_places: int, out: Any) -> None:
         out[r] /= whole
 
 
-@njit(**KERNEL_OPTIONS)
+@in_parts
+def _widen(query: Any, kv_weight: Any, nope: int, factor: Any, out: Any, parts: int, part: int) -> None:
+    """Tokens' heads in the latent space, scaled, as bf16 bits or fp32 [tokens * heads, rank + rope]."""
+    heads, own = query.shape[1], np.empty((1, out.shape[1]), np.float32)
+    for row in range(len(out) * part // parts, len(out) * (part + 1) // parts):
+        token, head = row // heads, row % heads
+        own[:] = np.float32(0)
+        _absorb(query[token, head : head + 1], kv_weight[head : head + 1], nope, own)
+        for r in range(out.shape[1]):
+            out[row, r] = _rounded(own[0, r] * factor * LOG2_E, out)
+
+
+@in_parts
+def _leave_joined(found: Any, seen: Any, kv_weight: Any, nope: int, out: Any, parts: int, part: int) -> None:
+    """What the chunks found, as values of tokens and heads."""
+    heads, own = out.shape[1], np.empty((1, kv_weight.shape[2]), np.float32)
+    for row in range(len(seen) * part // parts, len(seen) * (part + 1) // parts):
+        token, head = row // heads, row % heads
+        own[:] = np.float32(0)
+        _join(found, row, seen[row], own[0])
+        _leave(own, kv_weight[head : head + 1], nope, out[token, head : head + 1])
+
+
+@inside
 def _together(
     query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int,
     numbers: Any,
@@ -291,31 +316,20 @@ def _together(
     (tokens, heads, _), size, rank = query.shape, latents.shape[1], kv_weight.shape[2]
     narrowed = np.empty((tokens * heads, size), numbers.dtype)
     seen = np.empty(tokens * heads, np.int64)
-    for place in prange(tokens * heads):
-        row = np.int64(place)  # or all it calls is compiled for two kinds of integers
-        token, head = row // heads, row % heads
-        own = np.zeros((1, size), np.float32)
-        _absorb(query[token, head : head + 1], kv_weight[head : head + 1], nope, own)
-        seen[row] = positions[token] + 1
-        for r in range(size):
-            narrowed[row, r] = _rounded(own[0, r] * np.float32(scale) * LOG2_E, numbers)
+    for row in range(len(seen)):
+        seen[row] = positions[row // heads] + 1
+    _widen(query, kv_weight, nope, np.float32(scale), narrowed, parts)
     words = narrowed.view(np.int32)
     wide = _aligned(len(seen) // TOKENS_PER_TILE, words.shape[1])
     turn_tiles(words, np.arange(len(seen)), wide)
     chunks = _num_chunks(np.max(seen))
-    best, total = np.empty((2, chunks, len(seen)), np.float32)
+    best, total = np.empty((chunks, len(seen)), np.float32), np.empty((chunks, len(seen)), np.float32)
     found = best, total, np.empty((chunks, len(seen), rank), np.float32)
-    for part in prange(parts):
-        _chunks(wide, latents, slots, seen, np.int64(part), parts, found, numbers)
-    for place in prange(tokens * heads):
-        row = np.int64(place)  # or all it calls is compiled for two kinds of integers
-        token, head = row // heads, row % heads
-        own = np.zeros((1, rank), np.float32)
-        _join(found, row, seen[row], own[0])
-        _leave(own, kv_weight[head : head + 1], nope, out[token, head : head + 1])
+    _chunks(wide, latents, slots, seen, found, numbers, parts)
+    _leave_joined(found, seen, kv_weight, nope, out, parts)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(inline="always", **SERIAL_OPTIONS)
 def _shared(slots: Any, positions: Any, first: int) -> int:
     """How many tokens from the first one on lie in the same slots, as far as any of them sees."""
     token = first + 1
@@ -327,7 +341,7 @@ def _shared(slots: Any, positions: Any, first: int) -> int:
     return token - first
 
 
-@njit(**SERIAL_OPTIONS)
+@inside
 def attend(
     query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int,
     numbers: Any,
@@ -339,6 +353,14 @@ def attend(
         own = slots[first], positions[first:last], kv_weight
         _together(query[first:last], latents, *own, scale, nope, out[first:last], parts, numbers)
         first = last
+
+
+@njit(**SERIAL_OPTIONS)
+def _kernel(
+    query: Any, latents: Any, slots: Any, positions: Any, kv_weight: Any, scale: float, nope: int, out: Any, parts: int,
+    numbers: Any,
+) -> None:  # fmt: skip
+    attend(query, latents, slots, positions, kv_weight, scale, nope, out, parts, numbers)
 
 
 def tiled_latents(
@@ -354,5 +376,5 @@ def tiled_latents(
     arrays = (tensor.detach().numpy() for tensor in (query.contiguous(), latents, slots, positions))
     with lock:
         own = float_or_bits(kv_weight), np.float32(scale), nope, out.numpy(), get_num_threads(), numbers_of(kv_weight)
-        attend(*arrays, *own)
+        _kernel(*arrays, *own)
     return out

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, njit
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, bits_of, lock
+from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS, bits_of, lock
 from kodkod_engine.kernels.bf16_tiles import (
     MANY_ROWS,
     MAX_TILES,
@@ -29,6 +29,7 @@ from kodkod_engine.kernels.bf16_tiles import (
     turn_tiles,
 )
 from kodkod_engine.kernels.expert_rows import Weight
+from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 CACHED_VALUES = 196_608
@@ -48,38 +49,42 @@ def takes_tiled_linear(shape: Sequence[int]) -> bool:
     return has_tile_products() and out % ROWS == 0 and size % (2 * TURNED_PAIRS) == 0
 
 
-@njit(**KERNEL_OPTIONS)
-def _products(weight: Any, x: Any, out: Any, step: int, parts: int) -> None:
+@in_parts
+def _products(weight: Any, x: Any, out: Any, step: int, parts: int, part: int) -> None:
     """x in words [tiles, in / 2, 16] -> out fp32 [tokens, outputs], `step` outputs at a time."""
     num_tokens, outputs = out.shape
     eights = outputs // ROWS
-    for part in prange(parts):
-        sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
-        room = np.empty((step, 2 * x.shape[1]), np.uint16)
-        rows, later = by_kind(weight, weight, room), lies(weight)
-        first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
-        for begin in range(first, last, step):
-            end = min(last, begin + step)
-            bring(weight, begin, end - begin, room, 0)
-            tile = 0
-            while tile < len(x):
-                num_tiles = min(MAX_TILES, len(x) - tile)
-                column = begin
-                while column < end:
-                    own = by_kind(weight, column, column - begin)
-                    count = MANY_ROWS if num_tiles == 1 and end - column >= MANY_ROWS else ROWS
-                    ahead = min(by_kind(weight, column + count, column + step), outputs - count)
-                    if count == MANY_ROWS:
-                        _16_BY_1(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
-                    elif num_tiles == 2:
-                        _8_BY_2(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
-                    else:
-                        _8_BY_1(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
-                    for i in range(min(num_tiles * TOKENS_PER_TILE, num_tokens - tile * TOKENS_PER_TILE)):
-                        for r in range(count):
-                            out[tile * TOKENS_PER_TILE + i, column + r] = sums[count * i + r]
-                    column += count
-                tile += num_tiles
+    sums = np.empty(ROWS * MAX_TILES * TOKENS_PER_TILE, np.float32)
+    room = np.empty((step, 2 * x.shape[1]), np.uint16)
+    rows, later = by_kind(weight, weight, room), lies(weight)
+    first, last = ROWS * (eights * part // parts), ROWS * (eights * (part + 1) // parts)
+    for begin in range(first, last, step):
+        end = min(last, begin + step)
+        bring(weight, begin, end - begin, room, 0)
+        tile = 0
+        while tile < len(x):
+            num_tiles = min(MAX_TILES, len(x) - tile)
+            column = begin
+            while column < end:
+                own = by_kind(weight, column, column - begin)
+                count = MANY_ROWS if num_tiles == 1 and end - column >= MANY_ROWS else ROWS
+                ahead = min(by_kind(weight, column + count, column + step), outputs - count)
+                if count == MANY_ROWS:
+                    _16_BY_1(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
+                elif num_tiles == 2:
+                    _8_BY_2(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
+                else:
+                    _8_BY_1(rows, own, count // 2, later, ahead, count // 2, x, tile, sums)
+                for i in range(min(num_tiles * TOKENS_PER_TILE, num_tokens - tile * TOKENS_PER_TILE)):
+                    for r in range(count):
+                        out[tile * TOKENS_PER_TILE + i, column + r] = sums[count * i + r]
+                column += count
+            tile += num_tiles
+
+
+@njit(**SERIAL_OPTIONS)
+def _kernel(weight: Any, x: Any, out: Any, step: int, parts: int) -> None:
+    _products(weight, x, out, step, parts)
 
 
 def tiled_linear(x: Tensor, weight: Weight, outputs: int) -> Tensor:
@@ -103,5 +108,5 @@ def tiled_linear(x: Tensor, weight: Weight, outputs: int) -> Tensor:
         parts = min(torch.get_num_threads(), get_num_threads())
         turn_tiles(narrow.view(torch.int32).numpy(), tokens, turned.numpy())
         own = bits_of(weight) if isinstance(weight, Tensor) else weight
-        _products(own, turned.numpy(), out.numpy(), step, parts)
+        _kernel(own, turned.numpy(), out.numpy(), step, parts)
     return out.to(x.dtype)

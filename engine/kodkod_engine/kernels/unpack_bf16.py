@@ -10,7 +10,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from kodkod_engine.kernels.bf16 import KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
+from kodkod_engine.kernels.bf16 import INSIDE, KERNEL_OPTIONS, SERIAL_OPTIONS, bits_of, lock, widen
 from kodkod_engine.kernels.nibble_table import has_lookup, look_up_row
 from kodkod_engine.kernels.packed_linear import Fp8Blocks128, Fp8BlocksAny, Nibbles128, NibblesAny, packed_arrays
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
@@ -58,7 +58,7 @@ def reference(codes: Tensor, scales: Tensor, bits: int, row_block: int = 1) -> T
     return (unpack_fp8(codes, scales, row_block) if is_fp8 else unpack(codes, scales, bits)).bfloat16()
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _nibbles(codes: Any, scales: Any, out: Any) -> None:
     half = len(out) // len(scales) // 2
     for group in range(len(scales)):
@@ -71,7 +71,7 @@ def _nibbles(codes: Any, scales: Any, out: Any) -> None:
             high[i] = narrow(types.float32(types.int8(source[i]) >> 4) * scale)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _bytes(codes: Any, scales: Any, out: Any) -> None:
     size = len(out) // len(scales)
     for group in range(len(scales)):
@@ -81,7 +81,7 @@ def _bytes(codes: Any, scales: Any, out: Any) -> None:
             target[i] = narrow(types.float32(types.int8(source[i])) * scale)
 
 
-@njit(**SERIAL_OPTIONS)
+@njit(**SERIAL_OPTIONS, **INSIDE)
 def _fp8(codes: Any, scales: Any, out: Any) -> None:
     size = len(out) // len(scales)
     for group in range(len(scales)):
