@@ -26,10 +26,10 @@ from kodkod_engine.kernels import (
     tiled_latents,
 )
 from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS, lock
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.inside import inside, inside_of
 from kodkod_engine.kernels.thin_products import has_code_for, kind_of
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.vector_code import VECTOR_GROUP
 from kodkod_engine.kernels.weight_rows import num_rows
 

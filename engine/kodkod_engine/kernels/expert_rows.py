@@ -18,7 +18,10 @@ from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
 from kodkod_engine.kernels.bf16 import FAST_MATH, SERIAL_OPTIONS, bits_of, lock
-from kodkod_engine.kernels.bf16_tiles import (
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.packed_linear import Packed
+from kodkod_engine.kernels.silu import silu
+from kodkod_engine.kernels.tile_products import (
     MANY_ROWS,
     MAX_TILES,
     ROWS,
@@ -31,9 +34,6 @@ from kodkod_engine.kernels.bf16_tiles import (
     turn_tiles,
     word_of,
 )
-from kodkod_engine.kernels.in_parts import in_parts
-from kodkod_engine.kernels.packed_linear import Packed
-from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 COLUMNS = ROWS // 2

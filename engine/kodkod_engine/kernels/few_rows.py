@@ -16,11 +16,11 @@ from torch import Tensor
 
 from kodkod_engine.kernels import tiled_linear
 from kodkod_engine.kernels.bf16 import INSIDE, SERIAL_OPTIONS, bits_of, lock
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import Weight
 from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.inside import inside
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, most_tokens, products, takes_thin_products
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.unpack_bf16 import narrow
 
 COLUMNS = 16

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from kodkod_engine.kernels.bf16 import FAST_MATH
-from kodkod_engine.kernels.bf16_tiles import float_of
+from kodkod_engine.kernels.tile_products import float_of
 
 _F = np.float32
 _I = np.int32

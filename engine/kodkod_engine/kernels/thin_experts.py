@@ -16,13 +16,13 @@ from torch import Tensor
 
 from kodkod_engine.kernels import expert_mix
 from kodkod_engine.kernels.bf16 import FAST_MATH, SERIAL_OPTIONS, bits_of, lock
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import Weight, as_rows
 from kodkod_engine.kernels.few_rows import COLUMNS, add_outputs
 from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.inside import inside
 from kodkod_engine.kernels.silu import silu
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, most_tokens, products, takes_thin_products
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.unpack_bf16 import narrow
 from kodkod_engine.kernels.weight_rows import num_rows
 

@@ -17,7 +17,9 @@ from numba import get_num_threads, njit
 from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import SERIAL_OPTIONS, bits_of, lock
-from kodkod_engine.kernels.bf16_tiles import (
+from kodkod_engine.kernels.expert_rows import Weight
+from kodkod_engine.kernels.in_parts import in_parts
+from kodkod_engine.kernels.tile_products import (
     MANY_ROWS,
     MAX_TILES,
     ROWS,
@@ -28,8 +30,6 @@ from kodkod_engine.kernels.bf16_tiles import (
     products_by_token,
     turn_tiles,
 )
-from kodkod_engine.kernels.expert_rows import Weight
-from kodkod_engine.kernels.in_parts import in_parts
 from kodkod_engine.kernels.weight_rows import bring, by_kind, lies
 
 CACHED_VALUES = 196_608

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kodkod_engine.kernels.bf16 import bits_of, float_or_bits
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.dual_layer import ExpertWeights, HalfWeights, LayerScalars, LayerWeights, StepArrays
 from kodkod_engine.kernels.packed_linear import packed_arrays
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.tiled_latents import numbers_of, takes_tiled_latents
 from kodkod_engine.layers.linear import kernel_rows
 from kodkod_engine.layers.moe import MixtureOfExperts

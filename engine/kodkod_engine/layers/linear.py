@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kodkod_engine.kernels.bf16 import bits_of
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.few_rows import few_rows, takes_few_rows
 from kodkod_engine.kernels.packed_linear import packed_arrays, packed_linear
 from kodkod_engine.kernels.thin_linear import thin_linear
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.tiled_linear import takes_tiled_linear, tiled_linear
 from kodkod_engine.kernels.unpack_bf16 import unpack_bf16
 from kodkod_engine.kernels.vector_code import VECTOR_GROUP

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine.expert_cases import by_reference, drawn, packed, packed_layer
 from engine.playing import relative_error
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.expert_rows import expert_rows, takes_expert_rows
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers import moe
 from kodkod_engine.layers.moe import MixtureOfExperts

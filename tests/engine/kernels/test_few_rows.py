@@ -11,11 +11,11 @@ from numba import njit
 from engine.playing import relative_error
 from kodkod_engine.kernels import few_rows as module
 from kodkod_engine.kernels.bf16 import bits_of
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.few_rows import few_rows, multiply, reference, takes_few_rows
 from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.kernels.packed_linear import packed_arrays
 from kodkod_engine.kernels.packing import pack, pack_fp8, unpack, unpack_fp8
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.layers.packed import PackedParameter, Precision
 
 pytestmark = pytest.mark.skipif(

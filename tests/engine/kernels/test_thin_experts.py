@@ -16,12 +16,12 @@ from engine.playing import relative_error
 from kodkod_engine.kernels import thin_experts as module
 from kodkod_engine.kernels import thin_products
 from kodkod_engine.kernels.bf16 import bits_of
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.group_numbers import has_byte_lookup
 from kodkod_engine.kernels.packed_linear import packed_arrays
 from kodkod_engine.kernels.packing import unpack, unpack_fp8
 from kodkod_engine.kernels.thin_experts import takes_thin_experts, thin_experts
 from kodkod_engine.kernels.thin_products import MAX_THIN_TOKENS, products
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.layers import moe
 from kodkod_engine.layers.packed import Precision
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kodkod_engine.kernels.bf16_tiles import (
+from kodkod_engine.kernels.tile_products import (
     FEW_REGISTERS,
     SHAPES,
     TOKENS_PER_TILE,

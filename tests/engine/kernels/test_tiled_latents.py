@@ -16,7 +16,7 @@ from engine.playing import relative_error
 from kodkod_engine.core.runner import ModelRunner
 from kodkod_engine.core.step import TokenRun
 from kodkod_engine.kernels import tiled_latents as module
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.tiled_latents import FIRST_LONG, FIRST_MIDDLE, LONG_CHUNK, reference, tiled_latents
 from kodkod_engine.models import longcat_flash
 from kodkod_engine.models.loading import LoadedModel, load_model

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.playing import relative_error
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.packed_linear import packed_arrays
 from kodkod_engine.kernels.packing import pack, pack_fp8, unpack, unpack_fp8
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.kernels.tiled_linear import reference, takes_tiled_linear, tiled_linear
 
 pytestmark = pytest.mark.skipif(not has_tile_products(), reason="needs AVX-512 BF16 without AMX")

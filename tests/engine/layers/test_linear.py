@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine.playing import relative_error
 from kodkod_engine.kernels import few_rows as few_rows_module
-from kodkod_engine.kernels.bf16_tiles import has_tile_products
 from kodkod_engine.kernels.group_numbers import has_byte_lookup
+from kodkod_engine.kernels.tile_products import has_tile_products
 from kodkod_engine.layers import linear as linear_module
 from kodkod_engine.layers.feed_forward import FeedForward, swiglu
 from kodkod_engine.layers.linear import (
