@@ -14,6 +14,10 @@ from numba.core.cpu_options import ParallelOptions
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from kodkod_engine.kernels.kept_code import stamp_by_all_sources
+
+stamp_by_all_sources()
+
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, so that they vectorise; infinities and NaN keep their meaning."""
 
