@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba.core.caching import _SourceFileBackedLocatorMixin as _Locator
+from numba.core import caching
 
 FOLDER = Path(__file__).parent
+
+_Locator: Any = caching._SourceFileBackedLocatorMixin
 
 
 @cache
