@@ -26,7 +26,7 @@ from kodkod_engine.kernels.tile_products import (
 from kodkod_engine.kernels.unpack_bf16 import narrow
 
 BLOCK_BYTES = 256
-"""Of a block of latents, by one of their values: in both orders 280 KB at the published width."""
+"""Of a block of latents, by one of their values: at the published width 147 KB, in bf16 131 more in the other order."""
 
 _WORD_BYTES, LINE_BYTES = 4, 64
 
@@ -56,13 +56,14 @@ def rounded(value: Any, numbers: Any) -> Any:
     raise NotImplementedError("for compiled code alone")
 
 
+# Here and below implementations take what is dispatched on, though they need none of it: numba compares signatures.
 @overload(rounded, jit_options=SERIAL_OPTIONS)
 def _rounded_of(value: Any, numbers: Any) -> Any:
     del value
     return _as_it_is if numbers.dtype == types.float32 else _narrowed
 
 
-def _as_it_is(value: Any, numbers: Any) -> Any:  # numba compares signatures
+def _as_it_is(value: Any, numbers: Any) -> Any:
     return value
 
 
