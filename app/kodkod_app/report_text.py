@@ -1,4 +1,4 @@
-"""A run as text for a person: progress on standard error, the report on standard output.
+"""A run as text for a person: progress on standard error, the report, or the answer alone, on standard output.
 
 What models and tools wrote is shown with its control characters made visible, and is never read as markup.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,8 +24,10 @@ from kodkod_tools.base import FileDiff
 
 WAY_ON = "go on with    kodkod fix -r {}"
 """How to go on with a session, as the last line of its report."""
-_WAY_FURTHER = "go on with    kodkod fix -r {} --issue TEXT"
+WAY_FURTHER = "go on with    kodkod fix -r {} --issue TEXT"
 """The same where all is done."""
+ASK_FURTHER = "go on with    kodkod -p TEXT -r {}"
+"""The same where a question was answered."""
 _MAX_SHOWN_CHARS = 72
 _MAX_CAUSE_CHARS = 120
 _MAX_PATH_CHARS = 1_000
@@ -39,6 +42,8 @@ class TextProgress:
     def __init__(self) -> None:
         self._calls: dict[str, ToolCall] = {}
         self._in_line = False
+        self._turn_text = ""
+        """The prose of the latest turn, as it was shown."""
 
     def begin(self, scene: Scene) -> None:
         """What the run works with."""
@@ -49,6 +54,8 @@ class TextProgress:
     def show(self, event: events.Event) -> None:
         """One event."""
         match event:
+            case events.TurnStarted():
+                self._turn_text = ""
             case events.TextDelta(text):
                 self._prose(text)
             case events.CallWritten(call):
@@ -74,6 +81,7 @@ class TextProgress:
         if text:
             click.echo(for_terminal(text), err=True, nl=False)
             self._in_line = not text.endswith("\n")
+            self._turn_text += text
 
     def _line(self, text: str) -> None:
         self._end_line()
@@ -88,16 +96,31 @@ class TextProgress:
 class TextRenderer(TextProgress):
     """Progress, then the report."""
 
-    def __init__(self, way_on: str = WAY_ON) -> None:
-        """`way_on`: the last line, into which the session's id is put."""
+    def __init__(self, way_on: str = WAY_ON, way_further: str = WAY_FURTHER, *, is_answer_alone: bool = False) -> None:
+        """
+        Args:
+            way_on: the last line, into which the session's id is put.
+            way_further: the same where all is done.
+            is_answer_alone: the model's word alone goes to standard output; the rest of the report is progress, too.
+        """
         super().__init__()
         self._way_on = way_on
+        self._way_further = way_further
+        self._is_answer_alone = is_answer_alone
 
     def end(self, report: RunReport, exit_code: int) -> None:
         """The report."""
         del exit_code
         self._line("")
-        click.echo(for_terminal(told_report(report, self._way_on)))
+        is_said = bool(report.summary) and not self._is_on_screen(report.summary)
+        if is_said:
+            click.echo(for_terminal(report.summary.strip()))
+        way = self._way_further if report.status is Status.DONE else self._way_on
+        click.echo(is_said * "\n" + for_terminal(told_outcome(report, way)), err=self._is_answer_alone)
+
+    def _is_on_screen(self, summary: str) -> bool:
+        """Whether it is what the person has just seen being written."""
+        return self._turn_text.strip() == summary.strip() and sys.stdout.isatty() and sys.stderr.isatty()
 
 
 def _called(event: events.CallFinished, call: ToolCall | None) -> str:
@@ -135,16 +158,12 @@ def _short(text: str) -> str:
     return line if len(line) <= _MAX_SHOWN_CHARS else f"{line[: _MAX_SHOWN_CHARS - 1]}…"
 
 
-def told_report(report: RunReport, way_on: str = WAY_ON) -> str:
-    """The report: the model's word, what changed, the tests, what it cost, how it ended, how to go on."""
-    if report.status is Status.DONE and way_on == WAY_ON:
-        way_on = _WAY_FURTHER
-    return "\n".join([*_report_lines(report), way_on.format(report.session_id)])
+def told_outcome(report: RunReport, way_on: str = WAY_ON) -> str:
+    """What changed, the tests, what it cost, how it ended, how to go on."""
+    return "\n".join([*_outcome_lines(report), way_on.format(report.session_id)])
 
 
-def _report_lines(report: RunReport) -> Iterator[str]:
-    if report.summary:
-        yield from (report.summary.strip(), "")
+def _outcome_lines(report: RunReport) -> Iterator[str]:
     if report.diff:
         yield from ("changed:", *_stat_lines(report.diff), "", report.diff.rstrip("\n"), "")
     else:
@@ -154,8 +173,9 @@ def _report_lines(report: RunReport) -> Iterator[str]:
     if report.tests_after:
         yield f"tests after   {told_tests(report.tests_after)}"
     prompt_new = report.new_tokens - report.generated_tokens
+    turns = f"{report.turns} {'turn' if report.turns == 1 else 'turns'}"
     yield (
-        f"cost          {report.turns} turns, {report.generated_tokens:,} tokens written, {prompt_new:,} read anew, "
+        f"cost          {turns}, {report.generated_tokens:,} tokens written, {prompt_new:,} read anew, "
         f"{report.reused_tokens:,} reused, {report.seconds:.1f} s"
     )
     if report.candidates:

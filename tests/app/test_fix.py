@@ -375,7 +375,11 @@ def test_a_session_stays_with_its_project(fix, kodkod, tmp_path):
 def test_an_answer_in_words_is_an_end(kodkod, project, record):
     found = kodkod("-p", "why?", "-C", project, "-m", record(turn("It subtracts.")), *PLAIN)
     assert found.code == 0
-    assert found.out.startswith("It subtracts.\n\nnothing was changed\n")
+    assert found.out == "It subtracts.\n"
+    (info,) = list_sessions(paths.sessions_folder())
+    assert "\nnothing was changed\n" in found.err
+    assert "\ncost          1 turn, " in found.err
+    assert found.err.endswith(f"\ngo on with    kodkod -p TEXT -r {info.id}\n")
 
 
 def test_options_may_come_before_the_prompt(kodkod, project, record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
-from kodkod_app.report_text import TextProgress, diff_stat, told_report, told_tests
+from kodkod_app.report_text import TextProgress, TextRenderer, diff_stat, told_outcome, told_tests
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import ErrorCode, FileDiff
 
@@ -59,11 +60,10 @@ def report(**changes):
     return RunReport(**{**given, **changes})
 
 
-def test_the_report_tells_all():
+def test_the_outcome_tells_all():
     diff = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x\n+y\n"
-    text = told_report(
+    text = told_outcome(
         report(
-            summary="Mended.",
             diff=diff,
             tests_before={"passed": 1, "failed": 1, "exit_code": 1},
             tests_after={"passed": 2, "failed": 0, "exit_code": 0},
@@ -75,7 +75,6 @@ def test_the_report_tells_all():
         )
     )
     for words in (
-        "Mended.",
         "  a.py  +1 -1",
         diff,
         "tests before  1 failed, 1 passed",
@@ -85,6 +84,36 @@ def test_the_report_tells_all():
         "kodkod fix -r s",
     ):
         assert words in text
+
+
+def ended(capsys, monkeypatch, *found, is_terminal=False, **options):
+    """What is on standard output and standard error once a run that wrote "It adds." is over."""
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    renderer = TextRenderer(**options)
+    for event in found:
+        renderer.show(event)
+    renderer.end(report(summary="It adds.\n"), 0)
+    return capsys.readouterr()
+
+
+def test_an_answer_stands_alone_on_standard_output(capsys, monkeypatch):
+    out, err = ended(capsys, monkeypatch, is_answer_alone=True)
+    assert out == "It adds.\n"
+    assert "\nnothing was changed\n" in err
+    out, err = ended(capsys, monkeypatch)
+    assert out.startswith("It adds.\n\nnothing was changed\n")
+    assert err == "\n"
+
+
+def test_an_answer_that_was_seen_being_written_is_not_said_again(capsys, monkeypatch):
+    written = [events.TurnStarted(1, 9, 99), events.TextDelta("It "), events.TextDelta("adds.")]
+    out, err = ended(capsys, monkeypatch, *written, is_terminal=True, is_answer_alone=True)
+    assert (out, err.count("It adds.")) == ("", 1)
+    out, err = ended(capsys, monkeypatch, *written, is_answer_alone=True)
+    assert (out, err.count("It adds.")) == ("It adds.\n", 1)
+    more = [*written, events.TurnStarted(2, 9, 99), events.TextDelta("Done.")]
+    assert ended(capsys, monkeypatch, *more, is_terminal=True).out.startswith("It adds.\n")
 
 
 def test_tests_in_words():

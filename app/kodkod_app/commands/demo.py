@@ -81,7 +81,8 @@ def _mend(broken: Broken, model: str, flags: dict[str, Any]) -> int:
         broken.tree, settings, failing_prompt(broken.failing_tests), variables=broken.variables, asked=layer
     )
     # The copy is gone by then; what was said and done in it is kept.
-    return run_headless(options, TextRenderer("look at it    kodkod sessions show {}"))
+    look = "look at it    kodkod sessions show {}"
+    return run_headless(options, TextRenderer(look, look))
 
 
 def _tell(text: str) -> None:

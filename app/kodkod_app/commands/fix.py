@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from kodkod_app import paths
 from kodkod_app.repair_prompt import failing_prompt, issue_prompt
 from kodkod_sandbox.base import SandboxKind
+
+if TYPE_CHECKING:
+    from kodkod_app.headless import Renderer
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
@@ -116,13 +119,16 @@ def _prompt(issue: str | None, failing_tests: tuple[str, ...]) -> str | None:
     return "\n\n".join(parts) or None
 
 
-def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]) -> int:
+def run_session(
+    prompt: str | None, flags: dict[str, Any], agent: dict[str, Any], *, is_answer_alone: bool = False
+) -> int:
     """Begin a session or go on with one; returns the exit code.
 
     Args:
         prompt: what to say; None goes on where a run was cut short, or stopped short of its goal.
         flags: of `session_options`.
         agent: further settings of the agent.
+        is_answer_alone: of text, standard output gets the model's word and not the report.
     """
     place = find_place(flags)
     if prompt is None and place.session_id is None:
@@ -154,7 +160,7 @@ def run_session(prompt: str | None, flags: dict[str, Any], agent: dict[str, Any]
         extras=Extension.TRUSTED if flags["trust"] else Extension.KNOWN,
         asked=asked,
     )
-    return _until_the_reader_leaves(lambda: run_headless(options, _renderer(flags["output_format"])))
+    return _until_the_reader_leaves(lambda: run_headless(options, _renderer(flags["output_format"], is_answer_alone)))
 
 
 def _until_the_reader_leaves(run: Callable[[], int]) -> int:
@@ -243,8 +249,15 @@ def agent_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {**same, "timeout_s": flags["timeout"]}
 
 
-def _renderer(output_format: str) -> Any:
-    from kodkod_app.report_text import TextRenderer
+def _renderer(output_format: str, is_answer_alone: bool) -> Renderer:
+    from kodkod_app.report_text import ASK_FURTHER, WAY_FURTHER, WAY_ON, TextRenderer
     from kodkod_app.stream_json import JsonRenderer, StreamJsonRenderer
 
-    return {"text": TextRenderer, "json": JsonRenderer, "stream-json": StreamJsonRenderer}[output_format]()
+    match output_format:
+        case "json":
+            return JsonRenderer()
+        case "stream-json":
+            return StreamJsonRenderer()
+        case _:
+            way_further = ASK_FURTHER if is_answer_alone else WAY_FURTHER
+            return TextRenderer(WAY_ON, way_further, is_answer_alone=is_answer_alone)
