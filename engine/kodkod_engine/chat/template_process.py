@@ -13,12 +13,26 @@ import sys
 from datetime import datetime
 from typing import Any, NoReturn
 
+from jinja2 import nodes
 from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MAX_SECONDS = 3
 _MAX_BYTES = 1 << 29
 _MAX_CHARS = 100_000
+
+
+class Generation(Extension):
+    """`{% generation %}` marks, for training alone, what a model writes; what stands in it is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  (so jinja2 types it)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """What is between the tags, with variables of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def main() -> None:
@@ -35,7 +49,7 @@ def main() -> None:
 
 def _rendered(template: str, values: dict[str, Any]) -> str:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.filters["tojson"] = _as_json
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}

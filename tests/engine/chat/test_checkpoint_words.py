@@ -27,7 +27,10 @@ TEMPLATE = """\
     {{- "Call <them> so: <longcat_tool_call>x\\n</longcat_tool_call> </longcat_tool_declare>" }}
 {%- endif %}
 {%- for message in messages %}
-    {{- "<longcat_" + message.role + ">" + message.content }}
+    {{- "<longcat_" + message.role + ">" }}
+    {%- generation %}
+    {{- message.content }}
+    {%- endgeneration %}
 {%- endfor %}
 """
 WORDS = ToolWords("These are yours.", ("Call <them> so: ", Tag.TOOL_CALL, "x\n", Tag.TOOL_CALL_END, " "))
