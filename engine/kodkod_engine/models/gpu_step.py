@@ -31,7 +31,6 @@ from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.on_device import fits_tile
-from kodkod_engine.layers.packed import PackedMatrix
 from kodkod_engine.layers.step_batch import Blocks, StepBatch
 from kodkod_engine.models.config import LATENT_NORM_EPS, ModelConfig
 from kodkod_engine.models.step_buffers import MOST_STEPS, Ending, ShapeKey, StepBuffers, bucket_of
@@ -42,19 +41,6 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 32
 """Longer steps read most experts anyway and go through the modules."""
-
-CAPABILITY = (8, 0)
-CAPABILITY_FOR_FP8 = (8, 9)
-"""Of a device: what it must be to compute with bf16, and with FP8 codes as they are."""
-
-
-def _is_recent(model: LongcatFlash, device: torch.device) -> bool:
-    """Whether the device computes with the model's numbers."""
-    if device.type != "cuda":
-        return True
-    homes = (*model.dual_layers[0].experts.homes, model.dual_layers[0].first.dense.down.home)
-    is_fp8 = any(isinstance(home, PackedMatrix) and home.is_fp8 for home in homes)
-    return torch.cuda.get_device_capability(device) >= (CAPABILITY_FOR_FP8 if is_fp8 else CAPABILITY)
 
 
 def latent_shape(config: ModelConfig) -> LatentShape:
@@ -95,7 +81,7 @@ class GpuStep:
         self._nothing = torch.zeros(MAX_TOKENS, config.hidden_size, dtype=dtype, device=device)
         self.latent = latent_shape(config)
         sides = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.kv_lora_rank)
-        self._has_kernels = fits_tile(*sides) and _is_recent(self.model, device)
+        self._has_kernels = fits_tile(*sides)
         # A place for every token of the cache, so no sequence is longer: 256 bytes each beside 32 KiB.
         places = torch.arange(self.cache.layout.num_slots, device=device)
         self.turns = torch.view_as_real(self.model.rope_table(places)).contiguous()

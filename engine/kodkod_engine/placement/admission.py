@@ -12,7 +12,14 @@ from kodkod_engine.models.config import ModelConfig, load_config
 from kodkod_engine.models.converted import read_manifest
 from kodkod_engine.models.loading import open_stored
 from kodkod_engine.placement.choosing import require_memory
-from kodkod_engine.placement.machine import MIN_COMPUTE_CAPABILITY, Machine, available_bytes, find_gpu
+from kodkod_engine.placement.machine import (
+    MIN_COMPUTE_CAPABILITY,
+    MIN_COMPUTE_CAPABILITY_FOR_FP8,
+    Gpu,
+    Machine,
+    available_bytes,
+    find_gpu,
+)
 from kodkod_engine.placement.plan import Placement, placement_of
 from kodkod_engine.placement.sizes import PartSizes, part_sizes
 
@@ -31,8 +38,12 @@ def require_device(device: str) -> None:
     if gpu is None:
         raise EngineError(f"device {device}: torch finds no CUDA device of that name here; use device cpu")
     if not gpu.is_supported:
-        have, need = (".".join(map(str, pair)) for pair in (gpu.compute_capability, MIN_COMPUTE_CAPABILITY))
-        raise EngineError(f"{gpu.name} has compute capability {have}, the engine needs {need}; use device cpu")
+        raise EngineError(f"{_falls_short(gpu, 'the engine', MIN_COMPUTE_CAPABILITY)}; use device cpu")
+
+
+def _falls_short(gpu: Gpu, who: str, need: tuple[int, int]) -> str:
+    have, wanted = (".".join(map(str, pair)) for pair in (gpu.compute_capability, need))
+    return f"{gpu.name} has compute capability {have}, {who} needs {wanted}"
 
 
 def require_room(folder: Path, options: EngineConfig, stored: StoredAs | None = None) -> None:
@@ -50,10 +61,14 @@ def require_room(folder: Path, options: EngineConfig, stored: StoredAs | None = 
     require_device(options.device)
     config = load_config(folder)
     stored = stored or stored_as(folder, config)
-    _require_readable(options, options.precision or stored.precision, config)
+    precision = options.precision or stored.precision
+    _require_readable(options, precision, config)
     machine = Machine(
         available_bytes(), 1.0, 0.0, find_gpu(options.device) if options.device.startswith("cuda") else None
     )
+    if machine.gpu is not None and not machine.gpu.reads(precision):
+        short = _falls_short(machine.gpu, precision.upper(), MIN_COMPUTE_CAPABILITY_FOR_FP8)
+        raise EngineError(f"{short}; name another precision, int8 or int4, or use device cpu")
     asked = asked_placement(stored, config, options, machine)
     require_memory(sizes_of(config, stored, options), asked, machine, options.cached_tokens)
 

@@ -29,6 +29,8 @@ LINK_FRACTION = 0.8
 """Of what lanes carry that is left for what is read."""
 MIN_COMPUTE_CAPABILITY = (8, 0)
 """bf16 arithmetic, which the GPU step needs, begins here."""
+MIN_COMPUTE_CAPABILITY_FOR_FP8 = (8, 9)
+"""Of what reads e4m3 numbers; Triton compiles no kernel that takes them for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class Gpu:
     def is_supported(self) -> bool:
         """Whether the engine can compute on it."""
         return self.compute_capability >= MIN_COMPUTE_CAPABILITY
+
+    def reads(self, precision: str) -> bool:
+        """Whether its kernels take weights in this precision."""
+        return self.is_supported and (precision != "fp8" or self.compute_capability >= MIN_COMPUTE_CAPABILITY_FOR_FP8)
 
 
 @dataclass(frozen=True, slots=True)

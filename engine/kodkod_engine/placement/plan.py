@@ -142,9 +142,10 @@ def placements(
         converted: precision of a converted checkpoint, which is to be had in no other.
         pinned_expert_layers: of those with experts in pinned memory; None has none, and as many as are needed.
     """
-    devices = ["cpu"] if machine.gpu is None or not machine.gpu.is_supported else ["gpu", "cpu"]
-    for device in devices:
+    for device in ("gpu", "cpu"):
         for precision in PRECISIONS if converted is None else (converted,):
+            if device == "gpu" and not (machine.gpu and machine.gpu.reads(precision)):
+                continue
             for weights in ("resident",) if device == "gpu" else ("resident", "mapped"):
                 for tables in _table_homes(sizes, device):
                     one = placement_of(sizes, machine, context_tokens, device, precision, weights, tables)

@@ -226,6 +226,14 @@ def test_an_old_card_is_not_planned_for(sizes: PartSizes) -> None:
     assert choose(sizes, old).device == "cpu"
 
 
+@pytest.mark.parametrize(("capability", "reads"), [((8, 6), False), ((8, 9), True), ((9, 0), True)])
+def test_fp8_is_for_cards_that_read_it(sizes: PartSizes, capability: tuple[int, int], reads: bool) -> None:
+    machine = Machine(256 * GIB, 40e9, 0.0, Gpu("card", 200e9, 1e12, capability))
+    on_gpu = {one.precision for one in placements(sizes, machine) if one.device == "gpu"}
+    assert on_gpu == {"bf16", "int8", "int4"} | ({"fp8"} if reads else set())
+    assert "fp8" in {one.precision for one in placements(sizes, machine) if one.device == "cpu"}
+
+
 @pytest.mark.parametrize(("gpu", "cause"), [(None, "no CUDA device"), (Gpu("old", 1.0, 1.0, (7, 5)), "capability 7.5")])
 def test_a_device_that_cannot_be_used(monkeypatch, gpu, cause: str) -> None:
     monkeypatch.setattr(admission, "find_gpu", lambda _device: gpu)

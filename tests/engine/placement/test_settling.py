@@ -25,8 +25,10 @@ Put = Callable[..., None]
 def on(monkeypatch: pytest.MonkeyPatch) -> Put:
     """Be on a machine with so much memory, and a card with so much."""
 
-    def put(host_gib: float, gpu_gb: float | None = None, link: float = 25e9) -> None:
-        gpu = None if gpu_gb is None else Gpu("a card", gpu_gb * 1e9, 0.9e12, (8, 9), link)
+    def put(
+        host_gib: float, gpu_gb: float | None = None, link: float = 25e9, capability: tuple[int, int] = (8, 9)
+    ) -> None:
+        gpu = None if gpu_gb is None else Gpu("a card", gpu_gb * 1e9, 0.9e12, capability, link)
         machine = Machine(host_gib * GIB, 40e9, 1e12, gpu)
         monkeypatch.setattr(settling, "this_machine", lambda _folder, _device: machine)
         monkeypatch.setattr(admission, "available_bytes", lambda: host_gib * GIB)
@@ -113,6 +115,12 @@ def test_fp8_is_kept_where_it_fits(lite_folder: Path, tmp_path: Path, on: Put) -
     assert _homes(settled(tmp_path, EngineConfig())[0]) == ("cuda", None, "resident", "pinned")
     on(128, 24)
     assert settled(tmp_path, EngineConfig())[0].precision == "int4"
+    on(128, 48, capability=(8, 6))
+    assert _homes(settled(tmp_path, EngineConfig())[0]) == ("cuda", "int8", "resident", "pinned")
+    with pytest.raises(
+        EngineError, match=r"a card has compute capability 8\.6, FP8 needs 8\.9; name another precision"
+    ):
+        settled(tmp_path, EngineConfig(precision="fp8", device="cuda"))
 
 
 def test_the_cache_is_as_large_as_there_is_room(lite_folder: Path, on: Put) -> None:

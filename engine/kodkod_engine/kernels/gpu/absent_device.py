@@ -21,11 +21,16 @@ import torch
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
 WARP = 32
-LIMITS = {"max_shared_mem": 232_448, "multiprocessor_count": 132, "max_num_regs": 65_536, "warpSize": WARP}
-"""Of an H100 or H200, in bytes and numbers."""
+LIMITS = {"multiprocessor_count": 132, "max_num_regs": 65_536, "warpSize": WARP}
+"""Of an H100 or H200, in numbers."""
+
+SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+"""What a program may have of shared memory, by compute capability (CUDA C++ Programming Guide, technical
+specifications); 86, 89 and 120 are consumer cards."""
 
 LABEL = re.compile(r"\s*(\.L_x_\d+):")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+\S")
@@ -93,7 +98,8 @@ class Program:
 def compiling(capability: int = 90) -> Iterator[list[Program]]:
     """Inside, launches compile their kernels for a compute capability (90 is 9.0), and run nothing.
 
-    Tensors may lie anywhere and are not read. Kernels must have been defined without Triton's interpreter.
+    Tensors may lie anywhere and are not read. Kernels must have been defined without Triton's interpreter. As on a
+    device, one that wants more shared memory than there is raises `OutOfResources`.
     """
     programs: list[Program] = []
     compiled = JITFunction.run
@@ -101,6 +107,8 @@ def compiling(capability: int = 90) -> Iterator[list[Program]]:
     def compile_only(kernel: Any, *args: Any, grid: Any, **options: Any) -> Any:
         done = compiled(kernel, *args, grid=grid, **options | {"warmup": True})
         facts, module = done.metadata, kernel.__module__.rpartition(".")[2]
+        if facts.shared > SHARED_BYTES[capability]:
+            raise OutOfResources(facts.shared, SHARED_BYTES[capability], "shared memory")
         one = Program(module, kernel.__name__, math.prod(grid), facts.num_warps, facts.shared, done.asm["cubin"])
         programs.append(one)
         return done
@@ -127,11 +135,14 @@ def acting(capability: int = 90) -> Iterator[None]:
 class _Absent:
     """As much of a driver as compiling asks for."""
 
-    utils = SimpleNamespace(get_device_properties=lambda _device: LIMITS, load_binary=lambda *_args: (1, 2, 0, 0, 1024))
     launcher_cls = staticmethod(lambda *_args: None)
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, WARP)
+        limits = LIMITS | {"max_shared_mem": SHARED_BYTES[capability]}
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda _device: limits, load_binary=lambda *_args: (1, 2, 0, 0, 1024)
+        )
 
     def get_current_target(self) -> GPUTarget:
         return self._target

@@ -1,8 +1,8 @@
 """The quickest of several ways to do the same, found on the device itself, once for each shape.
 
 Ways are timed in a graph, as they will run, and from memory: a step reads gigabytes, so nothing that a kernel reads is
-in the device's cache when its turn comes. One that does not start, or says something else than the first, is out. All
-are compiled before, side by side. What was found is kept for the next process (`kept_ways`).
+in the device's cache when its turn comes. One that has no room there, or says something else than the first that has,
+is out. All are compiled before, side by side. What was found is kept for the next process (`kept_ways`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tuner:
 
         Args:
             key: what the choice depends on.
-            ways: the first is known to work.
+            ways: the first that the device has room for is right.
             run: does it; called several times, unless the way is kept from an earlier process.
         """
         if key in self._chosen:
@@ -69,9 +69,9 @@ class Tuner:
 
     def _timed(self, key: Hashable, ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
         rehearse(lambda: each_taken(ways, run))
-        wanted = run(ways[0]).float()
-        times = {index: _milliseconds(way, run, wanted) for index, way in enumerate(ways)}
-        best = ways[min(times, key=lambda index: times[index])]
+        able, wanted = able_ways(ways, run)
+        times = [_milliseconds(way, run, wanted) for way in able]
+        best = able[times.index(min(times))]
         if self._kept is not None:
             self._kept.add(repr(key), name_of(best))
         return best
@@ -98,6 +98,14 @@ def each_taken(ways: Sequence[Way], run: Callable[[Way], Tensor]) -> Way:
         with suppress(*NO_WAY):
             run(way)
     return ways[0]
+
+
+def able_ways(ways: Sequence[Way], run: Callable[[Way], Tensor]) -> tuple[Sequence[Way], Tensor]:
+    """The ways from the first that the device has room for, and what that one says."""
+    for index, way in enumerate(ways[:-1]):
+        with suppress(*NO_WAY):
+            return ways[index:], run(way).float()
+    return ways[-1:], run(ways[-1]).float()
 
 
 def _milliseconds(way: Way, run: Callable[[Way], Tensor], wanted: Tensor) -> float:

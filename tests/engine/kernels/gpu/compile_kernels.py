@@ -1,10 +1,11 @@
 """Compiles every kernel of a CUDA device; run by `test_compiling.py` in a process where Triton's interpreter is off.
 
-    python compile_kernels.py CAPABILITY narrow|published once|always PRECISION...
+    python compile_kernels.py CAPABILITY narrow|published once|always|able PRECISION...
 
 A step of one layer is taken in each precision with some numbers of tokens, every way of every choice in it, always or
-once for each way, and then what long steps launch; all of it is rehearsed before. Prints the modules of the kernels,
-how many the rehearsals left to compile, and what spilled out of the registers.
+once for each way, or only the first that the device has room for, and then what long steps launch; all of it is
+rehearsed before. Prints the modules of the kernels, how many the rehearsals left to compile, and what spilled out of
+the registers.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from kodkod_engine.kernels.gpu.rehearsal import is_rehearsal, rehearse
 from kodkod_engine.kernels.gpu.residual_norm import residual_norm
 from kodkod_engine.kernels.gpu.swiglu_rows import swiglu_rows
 from kodkod_engine.kernels.gpu.table_rows import table_rows
-from kodkod_engine.kernels.gpu.tuning import Tuner, each_taken, name_of
+from kodkod_engine.kernels.gpu.tuning import Tuner, able_ways, each_taken, name_of, tuner_of
 from kodkod_engine.kernels.gpu.unpack_rows import unpack_rows
 from kodkod_engine.layers.draws import Draws
 from kodkod_engine.layers.packed import PackedMatrix, Precisions
 from kodkod_engine.models.config import ModelConfig, load_config
-from kodkod_engine.models.gpu_step import GpuStep
+from kodkod_engine.models.gpu_step import MAX_TOKENS, GpuStep
 from kodkod_engine.models.loading import LoadedModel, build_model
 from kodkod_engine.models.packing import pack_model
 from kodkod_engine.models.random_checkpoint import TINY
@@ -100,6 +101,11 @@ def every_way(_tuner: Tuner, _key: object, ways: Sequence[Any], run: Callable[[A
     return each_taken(ways, run)
 
 
+def first_able(_tuner: Tuner, _key: object, ways: Sequence[Any], run: Callable[[Any], Tensor]) -> Any:
+    """What a device has to have room for."""
+    return able_ways(ways, run)[0][0]
+
+
 class EachWayOnce:
     """At the first choice that has it, and at the first while kernels begin early."""
 
@@ -116,10 +122,13 @@ class EachWayOnce:
         return ways[0]
 
 
+WAYS = {"once": EachWayOnce, "always": lambda: every_way, "able": lambda: first_able}
+
+
 def take_steps(loaded: LoadedModel, *, can_begin_early: bool) -> None:
     """Decoding, and verifying side by side; as a device that begins kernels early; drawn ids."""
     runner = ModelRunner(loaded, BLOCKS, BLOCK_SIZE)
-    for sequences, new in ((1, 1), (2, 5)):
+    for sequences, new in ((1, 1), (2, 5), (1, MAX_TOKENS)):
         batch = runner.batch([run_of(index, new) for index in range(sequences)])
         GpuStep(loaded.model, runner.cache).choose(batch)
     batch = runner.batch([run_of(0, 1)])
@@ -143,8 +152,9 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
     nope, rope = config.qk_nope_head_dim, config.qk_rope_head_dim
     query = x.new_empty(tokens, config.num_heads, nope + rope)
     per_head = x.new_empty(2 * tokens, config.num_heads, nope + config.v_head_dim)
-    for tiling in (one for one in prefill_attention.TILINGS if has_descriptors or not one.by_descriptor):
-        prefill_attention.prefill_attention(query, per_head, x.new_empty(2 * tokens, rope), 0.1, tiling)
+    tilings = [one for one in prefill_attention.TILINGS if has_descriptors or not one.by_descriptor]
+    attend = partial(prefill_attention.prefill_attention, query, per_head, x.new_empty(2 * tokens, rope), 0.1)
+    tuner_of(x.device).quickest("prefill", tilings, attend)
     ids = torch.zeros(tokens, config.experts_per_token, dtype=torch.int64)
     expert_sum(x, x, ids, ids, ids.float(), config.num_experts)
     swiglu_rows(x)
@@ -179,7 +189,7 @@ def main(capability: str, sizes: str, ways: str, *precisions: str) -> None:
     launched, left = [], 0
     listen_to_triton()
     for precision in precisions:
-        with mock.patch.object(Tuner, "quickest", EachWayOnce() if ways == "once" else every_way):
+        with mock.patch.object(Tuner, "quickest", WAYS[ways]()):
             programs, more = compile_all(model_of(config_of(SIZES[sizes]), precision), int(capability))
         launched, left = launched + programs, left + more
     kernels = {program.binary: program for program in launched}.values()

@@ -59,11 +59,22 @@ def test_a_loop_is_counted_as_often_as_it_turns(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["80", "89", "90", "100"])
+@pytest.mark.parametrize("capability", ["80", "89", "90", "100", "120"])
 def test_kernels_compile_for_other_devices(tmp_path: Path, capability: str) -> None:
     told, left = _compile(
         tmp_path, capability, "narrow", "always", *(one for one in EVERY if capability != "80" or one != "fp8")
     )
+    assert _with_kernels() <= set(told.split())
+    assert left == "left to compile: 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "precisions"), [("86", ("bf16", "int8", "int4")), ("120", ("fp8", "int4"))])
+def test_consumer_cards_have_room_for_a_way_of_each_choice(
+    tmp_path: Path, capability: str, precisions: tuple[str, ...]
+) -> None:
+    """At the published sizes, in 99 KB of shared memory; what is over raises."""
+    told, left, _ = _compile(tmp_path, capability, "published", "able", *precisions)
     assert _with_kernels() <= set(told.split())
     assert left == "left to compile: 0"
 

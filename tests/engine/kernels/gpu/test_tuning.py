@@ -101,6 +101,24 @@ def test_where_nothing_can_be_written_ways_are_timed_each_time(tmp_path: Path, t
     assert len(timed) == 4
 
 
+def test_a_device_may_have_no_room_for_the_first_way(timed: list[str]) -> None:
+    """Consumer cards have less than half of the shared memory of the device that the first way is for."""
+    from triton.runtime.errors import OutOfResources
+
+    from kodkod_engine.kernels.gpu.tuning import Tuner
+
+    def run(way: str) -> torch.Tensor:
+        if way == "quick":
+            raise OutOfResources(131_072, 101_376, "shared memory")
+        return torch.zeros(1)
+
+    tuner = Tuner(torch.device("cuda"))
+    assert tuner.quickest("shape", ["quick", "slow", "wrong"], run) == "slow"
+    assert timed == ["slow", "wrong"]
+    with pytest.raises(OutOfResources):
+        tuner.quickest("other shape", ["quick"], run)
+
+
 def test_names_are_the_same_in_every_process() -> None:
     from kodkod_engine.kernels.gpu.latent_plans import TILES, WHOLE_TILES, Plan
     from kodkod_engine.kernels.gpu.thin_linear import InOneKernel, by_library
