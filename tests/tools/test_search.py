@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 import kodkod_tools
 from kodkod_tools import ripgrep
+from kodkod_tools import search as search_tool
 from kodkod_tools.base import ErrorCode, ToolContext, ToolResult
 from kodkod_tools.config import ToolsConfig
 from kodkod_tools.grep import Line, Request, search
@@ -337,3 +340,47 @@ def test_the_walk_takes_ignores_from_above_up_to_the_repository(tree: Path) -> N
     assert list(walk(tree / "sub")) == ["a.txt"]
     assert list(walk(tree, "sub")) == ["sub/a.txt"]
     assert list(walk(tree, "sub", ignores=False)) == ["sub/a.log", "sub/a.txt"]
+
+
+async def test_folders_deeper_than_python_calls(tree: Path, call) -> None:
+    with contextlib.chdir(tree):
+        for _ in range(1_100):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("leaf.py").write_text("needle\n")
+    try:
+        assert (await call("find", name="leaf.py")).facts["files"] == 1
+        assert (await call("search", pattern="needle")).facts["matches"] == 1
+    finally:
+        subprocess.run(["rm", "-rf", str(tree / "d")], check=True)  # what pytest removes folders with cannot
+
+
+def test_the_walk_passes_over_a_folder_too_deep_for_another_name(tree: Path) -> None:
+    folder = tree
+    while (room := 4_092 - len(bytes(folder))) > 1:
+        folder /= "d" * min(200, room - 1)
+        folder.mkdir()
+    (tree / "a.txt").write_text("")
+    assert list(walk(tree)) == ["a.txt"]
+
+
+async def test_a_search_that_breaks_off_is_not_one_that_found_nothing(
+    tree: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "a.txt").write_text("needle\n")
+    monkeypatch.setattr(search_tool, "_WORKER", "raise MemoryError")
+    result = await call("search", pattern="needle")
+    assert result.error is ErrorCode.FAILED
+    assert "no match" not in result.for_model
+
+
+async def test_what_ripgrep_refuses_is_searched_without_it(
+    tree: Path, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tree / "a.txt").write_text("needle\n")
+    refusing = tmp_path / "bin" / "rg"  # as it does with a pattern too large for it
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\nexit 2\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
+    assert (await call("search", pattern="needle")).facts["matches"] == 1

@@ -39,6 +39,8 @@ from kodkod_tools.text.truncate import cut_line
 from kodkod_tools.walk import glob_filter, is_ignored
 
 _BEFORE_MATCH_CHARS = 80
+_RIPGREP_ENDS = (0, 1, 2)
+"""Something found; nothing; not all could be read."""
 _WORKER = "import sys; sys.path.insert(0, sys.argv[1]); from kodkod_tools.grep import main; main()"
 
 
@@ -128,12 +130,16 @@ async def _matches(request: Request, pattern: Pattern, context: ToolContext, lim
         wanted = glob_filter(request.glob) if request.glob else None
         reader = ripgrep.Reader(limit)
         command = ripgrep.command(program, request, pattern.ripgrep)
-        async with contextlib.aclosing(_output(command, request, b"")) as output:
+        searched = False
+        async with contextlib.aclosing(_output(command, request, b"", _RIPGREP_ENDS)) as output:
             async for raw in output:
+                searched = True
                 for line in reader.read(raw):
                     if wanted is None or wanted(line.path):
                         yield line
-        return
+        if searched:
+            return
+        # It ends with a count whatever it finds; silent, it took the pattern for none, or for too large a one.
     home = str(Path(__file__).parents[1])
     worker = [sys.executable, "-I", "-c", _WORKER, home]
     async with contextlib.aclosing(_output(worker, request, json.dumps(asdict(request)).encode())) as output:
@@ -141,8 +147,14 @@ async def _matches(request: Request, pattern: Pattern, context: ToolContext, lim
             yield Line(*json.loads(raw))
 
 
-async def _output(command: list[str], request: Request, stdin: bytes) -> AsyncGenerator[bytes, None]:
-    """The output lines of a worker, which is ended when nobody reads on."""
+async def _output(
+    command: list[str], request: Request, stdin: bytes, ends: tuple[int, ...] = (0,)
+) -> AsyncGenerator[bytes, None]:
+    """The output lines of a worker, which is ended when nobody reads on; `ends` are the exit codes of a whole search.
+
+    Raises:
+        ToolError: `FAILED`; what it did not come to would be taken for nothing found.
+    """
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=request.root,
@@ -159,6 +171,10 @@ async def _output(command: list[str], request: Request, stdin: bytes) -> AsyncGe
         process.stdin.close()
         while raw := await process.stdout.readline():
             yield raw
+        if (code := await process.wait()) not in ends:
+            raise ToolError(
+                ErrorCode.FAILED, f"the search broke off (exit code {code}); give a path, or use shell (grep)"
+            )
     finally:
         if process.returncode is None:
             # process.kill() asks after the worker's end first, and asyncio then complains that it never heard of it.

@@ -80,7 +80,10 @@ def _above(folder: str) -> _Ignores | None:
 
 
 def _is_repository(folder: str) -> bool:
-    return Path(folder, ".git").exists()
+    try:
+        return Path(folder, ".git").exists()
+    except OSError:  # a folder whose names alone may be read, or too deep for another name
+        return False
 
 
 def _level(folder: str, above: _Ignores | None) -> _Ignores | None:
@@ -118,6 +121,22 @@ def _spec(patterns: list[str]) -> GitIgnoreSpec:
 
 
 def _walk(root: str, folder: str, above: _Ignores | None, *, honour: bool) -> Iterator[str]:
+    # On a stack of its own: folders may lie deeper inside each other than Python's calls may.
+    opened = [_entries(folder, above, honour=honour)]
+    while opened:
+        entry, level = next(opened[-1], (None, None))
+        if entry is None:
+            opened.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            opened.append(_entries(entry.path, level, honour=honour))
+        elif entry.is_file(follow_symlinks=False):
+            yield os.path.relpath(entry.path, root)
+
+
+def _entries(
+    folder: str, above: _Ignores | None, *, honour: bool
+) -> Iterator[tuple[os.DirEntry[str], _Ignores | None]]:
+    """What is seen of a folder, in order, each entry with the rules that hold there."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
@@ -128,13 +147,8 @@ def _walk(root: str, folder: str, above: _Ignores | None, *, honour: bool) -> It
     for entry in found:
         if entry.name in _NEVER or entry.is_symlink():
             continue
-        folder_here = entry.is_dir(follow_symlinks=False)
-        if level is not None and level.ignores(entry.path, is_folder=folder_here):
-            continue
-        if folder_here:
-            yield from _walk(root, entry.path, level, honour=honour)
-        elif entry.is_file(follow_symlinks=False):
-            yield os.path.relpath(entry.path, root)
+        if level is None or not level.ignores(entry.path, is_folder=entry.is_dir(follow_symlinks=False)):
+            yield entry, level
 
 
 def is_glob(text: str) -> bool:
