@@ -79,6 +79,13 @@ async def test_what_git_takes_for_a_message_is_one(message: str, repo: Path, cal
     assert result.facts["commit"] == run_git(repo, "rev-parse", "HEAD")
 
 
+async def test_a_message_keeps_lines_that_begin_with_a_hash(repo: Path, call, run_git: Git) -> None:
+    (repo / "a.py").write_text("x\n")
+    result = await call("git", action="commit", message="#12: mend it\n\n# Why\nbecause")
+    assert result.error is None
+    assert run_git(repo, "log", "-1", "--format=%B").rstrip() == "#12: mend it\n\n# Why\nbecause"
+
+
 async def test_a_blank_message_is_none(repo: Path, call) -> None:
     (repo / "a.py").write_text("x\n")
     assert (await call("git", action="commit", message=" \t\n")).error is ErrorCode.BAD_ARGUMENTS
@@ -221,6 +228,16 @@ async def test_without_git_installed(repo: Path, call, monkeypatch: pytest.Monke
     result = await call("git", action="status")
     assert result.error is ErrorCode.UNAVAILABLE
     assert "not installed" in result.for_model
+
+
+async def test_with_a_path_that_leads_nowhere(repo: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert (await call("git", action="status")).error is ErrorCode.UNAVAILABLE
+
+
+async def test_a_repository_without_settings(repo: Path, call) -> None:
+    (repo / ".git" / "config").unlink()
+    assert (await call("git", action="status")).for_model == "on branch main\nnothing changed"
 
 
 async def test_a_work_tree_below_the_repositorys_root(repo: Path, call, run_git: Git, context: ToolContext) -> None:

@@ -175,7 +175,7 @@ def _commit(arguments: GitArguments, context: ToolContext, repository: Repositor
     # Of a commit that is to hold only some paths, the rest of the index stays as it is. A merge is committed whole.
     only = paths if arguments.path and not _merging(repository) else []
     repository.must(
-        *identity, "commit", "--no-verify", "--no-gpg-sign", "--quiet", "--cleanup=strip",
+        *identity, "commit", "--no-verify", "--no-gpg-sign", "--quiet", "--cleanup=whitespace",
         f"--message={arguments.message}", *only,
     )  # fmt: skip
     commit = repository.must("rev-parse", "HEAD")

@@ -66,6 +66,7 @@ _INHERITED = ("PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR")
 _MAX_OUTPUT_BYTES = 16 * 1024**2
 """Held of one command's output; what follows is read and dropped."""
 _TIMED_OUT = (124, 137)
+_NOT_FOUND = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,8 @@ class Repository:
 
     def _settings(self) -> list[tuple[str, str | None]]:
         """The repository's own, with what they include; a later one of the same name counts."""
-        listed = self.must("config", "--local", "--includes", "--list", "-z")
-        # Of this work tree alone: git refuses to tell where the repository keeps none.
+        # git refuses to tell where the repository, or this work tree of it, keeps none.
+        listed = self.run("config", "--local", "--includes", "--list", "-z").text
         of_tree = self.run("config", "--worktree", "--includes", "--list", "-z").text
         parts = (record.partition("\n") for record in f"{listed}\0{of_tree}".split("\0") if record)
         return [(name, value if mark else None) for name, mark, value in parts]
@@ -196,8 +197,13 @@ def _top(work_tree: Path) -> Path:
 
 
 def _execute(git: Git, command: list[str]) -> Output:
+    from git import GitCommandNotFound
+
     kept = _Bounded()
-    code, _, fault = git.execute(command, with_extended_output=True, with_exceptions=False, output_stream=kept)
+    try:
+        code, _, fault = git.execute(command, with_extended_output=True, with_exceptions=False, output_stream=kept)
+    except GitCommandNotFound:  # no PATH, or one that leads nowhere
+        return Output(_NOT_FOUND, "", "git: not found")
     return Output(code, kept.getvalue().decode("utf-8", "replace").removesuffix("\n"), fault)
 
 
