@@ -193,6 +193,19 @@ class TestWithoutPytest:
         assert result.error is ErrorCode.UNAVAILABLE
         assert "-m pip install pytest" in result.for_model
 
+    @pytest.mark.parametrize(
+        ("does", "says"), [("__import__('time').sleep(600)", "stopped after 2 s"), ("os._exit(3)", "exit code 3")]
+    )
+    async def test_a_run_that_breaks_off_had_tests(self, does: str, says: str, tree: Path, call) -> None:
+        (tree / "test_u.py").write_text(
+            f"import os, unittest\n\n\nclass T(unittest.TestCase):\n    def test_a(self):\n        {does}\n"
+        )
+        result = await call("test", timeout_s=2)
+        assert says in result.for_model
+        assert "found no tests" not in result.for_model
+        assert "not_run" not in result.facts
+        assert result.facts["instead"] == "run by unittest, for pytest is not installed"
+
     async def test_nothing_to_run_is_no_success(self, tree: Path, call) -> None:
         result = await call("test")
         assert result.facts["not_run"] == "pytest is not installed in the sandbox's Python, and unittest found no tests"
@@ -232,6 +245,8 @@ class TestMissingProgram:
         b"<html></html>",
         b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><testsuite>&b;</testsuite>',
         b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><testsuite/>',
+        b'<?xml version="1.0" encoding="none"?><testsuite/>',
+        b'<?xml version="1.0" encoding="big5"?><testsuite/>',
     ],
 )
 def test_reports_that_no_runner_writes_are_refused(report: bytes) -> None:

@@ -27,6 +27,7 @@ def test_names_of_tests(target: str, name: str) -> None:
         ("Ran 1 test in 0.001s\n\nFAILED (failures=1)\n", (1, 0, 1, 0, 0)),
         ("Ran 9 tests in 0.1s\n\nFAILED (failures=1, errors=2, skipped=3)\n", (9, 3, 1, 2, 3)),
         ("Ran 4 tests in 0.1s\n\nFAILED (unexpected successes=1)\n", (4, 3, 1, 0, 0)),
+        ("Ran 1 test in 0s\n\nOK\nRan 4 tests in 0.1s\n\nFAILED (failures=2)\n", (4, 2, 2, 0, 0)),
         ("a test says failures=7\nRan 2 tests in 0.1s\n\nOK (skipped=1)\n", (2, 1, 0, 0, 1)),
     ],
 )

@@ -79,7 +79,9 @@ def read(data: bytes) -> list[Case]:
     parser.StartDoctypeDeclHandler = _refuse
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    except BadReport:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two of an encoding it does not read
         raise BadReport(f"not a whole XML document: {error}") from error
     if not reading.seen:
         raise BadReport("no test suite in it")

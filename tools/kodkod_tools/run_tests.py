@@ -288,19 +288,17 @@ async def _unittest(arguments: TestArguments, context: ToolContext) -> ToolStrea
     async with aclosing(run.stream(context)) as chunks:
         async for chunk in chunks:
             yield chunk
-    _, kept = run.ended()
+    result, kept = run.ended()
     told = _without_report(run, context)
     num_run = unittest_words.num_run(kept.for_model)
-    if not num_run:
+    if not num_run and (unittest_words.has_counted(kept.for_model) or not result.exit_code):
         install = shlex.join([*python, "-m", "pip", "install", "pytest"])
         # Its exit code may be 0, and is not told: nothing was run that could pass.
         text = f"{kept.for_model.rstrip()}\n[{_NO_RUNNER}; install it there ({install}) where the network allows]"
         not_run = {**told.facts, "not_run": _NO_RUNNER}
         yield ToolResult(text, for_log=kept.for_log, error=ErrorCode.UNAVAILABLE, facts=not_run)
         return
-    yield ToolResult(
-        f"{told.for_model}\n[{_NO_PYTEST_NOTE}]",
-        for_log=kept.for_log,
-        error=told.error,
-        facts={**told.facts, **unittest_words.facts(kept.for_model, num_run), "instead": _NO_PYTEST_NOTE},
-    )
+    # Out of time, or ended by a test, it does not say how many there were.
+    counts = unittest_words.facts(kept.for_model, num_run) if num_run else {}
+    found = {**told.facts, **counts, "instead": _NO_PYTEST_NOTE}
+    yield replace(_noted(told, _NO_PYTEST_NOTE), facts=found)

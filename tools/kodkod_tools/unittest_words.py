@@ -17,9 +17,14 @@ def dotted(target: str) -> str:
 
 
 def num_run(output: str) -> int:
-    """How many tests were run; 0 where nothing is said of it."""
-    ran = _RAN.search(output)
-    return int(ran[1]) if ran else 0
+    """How many tests were run; 0 where nothing is said of it. Tests may say so of others, but not as the last."""
+    ran = _RAN.findall(output)
+    return int(ran[-1]) if ran else 0
+
+
+def has_counted(output: str) -> bool:
+    """Whether a run came to its end and says how many tests it was, be it none."""
+    return _RAN.search(output) is not None
 
 
 def facts(output: str, ran: int) -> dict[str, JsonValue]:
