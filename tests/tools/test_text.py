@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from hypothesis import assume, given, settings
@@ -188,6 +189,16 @@ def test_a_miss_names_the_nearest_lines_and_what_differs() -> None:
 
 def test_a_miss_far_from_everything_names_nothing() -> None:
     assert nearest("alpha\nbeta\n", "1234567890 zzz\n") is None
+
+
+def test_a_long_miss_is_compared_by_its_words() -> None:
+    lines = [f"    result_{n} = compute(first={n}, second={n % 7}, third=total)" for n in range(1_500)]
+    quoted = [line.replace("total", "sum") for line in lines[200:1_200]]
+    started = time.process_time()
+    candidate = nearest("\n".join(lines), "\n".join(quoted))
+    assert time.process_time() - started < 20  # letter by letter it takes minutes
+    assert candidate is not None
+    assert candidate.first_line == 201
 
 
 @few

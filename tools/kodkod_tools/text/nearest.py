@@ -10,6 +10,10 @@ from kodkod_tools.text.lines import split
 
 _MAX_LINES = 20_000
 """Lines of a file that are compared; beyond that a miss names no candidate."""
+_MAX_QUOTED_LINES = 2_000
+"""The same of a request."""
+_MAX_LETTERS = 2_000
+"""Characters of a stretch whose letters are compared; of a longer one its words are, for letters take their square."""
 _WORTH_SHOWING = 0.5
 """Least similarity, 0 to 1, at which a candidate helps more than it misleads."""
 _CLOSE_LOOKS = 5
@@ -28,7 +32,7 @@ class Candidate:
 def nearest(text: str, old: str) -> Candidate | None:
     """The stretch of `text` with as many lines as `old` that is most like it, or None when nothing is like it."""
     lines, wanted = split(text), split(old)
-    if not lines or not wanted or len(lines) > _MAX_LINES:
+    if not lines or not wanted or len(lines) > _MAX_LINES or len(wanted) > _MAX_QUOTED_LINES:
         return None
     count = min(len(wanted), len(lines))
     scored = [(_likeness(lines[at : at + count], wanted), -at) for at in _promising(lines, wanted, count)]
@@ -45,7 +49,10 @@ def nearest(text: str, old: str) -> Candidate | None:
 
 
 def _likeness(there: list[str], wanted: list[str]) -> float:
-    return difflib.SequenceMatcher(None, "\n".join(there), "\n".join(wanted), autojunk=False).ratio()
+    one, other = "\n".join(there), "\n".join(wanted)
+    if len(one) + len(other) > 2 * _MAX_LETTERS:
+        return difflib.SequenceMatcher(None, one.split(), other.split()).ratio()
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _promising(lines: list[str], wanted: list[str], count: int) -> list[int]:
@@ -66,8 +73,7 @@ def _promising(lines: list[str], wanted: list[str], count: int) -> list[int]:
             if shared:
                 votes[min(number, last)] += shared
     if not votes:
-        close = difflib.get_close_matches(
-            wanted[0].strip(), list(places)[:2_000], n=_CLOSE_LOOKS, cutoff=_WORTH_SHOWING
-        )
+        short = [line for line in places if len(line) <= _MAX_LETTERS][:2_000]
+        close = difflib.get_close_matches(wanted[0].strip(), short, n=_CLOSE_LOOKS, cutoff=_WORTH_SHOWING)
         votes.update(min(places[line][0], last) for line in close)
     return [at for at, _ in sorted(votes.items(), key=lambda vote: (-vote[1], vote[0]))[:_CLOSE_LOOKS]]
