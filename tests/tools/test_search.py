@@ -374,13 +374,18 @@ async def test_a_search_that_breaks_off_is_not_one_that_found_nothing(
     assert "no match" not in result.for_model
 
 
-async def test_what_ripgrep_refuses_is_searched_without_it(
-    tree: Path, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tree / "a.txt").write_text("needle\n")
-    refusing = tmp_path / "bin" / "rg"  # as it does with a pattern too large for it
-    refusing.parent.mkdir()
-    refusing.write_text("#!/bin/sh\nexit 2\n")
-    refusing.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
-    assert (await call("search", pattern="needle")).facts["matches"] == 1
+class TestRefusedByRipgrep:
+    @pytest.fixture
+    def config(self) -> ToolsConfig:
+        return ToolsConfig()
+
+    async def test_it_is_searched_without(
+        self, tree: Path, call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tree / "a.txt").write_text("needle\n")
+        refusing = tmp_path / "bin" / "rg"  # as it does with a pattern too large for it
+        refusing.parent.mkdir()
+        refusing.write_text("#!/bin/sh\nexit 2\n")
+        refusing.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
+        assert (await call("search", pattern="needle")).facts["matches"] == 1
