@@ -76,11 +76,11 @@ def fit_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> str:
 
 def read_instructions(tools: ToolContext, folder: PurePosixPath, max_chars: int) -> str | None:
     """The text of a folder's AGENTS.md; None when there is none that can be read. Links out of the tree are refused."""
-    if not (tools.work_tree / folder / INSTRUCTIONS).exists():
-        return None
     try:
+        if not (tools.work_tree / folder / INSTRUCTIONS).exists():
+            return None
         file = read_text(resolve(tools, str(folder / INSTRUCTIONS)), _MAX_INSTRUCTION_BYTES)
-    except ToolError:
+    except (ToolError, OSError):
         return None
     return cut_middle(file.text.strip(), max_chars) or None
 
@@ -104,7 +104,8 @@ def new_instructions(
 def _folders_above(tools: ToolContext, path: str) -> list[PurePosixPath]:
     try:
         place = resolve(tools, path)
-    except ToolError:
+        is_folder = place.absolute.is_dir()
+    except (ToolError, OSError):  # no path, one too long, or in a folder that is closed to the person
         return []
     inside = PurePosixPath(place.relative)
-    return [inside, *inside.parents] if place.absolute.is_dir() else list(inside.parents)
+    return [inside, *inside.parents] if is_folder else list(inside.parents)

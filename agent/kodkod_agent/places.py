@@ -6,7 +6,7 @@ Paths are judged twice, as written and with symbolic links followed; the stricte
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -47,7 +47,7 @@ class Places:
             folder = waiting.pop()
             for name in known:
                 there = self._real(str(Path(folder, name)))
-                if there not in found and (self.work_tree / there).is_dir():
+                if there not in found and _may_be((self.work_tree / there).is_dir):
                     found[there] = None
                     waiting.append(there)
         return replace(self, folders=tuple(found) if len(found) <= _MAX_FOLDERS else ())
@@ -75,14 +75,15 @@ class Places:
 
     def is_folder(self, path: str) -> bool:
         """Whether there is a folder."""
-        return any((self.work_tree / place).is_dir() for place in self._all(path))
+        return any(_may_be((self.work_tree / place).is_dir) for place in self._all(path))
 
     def writing(self, word: Word) -> Finding | None:
         """What is to be said against changing this path; None when it is a project file like others."""
         if (found := self.entering(word)) is not None:
             return found
         if word.text is not None and self._is_of_another_repository(word.text):
-            return Finding(Reach.OUTSIDE, f"lies in a repository of its own, which no snapshot holds ({word.source})")
+            told = "lies in a repository of its own or a closed folder, which no snapshot holds"
+            return Finding(Reach.OUTSIDE, f"{told} ({word.source})")
         return None
 
     def entering(self, word: Word) -> Finding | None:
@@ -115,7 +116,11 @@ class Places:
         return os.path.relpath(os.path.normpath(self.work_tree / path), self.work_tree)
 
     def _real(self, path: str) -> str:
-        return os.path.relpath(os.path.realpath(self.work_tree / path), os.path.realpath(self.work_tree))
+        try:
+            real = os.path.realpath(self.work_tree / path)
+        except ValueError:  # a zero byte: there is no such path, and no link in it
+            return self._relative(path)
+        return os.path.relpath(real, os.path.realpath(self.work_tree))
 
     def _all(self, path: str) -> list[str]:
         """Where it may lead, from every folder, as written and by links."""
@@ -123,9 +128,11 @@ class Places:
         return [place for one in joined for place in (self._relative(one), self._real(one))]
 
     def _is_of_another_repository(self, path: str) -> bool:
-        """A submodule, or a clone that lies in the project: what it holds is that repository's to record."""
+        """A submodule, or a clone that lies in the project: what it holds is that repository's to record. A folder that
+        is closed to the person may be one, and no snapshot holds it either.
+        """
         folders = {folder for place in self._all(path) for folder in (Path(place), *Path(place).parents)}
-        return any((self.work_tree / folder / ".git").exists() for folder in folders - {Path()})
+        return any(_may_be((self.work_tree / folder / ".git").exists) for folder in folders - {Path()})
 
     def _is_lost(self, path: str) -> bool:
         return not self.folders or (self.has_moved and ".." in path.split("/"))
@@ -141,6 +148,14 @@ class Places:
             if len(found) > _MAX_MATCHES or any(self.is_outside(str(path)) for path in found if path.is_symlink()):
                 return True
         return False
+
+
+def _may_be(look: Callable[[], bool]) -> bool:
+    """What lies in a folder that is closed to the person may be anything; behind a name too long there is nothing."""
+    try:
+        return look()
+    except OSError as fault:
+        return isinstance(fault, PermissionError)
 
 
 def _matches(folder: Path, part: str) -> list[Path]:

@@ -202,7 +202,9 @@ def _is_free(deed: Deed, scene: _Scene) -> bool:
 def _asked(decision: Decision, deed: Deed, scene: _Scene) -> Decision:
     if scene.mode is not PermissionMode.DONT_ASK:
         named = f"{deed.tools} {deed.subject} {deed.finding}"
-        return replace(decision, asked=frozenset({hashlib.sha256(named.encode()).hexdigest()[:16]}))
+        return replace(
+            decision, asked=frozenset({hashlib.sha256(named.encode("utf-8", "surrogateescape")).hexdigest()[:16]})
+        )
     return Decision(Verdict.DENY, f"{decision.reason}; nobody is there to ask", decision.matched_rule)
 
 

@@ -83,7 +83,11 @@ class PrivateIndex:
         taken: dict[bytes, os.stat_result | None] = {}
         left_out = []
         for name in names:
-            status = None if linked and linked & ancestors([name]) else self._status(name)
+            try:
+                status = None if linked and linked & ancestors([name]) else self._status(name)
+            except PermissionError:  # in a folder of which the names alone may be read
+                left_out.append(name)
+                continue
             if self._fits(name, status):
                 taken[name] = status
             else:
@@ -121,6 +125,8 @@ class PrivateIndex:
             return (self._work_tree / os.fsdecode(name)).lstat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise
         except OSError as error:
             raise GitFault(f"{os.fsdecode(name)!r} cannot be looked at ({error.strerror}), for a snapshot") from error
 

@@ -4,6 +4,8 @@ the engine replays recorded tokens through its real scheduler, git and the tests
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -64,6 +66,18 @@ def make_project(folder: Path) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "first")
     return folder
+
+
+def close_folder(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let nobody look at what is in a folder, root neither, for whom modes do not count."""
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if not isinstance(path, int) and folder in Path(os.fsdecode(path)).parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return stat(path, **options)
+
+    patch.setattr(os, "stat", refuse)
 
 
 MEND = call("edit", path="calc.py", old="return a - b", new="return a + b")

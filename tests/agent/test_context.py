@@ -21,7 +21,7 @@ from kodkod_tools import registry
 from kodkod_tools.base import ToolContext
 from kodkod_tools.config import ToolsConfig
 
-from .conftest import MEND, call, says, turn_ids
+from .conftest import MEND, call, close_folder, says, turn_ids
 
 MAX_FIXED_CHARS = 12_000
 """At four characters to a token: 3,000 tokens."""
@@ -96,6 +96,14 @@ def conversation(tokenizer):
         ledger.append_generated(turn_ids(tokenizer, message))
         ledger.append_tool_results([ToolMessage(call_id=c.id, text="ok") for c in ledger.pending_calls])
     return ledger
+
+
+def test_no_instructions_lie_where_nobody_can_look(tools, project, monkeypatch):
+    (project / "AGENTS.md").write_text("Be kind.")
+    (project / "data").mkdir()
+    close_folder(project / "data", monkeypatch)
+    touched = ["calc.py", "data", "data/a.py", "n" * 300, "n" * 300 + "/a.py", "a\0b"]
+    assert new_instructions(tools, touched, [], 100) == [("AGENTS.md", "Be kind.")]
 
 
 def test_open_files_are_the_last_named(tokenizer):

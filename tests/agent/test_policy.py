@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from agent.conftest import close_folder
 from agent.shell_commands import ALWAYS_ASKED, HARMLESS, STAYS_IN
 from kodkod_agent.policy import Decision, PermissionMode, Verdict, judge
 from kodkod_agent.rules import Rule, Rules, merge_rules
@@ -365,12 +367,34 @@ class TestTools:
         assert decision.verdict is Verdict.ASK
         assert decision.suggested_rules == ()
 
+    def test_what_lies_in_a_closed_folder_is_asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "data").mkdir()
+        close_folder(tmp_path / "data", monkeypatch)
+        for path in ("data", "data/a.py", "data/sub/a.py"):
+            decision = decide(tmp_path, "edit", "acceptEdits", path=path, old="a", new="b")
+            assert (decision.verdict, "a closed folder" in decision.reason) == (Verdict.ASK, True)
+            assert decide(tmp_path, "shell", "acceptEdits", command=f"rm {path}").verdict is Verdict.ASK
+            assert decide(tmp_path, "shell", command=f"cp -r {path} x", sandboxed=True).verdict is Verdict.ASK
+            assert decide(tmp_path, "view", path=path).verdict is Verdict.ALLOW
+
+    @pytest.mark.parametrize("path", ["a\0b", "n" * 300, "src/" + "n" * 300 + "/a.py", "n/" * 3_000])
+    def test_what_can_be_no_path_is_judged_too(self, work_tree: Path, path: str) -> None:
+        """The tool says what is wrong with it."""
+        assert decide(work_tree, "view", path=path).verdict is Verdict.ALLOW
+        assert decide(work_tree, "write", path=path, content="x").verdict is Verdict.ASK
+        assert decide(work_tree, "write", "bypassPermissions", path=path, content="x").verdict is Verdict.ALLOW
+        decide(work_tree, "shell", command=f"cd {path} && rm {path} > {path}; cp -r {path} x")
+
+    def test_a_link_to_a_name_that_is_no_text_is_asked(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(os.fsdecode(b"caf\xe9"))
+        assert decide(tmp_path, "write", path="link", content="x").verdict is Verdict.ASK
+
     def test_what_no_snapshot_holds_is_asked(self, nested: Path) -> None:
         """A change in a submodule, or in a clone inside the project, is in no snapshot and in no diff of a run."""
         for path in ("lib/a.py", "lib/new/a.py", "src/../link/a.py"):
             decision = decide(nested, "edit", "acceptEdits", path=path, old="a", new="b")
             assert decision.verdict is Verdict.ASK
-            assert "lies in a repository of its own, which no snapshot holds" in decision.reason
+            assert "lies in a repository of its own or a closed folder, which no snapshot holds" in decision.reason
         allowed = decide(nested, "edit", rules=rules_of(allow="edit(lib/**)"), path="lib/a.py", old="a", new="b")
         assert allowed.verdict is Verdict.ALLOW
         assert decide(nested, "write", "acceptEdits", path="src/a.py", content="").verdict is Verdict.ALLOW

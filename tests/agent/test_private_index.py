@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.conftest import close_folder
 from kodkod_agent.private_git import find_repository, open_private
 from kodkod_agent.private_index import Changes, PrivateIndex
 
@@ -88,6 +89,17 @@ def test_what_is_too_large_or_another_repository_is_left_out(tree: Path, opened:
     index.record(changes)
     (tree / "a.py").write_text("")
     assert names(index.changes()) == {b"a.py": True}
+
+
+def test_what_nobody_can_look_at_is_left_out(tree: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder whose names alone may be read, git tells what is in it."""
+    (tree / "data").mkdir()
+    (tree / "data" / "x").write_text("x")
+    index = opened()
+    close_folder(tree / "data", monkeypatch)
+    changes = index.changes()
+    assert set(changes.taken) == {b".gitignore", b"a.py"}
+    assert changes.left_out == [b"data/x"]
 
 
 def test_what_is_forgotten_is_new_again_and_stays_where_it_is(tree: Path, opened: Opener) -> None:
