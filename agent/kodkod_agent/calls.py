@@ -57,11 +57,15 @@ async def perform(call: ToolCall, ruling: Ruling, step: int, res: Resources) -> 
     if outcome is None:
         res.record(_decided(call, ruling), step)
         outcome, for_person = await _settle(call, ruling, step, res)
-        res.record(_finished(outcome), step)
-        res.journal.add(OutcomeRecord(key=key, outcome=outcome))
+        _write_down(outcome, step, res)
     _tell(outcome, for_person, res)
     _append(outcome, res)
     return outcome
+
+
+def _write_down(outcome: Outcome, step: int, res: Resources) -> None:
+    res.record(_finished(outcome), step)
+    res.journal.add(OutcomeRecord(key=f"{res.ledger.branch_id}:{outcome.call_id}", outcome=outcome))
 
 
 def _decided(call: ToolCall, ruling: Ruling) -> trajectory.Decided:
@@ -109,7 +113,12 @@ async def _heard_and_done(call: ToolCall, step: int, res: Resources) -> tuple[Ou
     if before.objection is not None:
         return refusal(call, f"a hook objects: {before.objection}"), ""
     outcome, for_person = await _do(call, step, res)
-    words = [*before.messages, *await hear_after(call, outcome, res)]
+    try:
+        words = [*before.messages, *await hear_after(call, outcome, res)]
+    except asyncio.CancelledError:  # it was done all the same, whatever the hooks would have said of it
+        _write_down(outcome, step, res)
+        _tell(outcome, for_person, res)
+        raise
     return outcome.model_copy(update={"for_model": "\n".join([outcome.for_model, *words])}), for_person
 
 

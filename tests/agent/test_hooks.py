@@ -232,6 +232,24 @@ async def test_a_hook_does_not_hold_a_run_up_for_ever(setup_of, root, project):
         assert found[-1].report.turns == 1 + AgentConfig().max_stop_objections
 
 
+async def test_a_call_that_was_done_stays_so_when_its_hook_is_interrupted(setup_of, root, project):
+    hooks = hooks_of(hook("echo $$ > .git/pid; sleep 600", AFTER))
+    setup = setup_of([says("", MEND), says("Done.")], config=ATTENDED, hooks=hooks)
+    async with await Session.create(root, setup) as session:
+        found = []
+        async for event in session.send("mend it"):
+            found.append(event)
+            if isinstance(event, events.UsageReported):
+                await names_groups(project / ".git" / "pid")
+                session.cancel()
+        assert found[-1].report.status is Status.INTERRUPTED
+        assert [event.call_id for event in found if isinstance(event, events.CallFinished)] == ["call_0"]
+        assert (project / "calc.py").read_text() == MENDED
+        [result] = [message.text for message in session.ledger.view() if isinstance(message, ToolMessage)]
+        assert result.startswith("edited calc.py")
+    await all_end({int((project / ".git" / "pid").read_text())})
+
+
 async def test_an_interrupted_run_ends_its_hook(setup_of, root, project):
     hooks = hooks_of(hook("echo $$ > pid; sleep 600"))
     setup = setup_of([says("", MEND), says("Done.")], config=ATTENDED, hooks=hooks)
