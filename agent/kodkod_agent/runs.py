@@ -43,6 +43,8 @@ class Runs:
         }
         self._events: asyncio.Queue[events.Event | None] = asyncio.Queue()
         self._work: asyncio.Task[Any] | None = None
+        self._driver: asyncio.Task[None] | None = None
+        """Sees the last run to its end, and reports it."""
         self._answers: asyncio.Future[tuple[Approval, ...]] | None = None
         self.ahead = ReadingAhead(res.engine)
         res.emit = self._emit
@@ -93,7 +95,7 @@ class Runs:
         watched = ExitStack()
         span = watched.enter_context(self._res.spans.run(self._session_id))
         self._work = asyncio.create_task(self._drive(inputs))
-        driver = asyncio.create_task(self._to_the_end(self._work, watched, span))
+        self._driver = driver = asyncio.create_task(self._to_the_end(self._work, watched, span))
         try:
             while (event := await self._events.get()) is not None:
                 yield event
@@ -168,11 +170,11 @@ class Runs:
             self._work.cancel()
 
     async def close(self) -> None:
-        """Stop what runs, and wait for it."""
+        """Stop what runs, and wait until it is reported."""
         self.ahead.stop()
         self.cancel()
-        if self._work is not None:
-            await asyncio.wait({self._work})
+        if under_way := {task for task in (self._work, self._driver) if task is not None}:
+            await asyncio.wait(under_way)
 
     async def _to_the_end(self, work: asyncio.Task[None], watched: ExitStack, span: RunSpan) -> None:
         with watched:

@@ -421,6 +421,24 @@ async def test_leaving_the_events_early_cancels_the_run(setup_of, root):
             assert not await session.is_unfinished()
 
 
+async def test_a_session_that_is_closed_reports_its_run_first(setup_of, root):
+    session = await Session.create(root, setup_of([says("", call("shell", command="sleep 60"))]))
+    found = []
+    begun = asyncio.Event()
+
+    async def follow():
+        async for event in session.send("go"):
+            found.append(event)
+            if isinstance(event, events.SnapshotTaken) and event.step == 1:
+                begun.set()
+
+    following = asyncio.create_task(follow())
+    await begun.wait()
+    await session.close()
+    await following
+    assert found[-1].report.status is Status.INTERRUPTED
+
+
 async def test_one_run_at_a_time_and_one_process_at_a_time(setup_of, root):
     setup = setup_of([LOOK])
     async with await Session.create(root, setup) as session:
