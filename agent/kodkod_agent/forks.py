@@ -17,7 +17,7 @@ from kodkod_agent.journal import Journal, MoveRecord, StepRecord
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.private_git import GitFault
 from kodkod_agent.session_folder import ForkPoint, SessionFolder
-from kodkod_agent.snapshots import WorkTreeSnapshots
+from kodkod_agent.snapshots import WorkTreeSnapshots, copy_snapshots
 from kodkod_engine.chat.tokenizer import Tokenizer
 
 
@@ -58,7 +58,7 @@ def make_fork(
     folder = SessionFolder.make(root)
     mark = _copy_ledger(parent, folder, record.ledger_mark, tokenizer)
     if parent.snapshots.exists():
-        shutil.copytree(parent.snapshots, folder.snapshots)
+        copy_snapshots(parent.snapshots, folder.snapshots)
     Journal(folder.journal).add(move_to(record, mark, parents.snapshot_after(record.step)))
     folder.describe(work_tree, parent.info.title, ForkPoint(session_id=session_id, step=record.step))
     return folder

@@ -206,8 +206,7 @@ class WorkTreeSnapshots:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One call at a time: the screens look at what going back would change while the session may go back."""
-        with self._lock, (self._folder / "alone").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._lock, _held(self._folder):
             (self._folder / "index.lock").unlink(missing_ok=True)  # of a git that was killed
             yield
 
@@ -296,6 +295,19 @@ class WorkTreeSnapshots:
             return self._git.must(*_DIFF, before, after)
         finally:
             attributes.write_bytes(usual)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with (folder / "alone").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def copy_snapshots(folder: Path, to: Path) -> None:
+    """Copy what a session keeps of its snapshots, which may be at work: as it is between two of its calls."""
+    with _held(folder):
+        shutil.copytree(folder, to)
 
 
 def _by_file(patch: bytes) -> list[bytes]:

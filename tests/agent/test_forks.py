@@ -1,10 +1,12 @@
 """Forks and rewinds that are killed on the way: either nothing was begun, or opening the session ends it."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +51,19 @@ async def test_a_fork_killed_before_it_is_a_session_is_none(parent, setup_of, ro
     os.utime(half, (time.time() - 7200,) * 2)
     SessionFolder.make(root)
     assert not half.exists()
+
+
+async def test_a_fork_copies_snapshots_that_nobody_works_on(parent, setup_of, root, project, tokenizer, monkeypatch):
+    copy = shutil.copytree
+
+    def copy_alone(source, *rest):
+        if (held := Path(source, "alone")).exists():
+            with held.open("wb") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return copy(source, *rest)
+
+    monkeypatch.setattr(shutil, "copytree", copy_alone)
+    assert make_fork(root, parent, 1, tokenizer, project).snapshots.exists()
 
 
 def test_nothing_else_is_ever_cleared_away(root):
