@@ -145,7 +145,7 @@ class CallWorld:
         """See `ChangedWorld`, without what the turn's own calls write."""
         try:
             with os.scandir(self.tools.work_tree / folder) as found:
-                return {os.fsencode(entry.name) for entry in found if not (entry.is_dir() and self._is_inside(entry))}
+                return {os.fsencode(entry.name) for entry in found if not (self._is_inside(entry) and entry.is_dir())}
         except OSError:
             return set()
 

@@ -347,6 +347,13 @@ def test_a_path_that_no_disk_takes_ends_no_turn(tools):
     assert world.closed(b"n" * 5_000 + b"/") == set()
 
 
+def test_a_link_to_itself_hides_no_other_name(tools):
+    (tools.work_tree / "loop").symlink_to("loop")
+    (tools.work_tree / "plain.txt").write_text("")
+    world = CallWorld(tools, Automata(Tokenizer.from_folder(Path(str(nano_folder()))))).after(())
+    assert {b"loop", b"plain.txt"} <= world.closed(b"")
+
+
 def test_a_schema_that_is_refused_leaves_its_argument_free_and_is_named(tokenizer, tools):
     schema = {"type": "object", "properties": {"a": {"type": "integer", "not": {"const": 3}}, "b": {"type": "integer"}}}
     odd = ToolSpec(name="odd", description="", parameters=schema)
