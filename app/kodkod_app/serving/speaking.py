@@ -109,26 +109,37 @@ class SpokenTurn:
                     if is_last:
                         yield Piece(ended=self._ended(chunk))
                     continue
-                events = parser.push(chunk.token_ids) + (parser.finish() if is_last else [])
-                yield self._piece(chunk, events, stops)
+                yield self._piece(chunk, parser, stops)
         finally:
             self.stream.cancel()
 
-    def _piece(self, chunk: TokenChunk, events: Sequence[parsed.ParserEvent], stops: StopStrings) -> Piece:
+    def _piece(self, chunk: TokenChunk, parser: OutputParser, stops: StopStrings) -> Piece:
         told = _Told(stops)
-        for event in events:
-            told.take(event)
+        num_told = self._read(chunk.token_ids, parser, told)
+        if chunk.finish_reason is not None:
+            for event in parser.finish():
+                told.take(event)
+            told.text += stops.flush()
         self._stopped = stops.stopped
         if self._stopped:
             self.stream.cancel()
-        if chunk.finish_reason is not None:
-            told.text += stops.flush()
-        self.token_ids += chunk.token_ids
+        ids, logprobs = chunk.token_ids[:num_told], chunk.logprobs[:num_told]
+        self.token_ids += ids
         self._text += told.text
         self._reasoning += told.reasoning
         self._calls += told.calls
         ended = self._ended(chunk) if chunk.finish_reason is not None else None
-        return Piece(told.text, told.reasoning, tuple(told.calls), chunk.token_ids, chunk.logprobs, ended)
+        return Piece(told.text, told.reasoning, tuple(told.calls), ids, logprobs, ended)
+
+    @staticmethod
+    def _read(ids: Sequence[int], parser: OutputParser, told: _Told) -> int:
+        """Have ids told, up to the one that completes a stop string; how many those are."""
+        for count, token_id in enumerate(ids, start=1):
+            for event in parser.push([token_id]):
+                told.take(event)
+            if told.stops.stopped:
+                return count
+        return len(ids)
 
     def _ended(self, chunk: TokenChunk) -> Ended:
         assert chunk.usage is not None

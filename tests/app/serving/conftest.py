@@ -20,6 +20,7 @@ from kodkod_app.serving.application import Access, application
 from kodkod_app.serving.running import listen, server_for
 from kodkod_app.serving.service import Service
 from kodkod_engine.backends.scripted import ScriptedEngine
+from kodkod_engine.config import EngineConfig
 
 NAME = "wildcat"
 WEATHER = {
@@ -113,7 +114,9 @@ def serve(ending: list[Running]) -> Iterator[Callable[..., Served]]:
     ending += started
 
 
-def slow_model(answer: str, *, seconds_per_step: float = 0.005, context_tokens: int = 32_768) -> Model:
+def slow_model(
+    answer: str, *, seconds_per_step: float = 0.005, context_tokens: int = 32_768, steps_per_visit: int = 1
+) -> Model:
     """A model that writes an answer at some pace, whatever it is asked."""
     tokenizer = open_tokenizer("")
     ids = [*tokenizer.encode_text(answer), tokenizer.eos_id]
@@ -124,6 +127,7 @@ def slow_model(answer: str, *, seconds_per_step: float = 0.005, context_tokens: 
         max_context_tokens=context_tokens,
         tokenizer=tokenizer,
         seconds_per_step=seconds_per_step,
+        config=EngineConfig(steps_per_visit=steps_per_visit),
     )
     return Model("slow", engine, tokenizer)
 

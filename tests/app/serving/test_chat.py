@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from kodkod_engine.core import visits
+
 from .conftest import CLOCK, NAME, WEATHER, ask, says, served, slow_model
 
 USER = {"role": "user", "content": "Warm?"}
@@ -89,6 +91,19 @@ def test_a_stop_string_ends_the_answer_and_is_not_told(serve):
     chunks = list(ask(client, "Count", stop=["x", "o, t"], stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one, tw"
     assert ask(client, "Count", stop="four").choices[0].message.content == "one, two, three"
+
+
+def test_tokens_that_come_together_with_a_stop_string_are_not_told(monkeypatch):
+    monkeypatch.setattr(visits, "VISIT_S", float("inf"))
+    asked = {"stop": "o, t", "temperature": 0, "extra_body": {"return_token_ids": True}}
+    with served(slow_model("one, two, three, four", seconds_per_step=0, steps_per_visit=8)) as running:
+        client, tokenizer = running.client(), running.service.tokenizer
+        reply = ask(client, "Count", **asked)
+        chunks = list(ask(client, "Count", stream=True, stream_options={"include_usage": True}, **asked))
+    assert tokenizer.decode(reply.choices[0].model_extra["token_ids"]) == "one, two, t"
+    assert reply.usage.completion_tokens == chunks[-1].usage.completion_tokens == len("one, two, t")
+    streamed = [one for chunk in chunks[:-1] for one in (chunk.choices[0].model_extra or {}).get("token_ids", [])]
+    assert streamed == reply.choices[0].model_extra["token_ids"]
 
 
 def test_an_answer_that_is_cut_off_says_so(serve):
