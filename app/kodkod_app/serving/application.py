@@ -65,7 +65,7 @@ def _answering(
         _require_model(service, body.model)
         begun = await begin(service, body)
         if body.stream:
-            return EventStream(_events(begun))
+            return EventStream(_events(begun), begun.close)
         try:
             return json_response((await while_connected(request, begun.whole())).json_text())
         finally:
@@ -82,8 +82,6 @@ async def _events(begun: Chat | Completion) -> AsyncGenerator[str, None]:
         yield DONE
     except ApiFault as fault:
         yield fault.reply().json_text()
-    finally:
-        begun.close()
 
 
 def _require_model(service: Service, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -70,11 +70,13 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, _ResultT])
 class EventStream(Response):
     """Server-sent events, one a text. The events are closed when all are sent, and when the client leaves."""
 
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+    def __init__(self, events: AsyncGenerator[str, None], close: Callable[[], object]) -> None:
+        """`close` is called at the end, also where the client left before the first event was asked for."""
         self.status_code = HTTPStatus.OK
         self.media_type = "text/event-stream"
         self.background = None
         self._events = events
+        self._close = close
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +89,7 @@ class EventStream(Response):
                 if sending.done():
                     sending.result()
             finally:
+                self._close()
                 await _cancelled(sending, gone)
 
     async def _send(self, send: Send) -> None:

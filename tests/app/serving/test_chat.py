@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from kodkod_app.serving.transport import EventStream
 from kodkod_engine.core import visits
 
 from .conftest import CLOCK, NAME, WEATHER, ask, says, served, slow_model
@@ -279,6 +280,21 @@ def wait_for(is_so):
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.01)
+
+
+async def test_a_client_that_leaves_before_anything_is_sent_cancels_its_request():
+    async def nothing():
+        yield "never asked for"
+
+    async def left():
+        return {"type": "http.disconnect"}
+
+    async def blocked(_message):
+        await asyncio.Event().wait()
+
+    closed = asyncio.Event()
+    await asyncio.wait_for(EventStream(nothing(), closed.set)({}, left, blocked), 60)
+    assert closed.is_set()
 
 
 @pytest.mark.parametrize("stream", [True, False])
