@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -85,6 +86,11 @@ class StoredTensor:
         known = TORCH_DTYPES.get(self.dtype_name)
         return known is None or self.num_bytes == math.prod(self.shape) * known.itemsize
 
+    def may_have(self, scales: StoredTensor) -> bool:
+        """Whether they are of its blocks; numbers that need none were scaled already, or are not these."""
+        is_packed = TORCH_DTYPES.get(self.dtype_name) in (None, torch.float8_e4m3fn)
+        return is_packed and scales.shape == tuple(-(-size // GROUP_SIZE) for size in self.shape)
+
 
 class Checkpoint:
     """The tensors of a checkpoint folder, whatever its shards are called and how they are cut."""
@@ -116,7 +122,7 @@ class Checkpoint:
         for name in [name for name in self.tensors if name.endswith(SCALE_SUFFIX)]:
             scales = self.tensors.pop(name)
             owner = self.tensors.get(name.removesuffix(SCALE_SUFFIX) + "weight")
-            if owner is None or scales.shape != tuple(-(-size // GROUP_SIZE) for size in owner.shape):
+            if owner is None or not owner.may_have(scales):
                 raise CheckpointCorrupt(
                     f"{scales.file}: {name} fits no matrix in blocks of {GROUP_SIZE}; fetch it again"
                 )
@@ -212,7 +218,7 @@ def read_header(path: Path) -> list[StoredTensor]:
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as cause:
         raise fault from cause
     tensors = [_stored(name, entry, path, base) for name, entry in entries.items()]
-    if not all(tensor.fills_its_bytes for tensor in tensors):
+    if not all(tensor.fills_its_bytes for tensor in tensors) or _overlap(tensors):
         raise fault
     end = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
     if end > size:
@@ -228,6 +234,12 @@ def _parse_header(handle: BinaryIO, size: int) -> tuple[int, dict[str, _HeaderEn
     header = json.loads(handle.read(header_bytes))
     header.pop("__metadata__", None)
     return 8 + header_bytes, _HEADER.validate_python(header)
+
+
+def _overlap(tensors: Sequence[StoredTensor]) -> bool:
+    """Whether two lie over each other: a header that says so was not written with these bytes."""
+    ends = sorted((tensor.offset, tensor.offset + tensor.num_bytes) for tensor in tensors)
+    return any(start < end for (_, end), (start, _) in pairwise(ends))
 
 
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int) -> StoredTensor:

@@ -282,10 +282,16 @@ def stored_precisions(checkpoint: Checkpoint) -> Precisions:
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """Of the large matrices that are not packed."""
+    """Of the large matrices that are not packed.
+
+    Raises:
+        UnknownArchitecture: not a dtype that this engine reads so.
+    """
     for name in ("model.norm.weight", "embedding.word", "word_embedding"):
-        if name in checkpoint.tensors:
-            return checkpoint.tensors[name].dtype
+        if (stored := checkpoint.tensors.get(name)) is not None:
+            if stored.dtype.itemsize > 1:
+                return stored.dtype
+            raise UnknownArchitecture(f"{stored.file}: this engine does not read {name} stored as {stored.dtype_name}")
     return torch.bfloat16
 
 

@@ -338,6 +338,35 @@ def test_an_unknown_stored_dtype(tmp_path, smallest_tensors, monkeypatch, name, 
     assert_refused(folder, UnknownArchitecture, name, "F64", "reads F32, BF16, F16, F8_E4M3", ngram_tables=home)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn])
+def test_a_norm_stored_in_eight_bits(tmp_path, smallest_tensors, dtype):
+    tensors = {**smallest_tensors, "model.norm.weight": smallest_tensors["model.norm.weight"].to(dtype)}
+    folder = lay_out(tmp_path, SMALLEST, {SINGLE_NAME: tensors})
+    assert_refused(folder, UnknownArchitecture, "does not read model.norm.weight stored as")
+
+
+@pytest.mark.parametrize("precisions", [None, Precisions.of("int8")])
+def test_scales_of_a_matrix_that_needs_none(tmp_path, smallest_tensors, precisions):
+    """Whether it was multiplied by them is not to be known."""
+    name = "model.layers.0.mlps.0.gate_proj.weight"
+    scales = torch.full([-(-size // 128) for size in smallest_tensors[name].shape], 0.5)
+    folder = lay_out(tmp_path, SMALLEST, {SINGLE_NAME: {**smallest_tensors, f"{name}_scale_inv": scales}})
+    assert_refused(folder, CheckpointCorrupt, f"{name}_scale_inv fits no matrix", precisions=precisions)
+
+
+def test_tensors_that_lie_over_each_other(damaged, smallest_tensors):
+    path = damaged / SINGLE_NAME
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    norm = header["model.norm.weight"]
+    other = next(entry for name, entry in header.items() if entry != norm and entry.get("shape") == norm["shape"])
+    norm["data_offsets"] = other["data_offsets"]
+    said = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(said)) + said + content[8 + size :])
+    assert_refused(damaged, CheckpointCorrupt, "not a whole safetensors file")
+
+
 def test_an_unknown_architecture(tmp_path, smallest_tensors):
     folder = lay_out(tmp_path, {"architectures": ["GptForCausalLM"]}, {SINGLE_NAME: smallest_tensors})
     assert_refused(folder, UnknownArchitecture, "not a LongCat-Flash model", "config.json")
