@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,12 +24,15 @@ def identity_of(checkpoint_dir: Path, loaded: LoadedModel) -> str:
     how = (METHOD, loaded.dtype, loaded.activation_dtype, loaded.precisions, loaded.num_cache_layers)
     digest = blake2b(repr(how).encode(), digest_size=12)
     for path in sorted(checkpoint_dir.iterdir()):
-        if path.suffix in (".json", ".safetensors"):
-            stat = path.stat()
-            digest.update(repr((path.name, stat.st_size, stat.st_mtime_ns)).encode())
-            for sample in _samples(path, stat.st_size):
-                digest.update(sample)
+        if path.suffix in (".json", ".safetensors") and path.is_file():
+            with suppress(OSError):  # the model was loaded without it
+                digest.update(_facts(path))
     return digest.hexdigest()
+
+
+def _facts(path: Path) -> bytes:
+    stat = path.stat()
+    return repr((path.name, stat.st_size, stat.st_mtime_ns)).encode() + b"".join(_samples(path, stat.st_size))
 
 
 def _samples(path: Path, num_bytes: int) -> Iterator[bytes]:

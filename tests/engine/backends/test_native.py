@@ -264,6 +264,15 @@ async def test_other_weights_and_other_precisions_have_prefixes_of_their_own(tin
     assert await kept() == 0, "as old and as large, but others"
 
 
+def test_what_is_no_file_of_the_model_is_in_nobodys_way(tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "notes.json").mkdir()
+    (folder / "other.safetensors").symlink_to(folder / "nowhere")
+    (folder / "config.json.lock.json").symlink_to(folder / "config.json.lock.json")
+    load_engine(folder).close()
+
+
 def all_unknown(model) -> None:
     model.norm.weight.fill_(float("nan"))
 
