@@ -24,6 +24,7 @@ from kodkod_engine.backends.vllm_dialogue import ConstraintFault, Dialogue
 from kodkod_engine.backends.vllm_wire import Asking, ModelList, Reply, WireFault, error_text, one_line, read_line
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.core.answer import Answer
+from kodkod_engine.core.engine_thread import FORKED
 from kodkod_engine.core.sequence import Sequence
 from kodkod_engine.core.stream import ThreadedStream
 from kodkod_engine.errors import EngineClosed, RequestError, ServerUnreachable
@@ -95,6 +96,8 @@ class ServedEngine:
         with self._closing:
             if self._is_closed:
                 raise EngineClosed("the engine is closed; connect again")
+            if not self._thread.is_alive():
+                raise EngineClosed(FORKED)
             self._loop.call_soon_threadsafe(self._begin, job)
         return stream
 

@@ -25,6 +25,7 @@ from kodkod_engine.errors import DeviceLost, EngineClosed, EngineError
 logger = logging.getLogger(__name__)
 
 CLOSED = "the engine is closed; load it again"
+FORKED = "the engine computes in another process, of which this one is a fork; load it here too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ class EngineThread(ABC):
         return self._stats
 
     def submit(self, sequence: Sequence, answer: Answer) -> None:
-        """Queue a request. Raises EngineClosed after `close`, or when the thread died."""
+        """Queue a request. Raises EngineClosed after `close`, when the thread died, and in a fork of its process."""
         with self._closing:
             if self._death is not None:
                 raise EngineClosed(_last_words(self._death)) from self._death
             if self._is_closed:
                 raise EngineClosed(CLOSED)
+            if not self._thread.is_alive():
+                raise EngineClosed(FORKED)
             self._commands.put(Submit(sequence, answer))
 
     def cancel(self, request_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -341,6 +342,20 @@ def test_after_close_nothing_is_taken(shop):
     shop.loop.close()
     with pytest.raises(EngineClosed, match="closed"):
         shop.submit("a", [1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_of_the_process_is_told_that_the_thread_is_not_in_it(shop):
+    child = os.fork()
+    if not child:
+        try:
+            shop.submit("a", [1])
+        except EngineClosed as fault:
+            os._exit(0 if "fork" in str(fault) else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert shop.ask("b", [1], 1).token_ids == (1,)
 
 
 def test_what_was_submitted_before_close_is_cancelled():
