@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual import events
-from textual.timer import Timer
 
 from kodkod_app import paths
 from kodkod_app.tui import updates as u
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from kodkod_app.machine_facts import Fact
     from kodkod_app.report_text import FileStat
     from kodkod_app.settings_fields import SettingField
-    from kodkod_app.tui.screens.approval import ApprovalScreen
+    from kodkod_app.tui.screens.approval import ApprovalScreen, Sheet
     from kodkod_app.tui.screens.branches import Jump
     from kodkod_app.tui.screens.sessions import SessionChoice
     from kodkod_app.wish import Wish
@@ -38,7 +37,8 @@ class Opening(Updating):
 
     wish: Wish
     _approval: ApprovalScreen | None = None
-    _asking_soon: Timer | None = None
+    _asking: u.Asked | None = None
+    """What is to be answered before the run goes on."""
     _typed_s = float("-inf")
     """When the last letter was typed that was no answer to a question."""
 
@@ -63,10 +63,17 @@ class Opening(Updating):
         await super().on_event(event)
 
     def open_approval(self, asked: u.Asked) -> None:
-        """Ask the person about calls, once they pause: the next letter of what they write would be their answer."""
+        """Ask the person about calls, below what the model said of them: under a question nothing is laid out."""
+        self._asking = asked
+        self.call_after_refresh(self._ask_in_a_pause, asked)
+
+    def _ask_in_a_pause(self, asked: u.Asked) -> None:
+        """Once they pause: the next letter of what they write would be their answer."""
+        if asked is not self._asking:
+            return  # its run is over
         left_s = self._typed_s + _PAUSE_S - time.monotonic()
         if left_s > 0:
-            self._asking_soon = self.set_timer(left_s, lambda: self.open_approval(asked))
+            self.set_timer(left_s, lambda: self._ask_in_a_pause(asked))
         else:
             self._ask(asked)
 
@@ -76,6 +83,7 @@ class Opening(Updating):
         from kodkod_app.tui.screens.judging import judge_of
 
         def answer(approvals: tuple[Approval, ...] | None) -> None:
+            self._leave_to_be_seen(self.size.height)
             if approvals is None:
                 # A question that the end of its run took away is no word of the person's: the next run may be on its
                 # way already.
@@ -92,10 +100,23 @@ class Opening(Updating):
         self._approval = screen
         self.push_screen(screen, answer)
 
+    def on_sheet_laid(self, event: Sheet.Laid) -> None:
+        """What was said last is what the question is about: it stays in sight above it."""
+        if self.screen is self._approval:
+            self._leave_to_be_seen(event.top)
+
+    def _leave_to_be_seen(self, lines: int) -> None:
+        """Have the conversation end there, where it would go on below."""
+        end = min(one.region.y for one in (self.plan_list, self.queue, self.prompt) if one.display)
+        self.transcript.styles.margin = (0, 0, max(0, end - lines), 0)
+        # A screen that is under another lays itself out when the window changes, and only then.
+        chat = self.screen_stack[0]
+        chat.post_message(events.Resize(self.size, self.size))
+        chat.call_later(self.screen.refresh)
+
     def close_approval(self) -> None:
         """The run is over: nothing waits for an answer any more."""
-        if self._asking_soon is not None:
-            self._asking_soon.stop()
+        self._asking = None
         if self._approval is not None and self.screen is self._approval:
             self._approval.dismiss(None)
         self._approval = None

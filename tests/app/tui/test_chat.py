@@ -58,6 +58,21 @@ async def test_a_question_waits_for_a_pause_in_what_is_written(open_app, record,
         assert driver.app.prompt.text == written
 
 
+async def test_what_the_model_said_of_a_call_is_in_sight_above_the_question(open_app, record):
+    """The question lay over it, and nothing behind a question could be scrolled to."""
+    told = turn("\n\n".join(f"Reason {number}." for number in range(30)), ("edit", MEND["calls"][0]["arguments"]))
+    async with open_app(record(told, FINISH), size=(80, 24)) as driver:
+        await driver.opened()
+        await driver.say("mend it")
+        await driver.until(lambda: "May it change a file?" in driver.screen_text(), "the question")
+        await driver.until(lambda: "Reason 29." in driver.screen_text(), "the last of the reasons")
+        await driver.pilot.resize_terminal(80, 40)
+        await driver.until(lambda: "Reason 24." in driver.screen_text(), "more of them")
+        await driver.pilot.press("y")
+        await driver.idle()
+        assert driver.app.transcript.region.bottom == driver.app.prompt.region.y
+
+
 async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, project):
     async with open_app(record(MEND, turn("Then not."))) as driver:
         await driver.opened()

@@ -8,6 +8,7 @@ Several calls may wait at once: they are answered one by one or together, and th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import on
@@ -16,6 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.markup import escape
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import ContentSwitcher, Footer, OptionList
 from textual.widgets.option_list import Option
@@ -35,6 +37,21 @@ from kodkod_app.tui.widgets.entry import PlainText
 SaveRules = Callable[[tuple[Rule, ...]], None]
 """Keeps rules for later sessions."""
 _CHOICES, _RULE, _REFUSAL, _ARGUMENTS = "choices", "rule-form", "refusal-form", "arguments-form"
+
+
+class Sheet(Vertical):
+    """What is asked; it says how much of the chat it leaves to be seen."""
+
+    @dataclass
+    class Laid(Message):
+        """It has a place now, or another one."""
+
+        top: int
+        """The line of the screen it begins at."""
+
+    def on_resize(self) -> None:
+        """It grew or shrank, or the window did."""
+        self.post_message(self.Laid(self.region.y))
 
 
 class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
@@ -109,7 +126,7 @@ class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
 
     def compose(self) -> ComposeResult:
         """One sheet at the foot of the screen, and the keys under it."""
-        with Vertical(id="sheet"):
+        with Sheet(id="sheet"):
             yield PlainText(id="pending")
             yield PlainText(id="what")
             yield VerticalScroll(id="call")
