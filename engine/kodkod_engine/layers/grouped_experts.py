@@ -2,10 +2,12 @@
 
 Rows are sorted by expert on the device; the grouped product takes how many there are of each from there too, so
 nothing waits for the host and 256 experts cost two launches. Choices of identity experts sort behind all real ones and
-belong to no group: their rows are never computed.
+belong to no group: their rows are never computed. Where torch has no such product for a device, it is ours.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from kodkod_engine.layers.on_device import by_pieces
 from kodkod_engine.layers.packed import PackedMatrix, Slot
+
+MAJORS_WITH_GROUPED_PRODUCTS = (9, 10)
+"""Of compute capability: Hopper, and Blackwell of data centres."""
 
 
 def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -49,4 +54,14 @@ def _products(x: Tensor, home: Slot, ends: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+    if _multiplies_groups(x.device):
+        return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
+    from kodkod_engine.kernels.gpu.grouped_rows import grouped_rows
+
+    return grouped_rows(x, weight, ends)
+
+
+@cache
+def _multiplies_groups(device: torch.device) -> bool:
+    """Whether torch has a grouped product of its own there; elsewhere it waits for the host and goes group by group."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in MAJORS_WITH_GROUPED_PRODUCTS

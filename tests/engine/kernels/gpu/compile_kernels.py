@@ -31,6 +31,7 @@ from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.few_digits import few_digits
+from kodkod_engine.kernels.gpu.grouped_rows import grouped_rows
 from kodkod_engine.kernels.gpu.overlap import beginning_early, early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
 from kodkod_engine.kernels.gpu.rehearsal import is_rehearsal, rehearse
@@ -156,6 +157,7 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
     attend = partial(prefill_attention.prefill_attention, query, per_head, x.new_empty(2 * tokens, rope), 0.1)
     tuner_of(x.device).quickest("prefill", tilings, attend)
     ids = torch.zeros(tokens, config.experts_per_token, dtype=torch.int64)
+    grouped_rows(x, x.new_empty(16, 2 * x.shape[1], x.shape[1]), ids.new_empty(16, dtype=torch.int32))
     expert_sum(x, x, ids, ids, ids.float(), config.num_experts)
     swiglu_rows(x)
     residual_norm(x, x, x[0], 1e-5)

@@ -10,6 +10,7 @@ import torch
 from engine.playing import play, relative_error
 from kodkod_engine.kv.cache import KvCache
 from kodkod_engine.kv.layout import KvLayout
+from kodkod_engine.layers import grouped_experts as grouped_experts_module
 from kodkod_engine.layers.attention import LatentAttention
 from kodkod_engine.layers.expanded_context import ExpandedContext
 from kodkod_engine.layers.grouped_experts import grouped_experts
@@ -188,6 +189,40 @@ def test_grouped_experts_are_the_plain_ones(tiny, real: int, identity: int, k: i
     got = grouped_experts(x, experts.gate_up, experts.down, chosen, weights)
     wide = experts.float()._by_expert(x.float(), chosen, weights)
     assert relative_error(got, wide) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("counts", "behind", "outputs", "length"),
+    [
+        ([3, 0, 40, 1, 0], 5, 24, 48),
+        ([0, 0, 0], 4, 130, 16),
+        ([7], 0, 150, 200),
+        ([1] * 9, 0, 16, 64),
+        ([0, 150], 2, 40, 80),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, NARROW])
+def test_grouped_rows(counts: list[int], behind: int, outputs: int, length: int, dtype: torch.dtype) -> None:
+    """Groups of none, of one row and of several tiles; rows behind all groups; sizes that no tile divides."""
+    from kodkod_engine.kernels.gpu.grouped_rows import grouped_rows, reference
+
+    x = _randn(sum(counts) + behind, length, dtype=dtype)
+    weight = _randn(len(counts), outputs, length, seed=1, dtype=dtype) * length**-0.5
+    ends = torch.tensor(counts, device=DEVICE).cumsum(0).to(torch.int32)
+    got, wanted = grouped_rows(x, weight, ends)[: sum(counts)], reference(x, weight, ends)[: sum(counts)]
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
+
+
+@torch.inference_mode()
+def test_experts_where_torch_has_no_grouped_product_are_the_plain_ones(tiny, monkeypatch) -> None:
+    monkeypatch.setattr(grouped_experts_module, "_multiplies_groups", lambda _device: False)
+    experts = _experts(tiny, 6, 3, 4)
+    x = _randn(40, 48, seed=9, dtype=NARROW)
+    chosen, weights = experts.router(x.float())
+    homes = experts.gate_up.to(NARROW), experts.down.to(NARROW)
+    got = grouped_experts(x, *homes, chosen, weights)
+    assert relative_error(got, experts.float()._by_expert(x.float(), chosen, weights)) < 1e-2
 
 
 def test_the_router_of_a_long_step_is_as_exact_as_fp32() -> None:
