@@ -184,22 +184,18 @@ class KodkodAgent:
     async def prompt(self, session_id: str, prompt: list[Any], **_: Any) -> PromptResponse:
         """Say something and follow what comes of it to its end."""
         desk = self._desk(session_id)
-        if desk.cancel is not None:
+        if desk.working.locked():
             raise SessionBusy("a prompt is being worked on in this session; cancel it, or wait for its end")
         text = prompt_text(prompt, desk.session.setup.work_tree)
-        if (focus := compact_focus(text)) is not None:
-            return PromptResponse(stop_reason=await self._compact(desk, focus))
-        return PromptResponse(stop_reason=await self._follow(desk, text))
+        async with desk.working:
+            if (focus := compact_focus(text)) is not None:
+                return PromptResponse(stop_reason=await self._compact(desk, focus))
+            return PromptResponse(stop_reason=await self._follow(desk, text))
 
     async def cancel(self, session_id: str, **_: Any) -> None:
         """Stop what runs in a session."""
-        desk = self._desks.get(session_id)
-        if desk is None or desk.cancel is None:
-            return
-        desk.was_cancelled = True
-        if desk.asking is not None:
-            desk.asking.cancel()
-        desk.cancel()
+        if (desk := self._desks.get(session_id)) is not None:
+            desk.stop()
 
     async def close(self) -> None:
         """Close all sessions, then the models."""

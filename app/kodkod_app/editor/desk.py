@@ -33,11 +33,24 @@ class Desk:
     was_cancelled: bool = False
     asking: asyncio.Task[Any] | None = None
     """The question that waits for the person."""
+    working: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from a prompt to its end."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
+    def stop(self) -> None:
+        """Stop what runs, if anything does; an open question is taken back."""
+        if self.cancel is None:
+            return
+        self.was_cancelled = True
+        if self.asking is not None:
+            self.asking.cancel()
+        self.cancel()
+
     async def close(self) -> None:
-        """Stop what runs; close session and box."""
-        await self._stack.aclose()
+        """Stop what runs and wait until it has; close session and box."""
+        self.stop()
+        async with self.working:
+            await self._stack.aclose()
 
 
 class Models:

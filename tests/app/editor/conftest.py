@@ -32,6 +32,7 @@ class Editor:
 
     async def request_permission(self, session_id, tool_call, options, **_):
         self.questions.append((tool_call, options))
+        self.told.set()
         chosen = self.answer(tool_call, options)
         if asyncio.iscoroutine(chosen):
             chosen = await chosen

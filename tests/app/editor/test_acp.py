@@ -14,7 +14,7 @@ from kodkod_app import paths
 from kodkod_app.bootstrap import SMALL_MODEL_NOTE
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, shell, turn
-from .conftest import beside, spawned
+from .conftest import LIMIT_S, beside, spawned
 
 PLAN = turn("My plan:\n- [x] look\n- [ ] mend", ("view", {"path": "calc.py"}))
 SLOW = shell("echo begun; sleep 600")
@@ -98,6 +98,23 @@ async def test_cancel_takes_a_question_back(editor, project, record):
         await agent.cancel(session_id=session_id)
         assert (await prompt).stop_reason == "cancelled"
     assert (project / "calc.py").read_text() == FAULTY
+
+
+@pytest.mark.parametrize(("work", "mode"), [(SLOW, "bypassPermissions"), (MEND, "default")])
+async def test_a_session_that_is_loaded_while_it_works_ends_its_prompt_first(editor, project, record, work, mode):
+    editor.answer = lambda *_: asyncio.Event().wait()
+
+    def is_busy():
+        return editor.questions or any(update.status == "in_progress" for update in editor.of("tool_call_update"))
+
+    async with beside(editor, model=record(work, turn("Back.")), sandbox="none", permission_mode=mode) as agent:
+        session_id = await begin(agent, project)
+        prompt = asyncio.create_task(say(agent, session_id, "begin"))
+        await editor.until(is_busy)
+        await agent.load_session(cwd=str(project), session_id=session_id, mcp_servers=[])
+        assert (await asyncio.wait_for(prompt, LIMIT_S)).stop_reason == "cancelled"
+        assert (await say(agent, session_id, "go on")).stop_reason == "end_turn"
+    assert editor.said().endswith("Back.")
 
 
 async def test_an_earlier_session_is_loaded_and_gone_on_with(editor, project, record, home):
