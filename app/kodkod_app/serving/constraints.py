@@ -76,7 +76,10 @@ class JsonAnswer:
         Raises:
             ValueError: the schema cannot be held to.
         """
-        self._trails = Trails(State([_InValue(JsonValue(tokenizer, schema).start(), tokenizer.eos_id)]))
+        start = State([_InValue(JsonValue(tokenizer, schema).start(), tokenizer.eos_id)])
+        if not start.allowed:
+            raise ValueError("no JSON is as the schema wants it")
+        self._trails = Trails(start)
 
     def allowed_ids(self, generated_ids: Sequence[int]) -> Collection[int] | None:
         """See `Constraint`."""

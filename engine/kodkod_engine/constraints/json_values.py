@@ -22,6 +22,8 @@ _OPTIONS: Any = {"whitespace_pattern": r"\n? {0,16}"}
 KEPT_EVERY = 64
 """Tokens from one place with a matcher of its own to the next."""
 
+_MAX_CAUSE_CHARS = 200
+
 _lock = threading.Lock()
 """Held while a compiled grammar is copied: matchers are not safe from several threads at once."""
 
@@ -139,4 +141,5 @@ def _compiled(tokenizer: Tokenizer, schema: str) -> LLMatcher:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """The cause comes first; the whole grammar may come behind it."""
+    return " ".join(text.split())[:_MAX_CAUSE_CHARS]

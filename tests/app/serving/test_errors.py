@@ -36,6 +36,11 @@ def told(fault):
             "response_format.json_schema.schema",
             "Field required",
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "#"}}}},
+            "response_format",
+            "no JSON is as the schema wants it",
+        ),
         ({"top_logprobs": 2}, "top_logprobs", "goes with logprobs"),
         ({"tool_choice": "required"}, "tool_choice", "no tools to choose from"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.function.name", "declared twice"),

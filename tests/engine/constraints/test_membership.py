@@ -294,6 +294,14 @@ def test_a_schema_that_is_refused_is_named(tokenizer, schema):
         JsonValue(tokenizer, schema)
 
 
+def test_what_the_library_gives_up_on_is_told_shortly(tokenizer):
+    """It tells its whole grammar behind the cause."""
+    state = JsonValue(tokenizer, {"type": "object", "properties": {f"p{place}": {} for place in range(600)}}).start()
+    (opening,) = tokenizer.encode_text("{")
+    with pytest.raises(ValueError, match=r"^llguidance gave up \([^\n]{1,200}\)$"):
+        state.after(opening)
+
+
 def test_what_cannot_be_quoted_is_named(byte_tokenizer):
     with pytest.raises(ValueError, match="the file is empty"):
         StretchOf(byte_tokenizer, "")
