@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import stat
 import tempfile
 from pathlib import Path
 
 from kodkod_sandbox.errors import SandboxUnavailable
 from kodkod_sandbox.owner import Owner
+from kodkod_sandbox.removal import remove_tree
 
 _FOLDERS = ("tmp", "home", "root", "stage")
+_MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPES = {sign: f"\\{ord(sign):03o}" for sign in " \t\n\\"}
+"""How the kernel spells them there."""
 
 
 def make_scratch(uid: int, gid: int) -> Path:
@@ -37,12 +40,12 @@ def make_scratch(uid: int, gid: int) -> Path:
 
 
 def remove_scratch(scratch: Path) -> None:
-    """Remove it, whatever modes the box's commands gave its folders. Left alone while anything is mounted below it."""
-    with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
-        if any(line.split()[4].startswith(f"{scratch}/") for line in mounts):
+    """Remove it, whatever the box's commands made of it. Left alone while anything is mounted below it."""
+    below = "".join(_ESCAPES.get(sign, sign) for sign in f"{scratch}/")
+    with _MOUNTS.open(encoding="utf-8", errors="surrogateescape") as mounts:
+        if any(line.split()[4].startswith(below) for line in mounts):
             return
-    _open_up(scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove_tree(scratch)
 
 
 def reap_scratch() -> list[Path]:
@@ -75,16 +78,5 @@ def own_folder(name: str) -> Path:
         raise SandboxUnavailable(f"no scratch folder can be made at {base}: {cause.strerror}; set TMPDIR") from cause
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise SandboxUnavailable(f"{base} is not a folder of this user alone: remove it, or set TMPDIR")
+    base.chmod(0o711)  # commands of a box may run as another user; a umask may have closed it to them
     return base
-
-
-def _open_up(folder: Path) -> None:
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        try:
-            here.chmod(0o700)
-            with os.scandir(here) as entries:
-                waiting += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue  # gone already, or not ours: rmtree leaves it too

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kodkod_sandbox.removal import remove_tree
 from kodkod_tools.base import ErrorCode, ToolError
 from kodkod_tools.paths import Place, open_file, opened_folder
 
@@ -32,7 +32,7 @@ def scratch(work_tree: Path) -> Iterator[Place]:
     except OSError as error:
         raise ToolError(ErrorCode.SYSTEM, f"{place.relative} cannot be made: {error.strerror}") from error
     finally:
-        shutil.rmtree(place.absolute, ignore_errors=True)
+        remove_tree(place.absolute)
         for folder in reversed(made):
             _remove(folder)
 
