@@ -88,7 +88,8 @@ def copy_folder() -> Iterator[Path]:
     base = _base()
     reap_copies(base)
     folder = base / f"{Owner.current()}.{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o711)
+    folder.mkdir()
+    folder.chmod(0o711)  # whatever the umask
     try:
         yield folder
     finally:
@@ -115,4 +116,5 @@ def _base() -> Path:
         raise NoRoomForCopies(f"no copies can be made at {base}: {cause.strerror}; set TMPDIR") from cause
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise NoRoomForCopies(f"{base} is not a folder of this user alone: remove it, or set TMPDIR")
+    base.chmod(0o711)
     return base

@@ -119,13 +119,21 @@ def _from_dockerfile(work_tree: Path) -> Recipe | None:
 
 def _of_folder(work_tree: Path, dockerfile: Path, folder: Path) -> Recipe:
     for path in (dockerfile, folder):
-        if not path.resolve().is_relative_to(work_tree.resolve()):
-            raise ImageError(f"{path} is outside the work tree: an image is built from what is inside")
+        if not _is_inside(path, work_tree):
+            raise ImageError(f"{str(path)!r} is outside the work tree: an image is built from what is inside")
     if not dockerfile.is_file():
         raise ImageError(f"{dockerfile} does not exist, though the repository names it: add it, or correct the name")
+    folder = folder.resolve()
     texts = [path.read_bytes() for path in (dockerfile, *requirement_files(work_tree))]
     name = os.path.relpath(dockerfile, folder)
     return Recipe(name, name, folder, {}, f"kodkod-project:{_hash(name.encode(), *texts)}")
+
+
+def _is_inside(path: Path, work_tree: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(work_tree.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a zero byte: it leads nowhere
+        return False
 
 
 def _from_devcontainer(work_tree: Path) -> Recipe | None:
@@ -139,9 +147,9 @@ def _from_devcontainer(work_tree: Path) -> Recipe | None:
         raise ImageError(f"{path} cannot be read: {cause.errors()[0]['msg']}") from cause
     if said.build or said.docker_file:
         build = said.build or _Build(dockerfile=said.docker_file or "Dockerfile")
-        return _of_folder(work_tree, path.parent / build.dockerfile, (path.parent / build.context).resolve())
-    if said.image:
-        return _of_text(str(path.relative_to(work_tree)), f"FROM {said.image.split()[0]}\n", {})
+        return _of_folder(work_tree, path.parent / build.dockerfile, path.parent / build.context)
+    if said.image and (words := said.image.split()):
+        return _of_text(str(path.relative_to(work_tree)), f"FROM {words[0]}\n", {})
     return None
 
 

@@ -7,10 +7,13 @@ import configparser
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from kodkod_sandbox.errors import ImageError
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 _TEST_EXTRAS = ("dev", "develop", "test", "tests", "testing")
 _METADATA = ("pyproject.toml", "setup.cfg", "setup.py")
@@ -62,19 +65,32 @@ def declared_requirements(work_tree: Path) -> list[str]:
         if reader := readers.get(path.name):
             try:
                 lines.update(line.strip() for line in reader(path.read_text(encoding="utf-8", errors="replace")))
-            except (tomllib.TOMLDecodeError, configparser.Error, SyntaxError, ValueError) as cause:
+            except (configparser.Error, SyntaxError, ValueError) as cause:
                 raise ImageError(f"{path} cannot be read: {cause}") from cause
+            except (RecursionError, MemoryError) as cause:  # the parsers' own, of thousands of brackets
+                raise ImageError(f"{path} cannot be read: it is nested too deep") from cause
     return sorted(lines - {""})
 
 
 def _of_pyproject(text: str) -> Iterator[str]:
     settings = tomllib.loads(text)
-    project, groups = settings.get("project", {}), settings.get("dependency-groups", {})
-    extras = project.get("optional-dependencies", {})
-    yield from project.get("dependencies", [])
-    for name in _TEST_EXTRAS:
-        yield from extras.get(name, [])
-        yield from (line for line in groups.get(name, []) if isinstance(line, str))  # a table includes another group
+    project, groups = _part(settings, "project", dict), _part(settings, "dependency-groups", dict)
+    extras = _part(project, "optional-dependencies", dict)
+    listed = [_part(project, "dependencies", list)]
+    listed += [_part(table, name, list) for name in _TEST_EXTRAS for table in (extras, groups)]
+    yield from (line for lines in listed for line in lines if isinstance(line, str))  # a table includes another group
+
+
+def _part(table: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """What stands under a name; empty where nothing does.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    found = table.get(name, kind())
+    if not isinstance(found, kind):
+        raise ValueError(f"{name} is no {'table' if kind is dict else 'list'}")  # noqa: TRY004  # a fault of the file
+    return found
 
 
 def _of_setup_cfg(text: str) -> Iterator[str]:

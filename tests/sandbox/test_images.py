@@ -75,11 +75,43 @@ def test_python_requirements_from_every_place(tmp_path: Path) -> None:
     assert "--requirement=requirements-dev.txt" in text
 
 
-@pytest.mark.parametrize(("name", "text"), [("pyproject.toml", "["), ("setup.cfg", "x"), ("setup.py", "def")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyproject.toml", "["),
+        ("pyproject.toml", "project = 1"),
+        ("pyproject.toml", 'project.dependencies = "abc"'),
+        ("pyproject.toml", "project.optional-dependencies = []"),
+        ("pyproject.toml", "project.optional-dependencies.test = 1"),
+        ("pyproject.toml", "dependency-groups.test = 1"),
+        ("pyproject.toml", "a = " + "[" * 10_000),
+        ("setup.cfg", "x"),
+        ("setup.py", "def"),
+        ("setup.py", "x = " + "+".join(["1"] * 20_000)),
+        ("setup.py", "x = " + "-" * 100_000 + "1"),
+    ],
+    ids=lambda text: text[:40],
+)
 def test_unreadable_metadata_is_an_image_error(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ImageError, match=name):
         find_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("build", [r'"dockerfile": "a\u0000b"', '"context": "loop"'])
+def test_a_devcontainer_that_leads_nowhere_is_an_image_error(tmp_path: Path, build: str) -> None:
+    (tmp_path / ".devcontainer").mkdir()
+    (tmp_path / ".devcontainer" / "loop").symlink_to("loop")
+    (tmp_path / ".devcontainer" / "Dockerfile").write_text("FROM x")
+    (tmp_path / ".devcontainer" / "devcontainer.json").write_text(f'{{"build": {{{build}}}}}')
+    with pytest.raises(ImageError, match="outside the work tree"):
+        find_recipe(tmp_path)
+
+
+def test_a_devcontainer_with_a_blank_image_names_none(tmp_path: Path) -> None:
+    (tmp_path / ".devcontainer").mkdir()
+    (tmp_path / ".devcontainer" / "devcontainer.json").write_text('{"image": " "}')
+    assert find_recipe(tmp_path) is None
 
 
 def test_references_are_followed_inside_the_tree_and_local_lines_left_out(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class _End(NamedTuple):
 def main(control_fd: int) -> None:
     """Serve one command over the control socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is kodkod's to understand
+    os.umask(0o022)  # the box's user must come into what is made for the box
     with socket.socket(fileno=control_fd) as control:
         control.set_inheritable(False)
         with control.makefile("rb") as lines:
