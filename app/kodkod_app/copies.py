@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 from kodkod_agent.private_git import GitFault, find_repository
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.snapshots import copy_snapshots
 
 _TIMEOUT_S = 600.0
 
@@ -35,7 +35,7 @@ def copy_work_tree(folder: SessionFolder, target: Path, placing: Path) -> Path:
     repository = find_repository(work_tree.resolve(), _TIMEOUT_S)
     if repository is None:
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder.snapshots, placing / folder.snapshots.name)
+        copy_snapshots(folder.snapshots, placing / folder.snapshots.name)
         return target.resolve()
     own = f"refs/kodkod/{folder.path.name}/*"
     asked_for = f"--config=remote.origin.fetch=+{own}:{own}"  # what else a clone of a shallow repository lacks

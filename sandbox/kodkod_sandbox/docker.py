@@ -82,7 +82,7 @@ class DockerSandbox(StreamingSandbox):
         if self._container:
             return
         check_shown(self._options)
-        await asyncio.to_thread(self._start)
+        await finish(asyncio.to_thread(self._start))
 
     def _start(self) -> None:
         self._daemon = daemon = Daemon.connect()
