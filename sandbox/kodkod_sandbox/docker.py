@@ -29,7 +29,7 @@ from kodkod_sandbox.owner import Owner
 from kodkod_sandbox.streaming import StreamingSandbox, finish
 from kodkod_sandbox.translated import make_view, reap_views, remove_view
 
-MARK = "KODKOD_COMMAND"
+MARK = "_KODKOD_COMMAND"
 """The variable by which a command's processes are known while other commands run beside it."""
 
 # The first process reaps orphans while it waits, and outlives a `kill -9 -1` that takes its sleep away.

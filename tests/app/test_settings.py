@@ -10,7 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from kodkod_agent.policy import PermissionMode
-from kodkod_app.settings import Settings, SettingsFault, load_settings, merge_layers, said_layer
+from kodkod_app.settings import PREFIX, Settings, SettingsFault, load_settings, merge_layers, said_layer
+from kodkod_sandbox.docker import MARK
+from kodkod_tools.locate.tracing import tracing
+from kodkod_tools.paths import Place
 
 
 @pytest.fixture
@@ -25,6 +28,12 @@ def says(tree, text):
 
 def load(tree, *, trusted=True, environment=None, flags=None):
     return load_settings(tree, trusted=trusted, environment=environment or {}, flags=flags)
+
+
+def test_what_commands_in_a_box_see_of_kodkod_is_no_setting(tmp_path):
+    """kodkod may be run there, and its own tests are."""
+    scratch = Place(tmp_path, ())
+    assert not [name for name in (MARK, *tracing(scratch, tmp_path).environment) if name.startswith(PREFIX)]
 
 
 def test_without_any_source_there_are_the_defaults(tree):

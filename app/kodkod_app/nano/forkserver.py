@@ -131,7 +131,7 @@ def _run(settings: dict[str, Any], plugin: ModuleType, order: dict[str, Any]) ->
         os.chdir(settings["tree"])
         sys.path[:0] = settings["imports"]
         sys.dont_write_bytecode = not order["keep_bytecode"]
-        os.environ |= {"KODKOD_TRACE_FILE": order["trace"], "KODKOD_TRACE_ROOT": settings["tree"]}
+        os.environ |= {"_KODKOD_TRACE_FILE": order["trace"], "_KODKOD_TRACE_ROOT": settings["tree"]}
         options = [*settings["options"], f"--junitxml={order['report']}", *order["tests"]]
         left_out = Bookkeeping(frozenset(order["left_out"]), order["max_test_s"], order["seconds"])
         code = int(pytest.main(options, plugins=[plugin, left_out]))

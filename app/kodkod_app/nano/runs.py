@@ -142,7 +142,7 @@ class FastRunner:
             "LANG": "C.UTF-8",
             "CI": "1",  # hypothesis then draws the same examples every time
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "KODKOD_TRACE_MAX_BYTES": str(_MAX_TRACE_BYTES),
+            "_KODKOD_TRACE_MAX_BYTES": str(_MAX_TRACE_BYTES),
         }
         return subprocess.Popen(
             [sys.executable, "-P", str(here / "forkserver.py"), json.dumps(settings)],

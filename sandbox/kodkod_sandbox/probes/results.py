@@ -11,7 +11,7 @@ from kodkod_sandbox.probes.bench import Bench, ProbeFailed, ProbeList, expect
 
 PROBES = ProbeList()
 _OF_THE_BOX = {"PATH", "HOME", "TMPDIR", "LANG"}
-_OF_THE_SHELL = {"PWD", "SHLVL", "_", "OLDPWD", "HOSTNAME", "KODKOD_COMMAND"}
+_OF_THE_SHELL = {"PWD", "SHLVL", "_", "OLDPWD", "HOSTNAME", "_KODKOD_COMMAND"}
 
 
 @PROBES.add

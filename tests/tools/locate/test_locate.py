@@ -121,7 +121,7 @@ async def test_a_tracer_that_was_there_goes_on(project: Path, call: Call) -> Non
 async def test_a_forged_trace_is_told_and_the_result_stays(project: Path, call: Call) -> None:
     (project / "conftest.py").write_text(
         "import os\nfrom pathlib import Path\n\n\ndef pytest_unconfigure():\n"
-        "    path = Path(os.environ['KODKOD_TRACE_FILE'])\n    path.unlink()\n    path.symlink_to('/etc/passwd')\n"
+        "    path = Path(os.environ['_KODKOD_TRACE_FILE'])\n    path.unlink()\n    path.symlink_to('/etc/passwd')\n"
     )
     result = await call("test", targets=["tests/test_grades.py"], locate=True)
     assert result.facts["failed"] == 2

@@ -6,7 +6,7 @@ It is copied beside the tests and run by *their* Python, so it needs pytest alon
 
 Paths are relative to the project. A failing test has two entries more: `traceback` (path to lines, as in `lines`) and
 `calls` ([path, first line of a function], in the order of their first call). Told by the environment:
-KODKOD_TRACE_FILE, KODKOD_TRACE_ROOT and KODKOD_TRACE_MAX_BYTES.
+_KODKOD_TRACE_FILE, _KODKOD_TRACE_ROOT and _KODKOD_TRACE_MAX_BYTES.
 
 Lines that run at import (module level, class bodies, `def` itself) are not recorded; neither is anything in test files,
 in hidden folders or in installed packages.
@@ -303,7 +303,7 @@ class LinesPerTest:
 
 def pytest_configure(config: Any) -> None:
     """Take part where the environment asks for it."""
-    file, root = os.environ.get("KODKOD_TRACE_FILE"), os.environ.get("KODKOD_TRACE_ROOT")
+    file, root = os.environ.get("_KODKOD_TRACE_FILE"), os.environ.get("_KODKOD_TRACE_ROOT")
     if file and root:
-        max_bytes = int(os.environ.get("KODKOD_TRACE_MAX_BYTES", str(16 * 1024**2)))
+        max_bytes = int(os.environ.get("_KODKOD_TRACE_MAX_BYTES", str(16 * 1024**2)))
         config.pluginmanager.register(LinesPerTest(file, root, max_bytes), "kodkod-lines-per-test")

@@ -37,9 +37,9 @@ def tracing(place: Place, root: Path, python_path: str = "") -> Tracing:
     write_scratch(place, f"{_PLUGIN}.py", resources.files("kodkod_tools.locate").joinpath("plugin.py").read_bytes())
     folder = place.absolute
     environment = {
-        "KODKOD_TRACE_FILE": str(folder / TRACE_FILE),
-        "KODKOD_TRACE_ROOT": str(root),
-        "KODKOD_TRACE_MAX_BYTES": str(MAX_TRACE_BYTES),
+        "_KODKOD_TRACE_FILE": str(folder / TRACE_FILE),
+        "_KODKOD_TRACE_ROOT": str(root),
+        "_KODKOD_TRACE_MAX_BYTES": str(MAX_TRACE_BYTES),
         "PYTHONPATH": ":".join(filter(None, (str(folder), python_path))),
     }
     return Tracing(("-p", _PLUGIN), environment)
