@@ -22,7 +22,7 @@ def require_fit(work_tree: Path) -> None:
     Raises:
         WorkTreeUnfit: they cannot.
     """
-    _require_text_name(work_tree)
+    require_text_name(work_tree)
     if find_repository(work_tree, _GIT_TIMEOUT_S) is None and _is_huge(work_tree):
         raise WorkTreeUnfit(
             f"{work_tree} is no git repository and holds more than {MAX_FILES:,} files or {MAX_BYTES >> 30} GB, which "
@@ -30,8 +30,12 @@ def require_fit(work_tree: Path) -> None:
         )
 
 
-def _require_text_name(work_tree: Path) -> None:
-    """A name may be any bytes; a session is of a folder whose name can be written down."""
+def require_text_name(work_tree: Path) -> None:
+    """A name may be any bytes; what is kept is of a folder whose name can be written down.
+
+    Raises:
+        WorkTreeUnfit: this one cannot.
+    """
     try:
         str(work_tree).encode("utf-8")
     except UnicodeEncodeError as fault:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kodkod_agent.errors import cause_of
+from kodkod_agent.fitness import require_text_name
 from kodkod_agent.hooks import Hook
 from kodkod_app import paths
 from kodkod_app.settings import (
@@ -144,8 +145,10 @@ def trust(work_tree: Path, asked: Asked) -> None:
     """Trust a folder with what the person was shown of it.
 
     Raises:
+        WorkTreeUnfit: its name cannot be written down.
         SettingsFault: the list cannot be read or written.
     """
+    require_text_name(work_tree.resolve())
     _write({**trusted_folders(), str(work_tree.resolve()): asked.fingerprint})
 
 

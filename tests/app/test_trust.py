@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -102,6 +103,24 @@ def test_a_list_that_cannot_be_read_trusts_nobody(home, project):
     paths.trusted_folders().write_text("{")
     with pytest.raises(SettingsFault, match="no folder is trusted"):
         trust.standing(project)
+
+
+def test_a_folder_whose_name_cannot_be_written_down_is_refused(kodkod, home, tmp_path, project):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    found = kodkod("trust", "--yes", odd)
+    assert (found.code, "not written in UTF-8" in found.err) == (2, True)
+    assert kodkod("trust", "--yes", project).code == 0
+
+
+def test_the_list_tells_of_the_others_where_the_settings_of_one_cannot_be_read(kodkod, home, project, tmp_path):
+    (tmp_path / "a" / ".kodkod").mkdir(parents=True)
+    for folder in (tmp_path / "a", project):
+        assert kodkod("trust", "--yes", folder).code == 0
+    (tmp_path / "a" / ".kodkod" / "config.toml").write_text("x = [")
+    found = kodkod("trust", "--list")
+    assert found.code == 0
+    assert found.out.splitlines() == [f"{tmp_path / 'a'}  settings that cannot be read", f"{project}  trusted"]
 
 
 def test_what_is_shown_is_no_command_to_the_terminal(kodkod, project):

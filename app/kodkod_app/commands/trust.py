@@ -32,7 +32,7 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
 
     if lists:
         for path in trust.trusted_folders():
-            click.echo(f"{json.dumps(path)[1:-1]}  {trust.standing(Path(path))}")
+            click.echo(f"{json.dumps(path)[1:-1]}  {_standing(Path(path))}")
         if not trust.trusted_folders():
             click.echo("no folder is trusted", err=True)
         return 0
@@ -49,6 +49,16 @@ def command(folder: Path, forget: bool, lists: bool, yes: bool) -> int:
     trust.trust(work_tree, brought.asked)
     click.echo("trusted as it stands; it counts from the next session on")
     return 0
+
+
+def _standing(work_tree: Path) -> str:
+    from kodkod_app import trust
+    from kodkod_app.settings import SettingsFault
+
+    try:
+        return trust.standing(work_tree)
+    except SettingsFault:  # the others are listed all the same
+        return "settings that cannot be read"
 
 
 def _work_tree(folder: Path) -> Path:
