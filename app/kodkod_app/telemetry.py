@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class TelemetryMissing(Exception):
-    """A package that the settings need is not installed."""
+    """What the settings need is not there: a package, or a file that can be written."""
 
     exit_code = 2
 
@@ -76,8 +76,7 @@ def open_spans(config: TelemetryConfig, model: str) -> Iterator[Spans]:
         model: name of the checkpoint.
 
     Raises:
-        TelemetryMissing: a package is not installed.
-        OSError: the file cannot be written.
+        TelemetryMissing: a package is not installed, or the file cannot be written.
     """
     if config.exporter is Exporter.OFF:
         yield NoSpans()
@@ -91,11 +90,18 @@ def open_spans(config: TelemetryConfig, model: str) -> Iterator[Spans]:
         return
     from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-    path = config.file or paths.sessions_folder().parent / "spans.jsonl"
-    with open(path, "a", encoding="utf-8", opener=_own) as file:  # what is said may be in it
+    with _opened(config) as file:
         exporter = ConsoleSpanExporter(out=file, formatter=lambda span: f"{span.to_json(indent=None)}\n")
         with spans_to(BatchSpanProcessor(exporter), model, content=config.content) as spans:
             yield spans
+
+
+def _opened(config: TelemetryConfig) -> TextIO:
+    path = paths.sessions_folder().parent / "spans.jsonl" if config.file is None else config.file.expanduser()
+    try:
+        return open(path, "a", encoding="utf-8", opener=_own)  # what is said may be in it
+    except OSError as fault:
+        raise TelemetryMissing(f"{path} cannot be written ({fault.strerror}); name another telemetry.file") from fault
 
 
 def _own(path: str, flags: int) -> int:
@@ -107,11 +113,13 @@ def require_telemetry(config: TelemetryConfig) -> None:
     """Before anything slow is begun.
 
     Raises:
-        TelemetryMissing: a package is not installed.
+        TelemetryMissing: a package is not installed, or the file cannot be written.
     """
     for package, how in _NEEDED[config.exporter]:
         if not _is_installed(package):
             raise TelemetryMissing(f"telemetry needs a package: {how}; or set telemetry.exporter = off")
+    if config.exporter is Exporter.FILE:
+        _opened(config).close()
 
 
 def _is_installed(package: str) -> bool:

@@ -138,6 +138,22 @@ def test_a_missing_package_is_named_in_one_line(monkeypatch, exporter, missing, 
     assert fault.value.exit_code == 2
 
 
+def test_a_file_that_cannot_be_written_is_named_before_the_model_is_loaded(
+    kodkod, project, settings_file, monkeypatch, tmp_path
+):
+    settings_file.write_text(f'[telemetry]\nexporter = "file"\nfile = "{tmp_path}/none/spans.jsonl"\n')
+    monkeypatch.setattr("kodkod_app.bootstrap.open_model", lambda *_: pytest.fail("the model was loaded"))
+    found = kodkod("-p", "hi", "-C", project)
+    assert found.code == 2
+    assert found.err.splitlines()[-1].endswith("(No such file or directory); name another telemetry.file")
+
+
+def test_the_file_may_be_named_from_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with open_spans(TelemetryConfig(exporter=Exporter.FILE, file="~/spans.jsonl"), "toy"):
+        assert (tmp_path / "spans.jsonl").exists()
+
+
 def test_a_project_does_not_say_where_spans_go(kodkod, project):
     (project / ".kodkod" / "config.toml").write_text('[telemetry]\nexporter = "file"\nfile = "/tmp/x"\n')
     found = kodkod("-p", "hi", "-C", project)
