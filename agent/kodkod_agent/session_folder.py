@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kodkod_agent.errors import SessionBusy, SessionDamaged, SessionNotFound, cause_of
+from kodkod_engine.chat.surrogates import without_lone_surrogates
 
 _ID = re.compile(r"[\w-]+")
 _MADE = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
@@ -120,7 +121,7 @@ class SessionFolder:
         """Give the session a title, unless it has one."""
         info = self.info
         if not info.title:
-            title = " ".join(text.split())[:_MAX_TITLE_CHARS]
+            title = " ".join(without_lone_surrogates(text).split())[:_MAX_TITLE_CHARS]
             self.write_info(info.model_copy(update={"title": title}))
 
     @contextmanager

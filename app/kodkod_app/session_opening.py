@@ -170,5 +170,9 @@ async def open_session(options: RunOptions, setup: SessionSetup) -> Session:
         session = await Session.fork(root, options.session_id, options.fork_step, setup)
     else:
         session = await Session.resume(root, options.session_id, setup)
-    (root / session.id / _ASKED).write_text(json.dumps(options.asked) + "\n", encoding="utf-8")
+    try:
+        (root / session.id / _ASKED).write_text(json.dumps(options.asked) + "\n", encoding="utf-8")
+    except BaseException:
+        await session.close()
+        raise
     return session

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -391,3 +393,25 @@ def test_options_may_come_before_the_prompt(kodkod, project, record):
 
 def test_an_empty_prompt_is_2(kodkod):
     assert kodkod("-p", " ").code == 2
+
+
+def test_a_prompt_that_is_no_utf_8_is_taken_with_signs_in_place_of_its_bytes(kodkod, home, project, record):
+    assert kodkod("-p", "caf\udce9", "-C", project, "-m", record(turn("Yes.")), "--sandbox", "none").code == 0
+    assert [info.title for info in list_sessions(paths.sessions_folder())] == ["caf\N{REPLACEMENT CHARACTER}"]
+
+
+def test_a_session_whose_options_cannot_be_kept_is_closed(kodkod, home, project, record, monkeypatch):
+    write, closed = Path.write_text, []
+
+    def full(path, *rest, **options):
+        if path.name == "asked.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *rest, **options)
+
+    async def close(session):
+        closed.append(session)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("kodkod_agent.session.Session.close", close)
+    assert kodkod("-p", "hi", "-C", project, "-m", record(turn("Yes.")), "--sandbox", "none").code == 1
+    assert len(closed) == 1
