@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,16 +39,16 @@ class JsonLines(Generic[RecordT]):
         self._model = model
         self._key = key
         path.touch()
-        data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
+        self._size = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, self._size)
         self._records = {key(record): record for record in self._read()}
 
     def _read(self) -> Iterator[RecordT]:
         # Not `splitlines`, which also parts at signs that JSON may hold unescaped.
         for number, line in enumerate(self._path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                yield self._model.model_validate_json(line)
-            except ValidationError as fault:
+                yield self._model.model_validate(json.loads(line))
+            except (ValidationError, ValueError) as fault:
                 raise RecordsDamaged(
                     f"{self._path}, line {number} cannot be read ({cause_of(fault)}); remove the line, or choose "
                     "another folder"
@@ -55,8 +56,12 @@ class JsonLines(Generic[RecordT]):
 
     def add(self, record: RecordT) -> None:
         """Write one; it outlives this process when this returns."""
+        # Not pydantic's own writer: what models and tools wrote may hold lone surrogates, which it refuses.
+        line = json.dumps(record.model_dump(mode="json")).encode("ascii") + b"\n"
         with self._path.open("ab") as file:
-            file.write(record.model_dump_json().encode("utf-8") + b"\n")
+            file.truncate(self._size)  # of a line that a full disk cut off
+            file.write(line)
+        self._size += len(line)
         self._records[self._key(record)] = record
 
     def get(self, key: str) -> RecordT | None:

@@ -51,7 +51,9 @@ def claim_output(folder: Path, setting: Mapping[str, Any], must_agree: Sequence[
         raise OutputFault(
             f"{folder} holds {held} with another {' and '.join(differing)}; choose another folder with -o"
         )
-    path.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

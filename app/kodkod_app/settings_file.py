@@ -76,15 +76,16 @@ def _drop_empty(document: tomlkit.TOMLDocument, sections: list[str]) -> None:
 def _write(path: Path, text: str) -> None:
     """In one step, once the whole of it is known to be good."""
     checked(tomllib.loads(text), str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A link to the file, as keepers of dot files have it, stays one; the other end may be on another disk.
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(mode=0o600)  # nobody else's to read, at no moment: a server's headers may be in it
         temporary.write_text(text, encoding="utf-8")
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o7777)
-        # A link to the file, as keepers of dot files have it, stays one.
-        temporary.replace(path.resolve())
+        temporary.replace(target)
     except OSError as fault:
         temporary.unlink(missing_ok=True)
         raise SettingsFault(f"{path} cannot be written ({fault.strerror}); look at its folder's rights") from fault

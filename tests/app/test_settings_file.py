@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_a_link_to_the_file_stays_one(settings_file: Path, tmp_path: Path) -> No
     save_value(settings_file, "sandbox", "none")
     assert settings_file.is_symlink()
     assert 'sandbox = "none"' in real.read_text()
+
+
+def test_the_other_end_of_a_link_may_be_on_another_disk(settings_file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if Path(folder).stat().st_dev == settings_file.parent.stat().st_dev:
+            pytest.skip("there is one disk alone")
+        settings_file.symlink_to(Path(folder, "dotfiles.toml"))
+        save_value(settings_file, "sandbox", "none")
+        assert 'sandbox = "none"' in Path(folder, "dotfiles.toml").read_text()
 
 
 def test_allowed_rules_are_added_once(settings_file: Path) -> None:
