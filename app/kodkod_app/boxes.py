@@ -93,7 +93,6 @@ async def _open_first(plan: BoxPlan, tell: Tell) -> Sandbox:
             continue
         if await _can_test(box, plan):
             return box
-        await box.close()
         if box.note:
             tell(f"{kind} is passed over: {box.note}")
         spare = spare or kind
@@ -106,7 +105,18 @@ async def _open_first(plan: BoxPlan, tell: Tell) -> Sandbox:
 
 
 async def _can_test(box: Sandbox, plan: BoxPlan) -> bool:
-    """Whether the box has what the tests need; a Docker image that was not made for the project often has not."""
+    """Whether the box has what the tests need; one that has not is closed, and one that fails."""
+    can_test = False
+    try:
+        can_test = await _has_what_tests_need(box, plan)
+    finally:
+        if not can_test:
+            await box.close()
+    return can_test
+
+
+async def _has_what_tests_need(box: Sandbox, plan: BoxPlan) -> bool:
+    """A Docker image that was not made for the project often has not."""
     if plan.environment is None or "VIRTUAL_ENV" in box.options.env:
         return True
     if box.note:

@@ -13,8 +13,9 @@ from kodkod_app import boxes
 from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.commands.fix import PERMISSION_MODES
 from kodkod_app.python_environment import find_environment
+from kodkod_sandbox.base import BoxOptions
 from kodkod_sandbox.choose import SandboxKind
-from kodkod_sandbox.errors import ImageError, SandboxUnavailable
+from kodkod_sandbox.errors import ImageError, SandboxLost, SandboxUnavailable
 from kodkod_sandbox.images import Image
 from kodkod_sandbox.none import NoSandbox
 
@@ -81,6 +82,27 @@ async def test_auto_tells_of_an_image_that_cannot_be_built(tmp_path, monkeypatch
     monkeypatch.setattr(boxes, "open_sandbox", open_here)
     async with open_box(BoxPlan(tmp_path, SandboxKind.AUTO)):
         assert capsys.readouterr().err == "note: docker is passed over: cannot be built: no such package\n"
+
+
+async def test_a_box_that_fails_its_first_command_is_closed(tmp_path, opened, monkeypatch):
+    closed = []
+
+    async def close(box):
+        closed.append(box)
+
+    async def lost(*_, **__):
+        raise SandboxLost("gone")
+
+    monkeypatch.setattr(NoSandbox, "exec", lost)
+    monkeypatch.setattr(NoSandbox, "close", close)
+    environment = find_environment(tmp_path, None, {})
+    assert environment is not None
+    monkeypatch.setattr(BoxPlan, "options", lambda plan, _: BoxOptions(plan.work_tree))
+    monkeypatch.setattr(NotedSandbox, "note", "")
+    with pytest.raises(SandboxLost):
+        async with open_box(BoxPlan(tmp_path, SandboxKind.AUTO, environment, test_command=("pytest",))):
+            pass
+    assert len(closed) == 1
 
 
 def test_fix_tells_it_before_its_first_line(kodkod, project, record, opened):
