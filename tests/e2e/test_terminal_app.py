@@ -186,6 +186,7 @@ def test_the_first_start_shows_the_doctor_and_every_screen_opens_on_a_small_term
 def quit_app(tmux: Tmux) -> None:
     tmux.wait(lambda shown: "Back to" not in shown, "the chat")
     tmux.say("/quit")
+    tmux.until("goes on with this session")
     tmux.until("Pane is dead (status 0")
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,18 @@ def open_app(wish: Wish) -> int:
         sys.__stderr__.reconfigure(encoding="utf-8", errors="replace")
     app = KodkodApp(wish, is_first_start=paths.is_first_start())
     app.run()
+    _tell_way_back(app.session_id)
     if not app.workbench.close():
         # It still loads, or is in a long step: a thread that the interpreter stops inside a kernel aborts the process.
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
+
+
+def _tell_way_back(session_id: str) -> None:
+    """How to go on, once the screen that told of the session is gone; one in which nothing was said is gone too."""
+    from kodkod_app import paths
+
+    if session_id and (paths.sessions_folder() / session_id).is_dir():
+        with suppress(OSError):  # a terminal that was closed
+            click.echo(f"kodkod -r {session_id} goes on with this session", err=True)

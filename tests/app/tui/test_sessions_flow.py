@@ -338,6 +338,20 @@ def test_flags_become_a_wish(project, monkeypatch):
         assert left.value.code == 2
 
 
+@pytest.mark.parametrize("is_said", [True, False])
+async def test_who_leaves_is_told_how_to_go_on_where_something_was_said(open_app, record, is_said, capsys):
+    from kodkod_app.commands.chat import _tell_way_back
+
+    async with open_app(record(turn("Hello."))) as driver:
+        await driver.opened()
+        if is_said:
+            await driver.say("hi")
+            await driver.idle()
+        session_id = driver.app.session_id
+    _tell_way_back(session_id)
+    assert capsys.readouterr().err == (f"kodkod -r {session_id} goes on with this session\n" if is_said else "")
+
+
 class Terminal:
     """Says that it is one."""
 
