@@ -49,6 +49,14 @@ def _opens_app(args: list[str]) -> bool:
     return args[0].startswith("-") if args else sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def _meant(word: str) -> str:
+    """What someone may want who calls a command that there is not."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, COMMANDS, 1)
+    return f"did you mean {close[0]}?" if close else "to ask something, kodkod -p PROMPT, or kodkod alone and write"
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and help, and imports a command when it is called."""
 
@@ -71,6 +79,14 @@ class LazyGroup(click.Group):
         del ctx
         module = _UNLISTED.get(cmd_name) or COMMANDS.get(cmd_name, ("",))[0]
         return import_module(module).command if module else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As every group; of a word that names none it is told what may have been meant."""
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"there is no command {args[0]!r}; {_meant(args[0])}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table alone."""

@@ -35,6 +35,15 @@ def test_the_apps_help_is_its_own(kodkod):
     assert "--permission-mode" in found.out
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"), [("sesions", "did you mean sessions?"), ("fix the tests", "to ask something, kodkod -p PROMPT")]
+)
+def test_a_word_that_is_no_command_is_told_what_may_be_meant(kodkod, word, meant):
+    found = kodkod(word)
+    assert (found.code, found.out) == (2, "")
+    assert f"there is no command '{word}'; {meant}" in found.err
+
+
 def test_a_folder_that_is_gone_is_told_in_one_line(kodkod, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -40,7 +40,7 @@ class _Alone(click.Command):
     "--permission-mode", type=click.Choice(PERMISSION_MODES), help="How much is done without asking. [default: default]"
 )
 @click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the project's latest session.")
-@click.option("-r", "--resume", metavar="ID", help="Go on with this session.")
+@click.option("-r", "--resume", metavar="ID", is_flag=False, flag_value="", help="Go on with this session.")
 @click.option(
     "--fork", metavar="[ID[:STEP]]", is_flag=False, flag_value="", help="Go on in a new session, from ID, -c or -r ID."
 )
@@ -56,6 +56,11 @@ def command(fork: str | None, **flags: Any) -> int:
 
 
 def _wish(fork: str | None, flags: Mapping[str, Any]) -> Wish:
+    if flags["resume"] == "":
+        raise click.UsageError(
+            "-r names a session: `kodkod sessions` lists their IDs, F2 in the terminal app shows them; "
+            "-c goes on with the latest"
+        )
     parent, step = _fork_point(fork)
     if parent and flags["resume"] not in (None, parent):
         raise click.UsageError("-r and --fork name two sessions; give one")

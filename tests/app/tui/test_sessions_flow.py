@@ -332,7 +332,7 @@ def test_flags_become_a_wish(project, monkeypatch):
     assert wishes[0].work_tree == project
     assert wishes[0].said == {"permission_mode": "plan", "sandbox": "none"}
     assert wishes[1].said == {}
-    for arguments in (["--fork", "x:y"], ["-r", "a", "--fork", "b"], ["--fork"]):
+    for arguments in (["--fork", "x:y"], ["-r", "a", "--fork", "b"], ["--fork"], ["-r"], ["-r", "-c"]):
         with pytest.raises(SystemExit) as left:
             main(arguments)
         assert left.value.code == 2
