@@ -388,6 +388,11 @@ def test_commands_have_actions_and_are_found() -> None:
         assert hasattr(KodkodApp, f"action_{command.action}"), command.name
     assert find_command("/rewind 4") == (next(c for c in COMMANDS if c.name == "rewind"), "4")
     assert find_command("/nothing") is None
+    for known_as, name in (("exit", "quit"), ("clear", "new"), ("resume", "sessions"), ("undo", "rewind")):
+        assert [command.name for command in matching(known_as)] == [name]
+        assert find_command(f"/{known_as} 3") == (next(c for c in COMMANDS if c.name == name), "3")
+    names = [name for command in COMMANDS for name in command.names]
+    assert len(names) == len(set(names))
     assert [command.name for command in matching("se")][:2] == ["sessions", "settings"]
     assert "branches" in [command.name for command in matching("anch")]
 
