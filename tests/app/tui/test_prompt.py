@@ -135,6 +135,22 @@ async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):
         assert driver.app.prompt.text == "a␛[31mb\nc"
 
 
+async def test_in_a_low_and_narrow_window_what_is_written_stays_in_sight(open_app, record):
+    """What was offered was broken into several lines each, and pushed the prompt out of the screen."""
+    async with open_app(record(turn("x")), size=(40, 12)) as driver:
+        await driver.opened()
+        prompt, completion = driver.app.prompt, driver.app.query_one(Completion)
+        await driver.pilot.press("/")
+        await driver.until(lambda: "… 13 more" in driver.screen_text(), "the commands")
+        await driver.pilot.press(*["down"] * 9)
+        await driver.until(lambda: f"› {completion.chosen.shown}" in driver.screen_text(), "the tenth")
+        assert prompt.region.bottom < 12
+        await driver.pilot.press("escape")
+        prompt.put("\n".join(f"line {number}" for number in range(12)))
+        await driver.until(lambda: "line 11" in driver.screen_text(), "the line that is written")
+        assert prompt.region.bottom < 12
+
+
 async def test_commands_and_paths_are_completed(open_app, record, project):
     async with open_app(record(turn("Seen."))) as driver:
         await driver.opened()

@@ -11,7 +11,7 @@ from textual.widget import Widget
 
 from kodkod_app.tui.inert import inert_line
 
-_SHOWN = 8
+_MAX_SHOWN, _MIN_SHOWN = 8, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Completion(Widget):
         margin: 0 2;
         padding: 0 1;
         background: $panel;
+        text-wrap: nowrap;
+        text-overflow: ellipsis;
         display: none;
     }
     """
@@ -60,12 +62,13 @@ class Completion(Widget):
             self.place = (self.place + by) % len(self.choices)
 
     def render(self) -> RenderResult:
-        """A line each, those around the marked one; it stands out without colour too."""
+        """A line each around the marked one, as many as leave room; it stands out without colour too."""
         width = max((len(choice.shown) for choice in self.choices), default=0)
-        first = max(0, min(self.place - _SHOWN // 2, len(self.choices) - _SHOWN))
-        shown = list(enumerate(self.choices))[first : first + _SHOWN]
+        count = max(_MIN_SHOWN, min(_MAX_SHOWN, self.app.size.height // 2 - 2))
+        first = max(0, min(self.place - count // 2, len(self.choices) - count))
+        shown = list(enumerate(self.choices))[first : first + count]
         lines = [self._line(index, choice, width) for index, choice in shown]
-        if (more := len(self.choices) - _SHOWN) > 0:
+        if (more := len(self.choices) - count) > 0:
             lines.append(Content.styled(f"  … {more} more", "$muted"))
         return Content("\n").join(lines)
 

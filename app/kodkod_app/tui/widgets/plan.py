@@ -23,9 +23,12 @@ class PlanList(Widget):
     DEFAULT_CSS = """
     PlanList {
         height: auto;
+        max-height: 30vh;
         margin: 0 2;
         padding: 0 1;
         border-left: outer $secondary;
+        text-wrap: nowrap;
+        text-overflow: ellipsis;
         display: none;
     }
     """

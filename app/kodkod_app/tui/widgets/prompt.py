@@ -34,7 +34,7 @@ class Prompt(TextArea):
     Prompt {
         height: auto;
         min-height: 3;
-        max-height: 14;
+        max-height: 50vh;
         margin: 0 1;
         padding: 0 1;
         border: round $rule;

@@ -19,9 +19,12 @@ class Queue(Widget):
     DEFAULT_CSS = """
     Queue {
         height: auto;
+        max-height: 30vh;
         margin: 0 2;
         padding: 0 1;
         color: $muted;
+        text-wrap: nowrap;
+        text-overflow: ellipsis;
         display: none;
     }
     """
