@@ -20,7 +20,12 @@ _TAB = "    "
 
 def inert(text: str) -> str:
     """Lines of text that can be shown."""
-    return _UNSEEN.sub(_picture, _LINE_END.sub("\n", text)).replace("\t", _TAB)
+    return visible(text).replace("\t", _TAB)
+
+
+def visible(text: str) -> str:
+    """Lines of text in which nothing is hidden; tabs stay tabs, for more is done with it than showing it."""
+    return _UNSEEN.sub(_picture, _LINE_END.sub("\n", text))
 
 
 def inert_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:

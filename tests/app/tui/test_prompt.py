@@ -135,6 +135,19 @@ async def test_a_paste_with_escape_sequences_is_shown_inert(open_app, record):
         assert driver.app.prompt.text == "a␛[31mb\nc"
 
 
+async def test_a_paste_keeps_its_tabs(open_app, record):
+    """They became spaces: a Makefile that the model was shown, or a line it was to find, was another one."""
+    async with open_app(record(turn("Seen."))) as driver:
+        await driver.opened()
+        driver.app.prompt.post_message(events.Paste("all:\n\tmake it"))
+        await driver.until(lambda: driver.app.prompt.text == "all:\n\tmake it", "what was pasted")
+        await driver.pilot.press("enter")
+        await driver.idle()
+        assert "all:\n\tmake it" in [
+            said.text for said in driver.app.workbench.session.ledger.view() if said.role == "user"
+        ]
+
+
 async def test_in_a_low_and_narrow_window_what_is_written_stays_in_sight(open_app, record):
     """What was offered was broken into several lines each, and pushed the prompt out of the screen."""
     async with open_app(record(turn("x")), size=(40, 12)) as driver:

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import TextArea
 
 from kodkod_app.tui.commands import matching
-from kodkod_app.tui.inert import inert
+from kodkod_app.tui.inert import visible
 from kodkod_app.tui.prompt_history import PromptHistory
 from kodkod_app.tui.widgets.completion import Choice, Completion
 
@@ -242,7 +242,7 @@ class Prompt(TextArea):
 
     def on_paste(self, event: events.Paste) -> None:
         """A long one becomes a mark; what it stands for is sent."""
-        text = inert(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
         event.stop()
         event.prevent_default()
         is_long = text.count("\n") >= FOLD_LINES or len(text) > FOLD_CHARS
