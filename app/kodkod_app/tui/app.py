@@ -160,6 +160,8 @@ class KodkodApp(Actions):
             self.notify(
                 f"there is no command {inert_line(text, 40)}; /help lists them", markup=False, severity="warning"
             )
+        elif text == "!":
+            self.notify("behind the ! stands a command, as in !git diff", severity="warning")
         elif self.is_shut:
             self.prompt.put(text)
             self.notify(self.without_session, severity="warning")
@@ -203,6 +205,7 @@ class KodkodApp(Actions):
         """Interrupt what runs; when nothing does, two presses go back in the session."""
         now_s = time.monotonic()
         if self.is_stoppable:
+            self._was_interrupted = True
             self.workbench.interrupt()
             self.hurry.set()
             self.show_activity("stopping")

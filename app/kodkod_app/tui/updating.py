@@ -107,7 +107,7 @@ class Updating(App[int]):
             case RunInterrupted():
                 self._settle()
             case RunEnded(report):
-                self._was_interrupted = report.status == "interrupted" and not self.is_ending
+                self._was_interrupted |= report.status == "interrupted" and not self.is_ending
             case _:
                 pass
 

@@ -228,6 +228,28 @@ async def test_esc_ends_a_shell_command(open_app, record):
         assert driver.entries(s.ShellRun)[0].exit_code == 130
 
 
+async def test_nothing_behind_the_sign_of_the_shell_is_no_command(open_app, record):
+    async with open_app(record()) as driver:
+        await driver.opened()
+        await driver.say("! ")
+        await driver.say("!echo on")
+        await driver.idle()
+        assert [run.command for run in driver.entries(s.ShellRun)] == ["echo on"]
+
+
+async def test_esc_at_a_command_of_ones_own_gives_back_what_waits(open_app, record):
+    """It was run, or said, as if nothing had been stopped."""
+    async with open_app(record(turn("No."))) as driver:
+        await driver.opened()
+        await driver.say("!echo begun; sleep 60")
+        await driver.until(lambda: any("begun" in run.output for run in driver.entries(s.ShellRun)), "its output")
+        await driver.say("and that")
+        await driver.pilot.press("escape")
+        await driver.until(lambda: driver.app.prompt.text == "and that", "what waited")
+        await driver.idle()
+        assert not driver.entries(s.Said)
+
+
 async def test_what_is_said_while_the_agent_works_waits_and_an_interrupt_gives_it_back(open_app, record):
     async with open_app(record(shell("sleep 60"), turn("Then this.")), **BYPASS) as driver:
         await driver.opened()
