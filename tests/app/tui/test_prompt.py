@@ -164,6 +164,24 @@ async def test_in_a_low_and_narrow_window_what_is_written_stays_in_sight(open_ap
         assert prompt.region.bottom < 12
 
 
+async def test_a_path_that_is_written_out_is_sent_with_one_enter(open_app, record):
+    async with open_app(record(turn("Seen."))) as driver:
+        await driver.opened()
+        completion = driver.app.query_one(Completion)
+        await driver.pilot.press(*"see @calc.py")
+        await driver.until(lambda: completion.is_open, "the paths")
+        await driver.pilot.press("enter")
+        await driver.until(lambda: [said.text for said in driver.entries(s.Said)] == ["see @calc.py"], "what was said")
+        await driver.idle()
+
+
+async def test_alt_and_a_letter_is_not_the_letter(open_app, record):
+    async with open_app(record(turn("x")), is_held=True) as driver:
+        driver.app.prompt.put("one two")
+        await driver.pilot.press("home", "alt+p", "alt+d")
+        assert driver.app.prompt.text == " two"
+
+
 async def test_commands_and_paths_are_completed(open_app, record, project):
     async with open_app(record(turn("Seen."))) as driver:
         await driver.opened()

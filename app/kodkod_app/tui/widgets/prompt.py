@@ -47,6 +47,7 @@ class Prompt(TextArea):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("shift+enter,ctrl+j,alt+enter", "new_line", "New line", show=False),
+        Binding("alt+d", "delete_word_right", "Delete the word", show=False),
         # A text area, and the screen, have other uses for these.
         Binding("shift+tab", "app.cycle_mode", "Next permission mode", show=False),
         Binding("pageup", "app.scroll_page(-1)", "Scroll up", show=False),
@@ -134,6 +135,9 @@ class Prompt(TextArea):
             action()
         elif binding is not None and "." not in binding.action:
             await self.run_action(binding.action)
+        elif event.key.startswith("alt+"):
+            event.prevent_default()  # a text area takes it for the letter alone
+            return
         else:
             return
         event.stop()
@@ -232,10 +236,14 @@ class Prompt(TextArea):
 
     def _complete_or_submit(self) -> None:
         chosen = self._completion.chosen
-        is_whole_command = chosen is not None and chosen.text.startswith("/")
-        self._complete()
-        if is_whole_command:
+        if chosen is None:
+            return
+        is_command, is_written = chosen.text.startswith("/"), chosen.text == f"@{self._at_word()}"
+        if not is_written:
+            self._complete()
+        if is_command:
             self.put(self.text.strip())
+        if is_command or is_written:
             self._submit()
 
     # Paste
