@@ -93,7 +93,7 @@ def check(before: Facts, after: Facts, targets: Sequence[str] = ()) -> Check:
         return Check(code == 0, f"the test command ended with exit code {code}")
     bad, passed = _count(after, "failed", "errors"), _count(after, "passed")
     if not bad:
-        return Check(passed > 0, f"{passed} tests pass" if passed else "no tests were run")
+        return Check(passed > 0, _tests(passed, "passes", "pass") if passed else "no tests were run")
     return _check_failing(before, after, bad, targets)
 
 
@@ -105,9 +105,15 @@ def _check_failing(before: Facts, after: Facts, bad: int, targets: Sequence[str]
     new = now - was
     must_pass = any(is_meant(name, targets) for name in now) if targets else False
     if was and not new and not must_pass and bad < _count(before, "failed", "errors"):
-        return Check(True, f"{len(was - now)} tests are mended; {bad} fail as they did before")
+        mended = _tests(len(was - now), "is mended", "are mended")
+        return Check(True, f"{mended}; {bad} of those that failed before still do")
     named = ", ".join(sorted(new or now)[:3])
-    return Check(False, f"{bad} tests fail" + (f", {len(new)} of them newly" if was and new else "") + f": {named}")
+    failing = _tests(bad, "fails", "fail")
+    return Check(False, f"{failing}{f', {len(new)} of them newly' if was and new else ''}: {named}")
+
+
+def _tests(count: int, does: str, do: str) -> str:
+    return f"1 test {does}" if count == 1 else f"{count} tests {do}"
 
 
 def _count(facts: Facts, *keys: str) -> int:

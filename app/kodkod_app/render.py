@@ -22,3 +22,8 @@ def one_line(text: str, max_chars: int) -> str:
     """Text of any origin on one line of bounded length, without control characters."""
     text = for_terminal(without_lone_surrogates(text[: max_chars + 1].replace("\n", " ").replace("\t", " ")))
     return text if len(text) <= max_chars else text[: max_chars - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -18,7 +18,7 @@ from kodkod_agent import events
 from kodkod_agent.report import CandidateReport, RunReport
 from kodkod_agent.state import Status
 from kodkod_app.headless import NOBODY, Scene
-from kodkod_app.render import for_terminal, one_line
+from kodkod_app.render import counted, for_terminal, one_line
 from kodkod_engine.messages import ToolCall
 from kodkod_tools.base import FileDiff
 
@@ -173,10 +173,9 @@ def _outcome_lines(report: RunReport) -> Iterator[str]:
     if report.tests_after:
         yield f"tests after   {told_tests(report.tests_after)}"
     prompt_new = report.new_tokens - report.generated_tokens
-    turns = f"{report.turns} {'turn' if report.turns == 1 else 'turns'}"
     yield (
-        f"cost          {turns}, {report.generated_tokens:,} tokens written, {prompt_new:,} read anew, "
-        f"{report.reused_tokens:,} reused, {report.seconds:.1f} s"
+        f"cost          {counted(report.turns, 'turn')}, {report.generated_tokens:,} tokens written, "
+        f"{prompt_new:,} read anew, {report.reused_tokens:,} reused, {report.seconds:.1f} s"
     )
     if report.candidates:
         won = f"candidate {report.winner} of" if report.winner else "none of"

@@ -64,7 +64,7 @@ def test_a_whole_repair_with_the_model_that_comes_along(project: Path) -> None:
         tmux.until("nano  landlock")
         asked = 0
         while True:
-            shown = tmux.until("May it change a file?", "tests pass ·", "tests fail", "✗ ")
+            shown = tmux.until("May it change a file?", "test passes ·", "test fails", "✗ ")
             if "May it" not in shown:
                 shown = tmux.until("May it change a file?", "turns ·")
             if "May it" not in shown:

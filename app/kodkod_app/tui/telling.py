@@ -10,6 +10,7 @@ from typing import Any
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_agent.state import Status
+from kodkod_app.render import counted
 from kodkod_app.report_text import diff_stat, is_bad, told_shortening, told_tests
 from kodkod_app.tui import store as s
 from kodkod_app.tui.inert import inert, inert_line
@@ -285,6 +286,7 @@ def told_ending(report: RunReport) -> s.Ending | None:
         summary=inert(report.summary) if report.tests_after else "",
         files=files,
         tests=told_tests(report.tests_after) if report.tests_after else "",
-        cost=f"{report.turns} turns · {report.generated_tokens:,} written · {report.reused_tokens:,} reused · "
+        cost=f"{counted(report.turns, 'turn')} · {report.generated_tokens:,} written · "
+        f"{report.reused_tokens:,} reused · "
         f"{report.new_tokens - report.generated_tokens:,} new · {report.seconds:.1f} s",
     )

@@ -19,10 +19,11 @@ from textual.widgets import Footer, Static, Tree
 from textual.widgets.tree import TreeNode
 
 from kodkod_agent.errors import AgentError
+from kodkod_app.render import counted
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
 from kodkod_app.tui.inert import inert_line
-from kodkod_app.tui.screens.parts import Heading, bind_enter, counted, files_content, put_late
+from kodkod_app.tui.screens.parts import Heading, bind_enter, files_content, put_late
 
 _MAX_LABEL_CHARS = 100
 

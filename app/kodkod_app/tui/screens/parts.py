@@ -117,11 +117,6 @@ class ConfirmScreen(ModalScreen[bool]):
         self.dismiss(answer)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def put_late(screen: Screen[Any], selector: str, content: Content) -> None:
     """Show what took its time; nothing where the screen is being left, and its parts are gone before its work is."""
     for place in screen.query(selector).results(Static):
