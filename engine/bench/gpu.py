@@ -90,11 +90,13 @@ def parts(bench: Bench, names: tuple[str, ...], *, is_smoke: bool) -> Iterator[P
 
 def _packed_parts(bench: Bench, precision: str) -> tuple[Part, ...]:
     import gpu_decode
+    import gpu_prefill
     from gpu_visits import USUAL_STEPS
 
     context = bench.scale.context
     return (
         (f"decode {context} {precision}", partial(gpu_decode.precision, bench, precision), 10),
+        (f"turns {precision}", partial(gpu_prefill.packed_turns, bench, precision), 5),
         (f"kernels {precision}", partial(gpu_decode.kernels, bench, precision), 8),
         (f"engine, visits {precision}", partial(gpu_decode.engine, bench, USUAL_STEPS, precision=precision), 5),
     )

@@ -75,13 +75,15 @@ class Scale:
     warm_steps: int = 8
     pinned_ratio: float = 5.25
     """The pinned tables' rows over the vocabulary: 4 GB of them."""
+    turns: tuple[int, ...] = (64, 250, 1000)
+    """New tokens of short turns, with packed weights."""
 
 
 SMOKE_SCALE = Scale(
     batches=(1, 4, 32), drafts=(1, 8), long_contexts=(16_384,), cache_tokens=40_000, prompts=(4096,), cached=8000,
     new=(500,), steps=8, warm_steps=4, pinned_ratio=1.25, context=1100,
 )  # fmt: skip
-DRY_SCALE = Scale((1, 2), (2,), 32, 40, (50,), 256, (40,), 48, (8, 100), 128, 1, 1, 2.25)
+DRY_SCALE = Scale((1, 2), (2,), 32, 40, (50,), 256, (40,), 48, (8, 100), 128, 1, 1, 2.25, (33,))
 
 
 class Device:

@@ -16,6 +16,7 @@ from gpu_tables import tables_away
 
 from kodkod_engine.backends.native import expanded_for
 from kodkod_engine.config import EngineConfig
+from kodkod_engine.kernels.gpu import grouped_packed
 from kodkod_engine.kernels.gpu.tuning import tuner_of
 from kodkod_engine.layers import beside
 from kodkod_engine.placement.sizes import part_sizes
@@ -59,6 +60,27 @@ def kept_turns(bench: Bench) -> Rows:
             has = {"kept_tokens": kept.num_tokens, "kept_gb": kept.num_bytes / 1e9} if is_kept and kept else {}
             row = {"cached": scale.cached, "new": new, "experts_beside": is_beside, **has}
             yield {**row, **prefill_figures(bench, scale.cached, new, spent)}
+
+
+def packed_turns(bench: Bench, precision: str) -> Rows:
+    """Short turns with packed weights: experts unpacked before they are multiplied, and read as they lie."""
+    scale = bench.scale
+    player = bench.player(precision=precision)
+    for new, are_unpacked in product(scale.turns, (True, False)):
+        with _experts_unpacked(are_unpacked):
+            spent = min(player.prefill_s(scale.short_context, new, scale.chunk_tokens) for _ in range(4))
+        row = {"precision": precision, "cached": scale.short_context, "new": new, "experts_unpacked": are_unpacked}
+        yield {**row, **prefill_figures(bench, scale.short_context, new, spent)}
+
+
+@contextmanager
+def _experts_unpacked(are_unpacked: bool) -> Iterator[None]:
+    usual = grouped_packed.MOST_ROWS_OF_GROUP
+    grouped_packed.MOST_ROWS_OF_GROUP = 0 if are_unpacked else usual
+    try:
+        yield
+    finally:
+        grouped_packed.MOST_ROWS_OF_GROUP = usual
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Rows are sorted by expert on the device; the grouped product takes how many there are of each from there too, so
 nothing waits for the host and 256 experts cost two launches. Choices of identity experts sort behind all real ones and
-belong to no group: their rows are never computed. Where torch has no such product for a device, it is ours.
+belong to no group: their rows are never computed. Where torch has no such product for a device, it is ours, and so is
+that of a turn with packed experts, which reads their codes as they lie.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ def grouped_experts(x: Tensor, gate_up: Slot, down: Slot, chosen: Tensor, weight
 
 def _products(x: Tensor, home: Slot, ends: Tensor) -> Tensor:
     """Each row through its expert: [rows, in] -> [rows, out]."""
-    if isinstance(home, PackedMatrix):
-        return by_pieces(x, home, lambda piece: _product(x, piece, ends))
-    return _product(x, home, ends)
+    from kodkod_engine.kernels.gpu.grouped_packed import grouped_packed, takes_grouped_packed
+
+    if not isinstance(home, PackedMatrix):
+        return _product(x, home, ends)
+    if takes_grouped_packed(x, home):
+        return grouped_packed(x, home, ends)
+    return by_pieces(x, home, lambda piece: _product(x, piece, ends))
 
 
 def _product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

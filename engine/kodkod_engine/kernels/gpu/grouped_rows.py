@@ -44,7 +44,7 @@ def reference(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 
 @triton.jit
-def _own_rows(ends, groups, GROUPS: tl.constexpr, ROWS: tl.constexpr):
+def own_rows(ends, groups, GROUPS: tl.constexpr, ROWS: tl.constexpr):
     """The group of this program, its own first row and the row behind the group's last; no rows behind all groups."""
     index = tl.arange(0, GROUPS)
     end = tl.load(ends + index, mask=index < groups, other=0)
@@ -63,7 +63,7 @@ def _kernel(
     x, weight, ends, out, groups, outputs,
     LENGTH: tl.constexpr, GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    group, first, end = _own_rows(ends, groups, GROUPS, ROWS)
+    group, first, end = own_rows(ends, groups, GROUPS, ROWS)
     if first < end:
         rows = first + tl.arange(0, ROWS)
         columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -81,13 +81,20 @@ def _kernel(
         tl.store(to, total, mask=is_row & (columns < outputs)[None, :])
 
 
+def row_tiles(rows: int, groups: int) -> tuple[int, int]:
+    """Rows of a tile, as many as a group has on average, and the most tiles there can be: a group may leave one partly
+    empty.
+    """
+    size = min(MOST_ROWS, max(LEAST_ROWS, int(triton.next_power_of_2(triton.cdiv(rows, groups)))))
+    return size, min(groups, rows) + rows // size
+
+
 def grouped_rows(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """See `reference`; all contiguous. Rows of no group are left unset."""
     groups, outputs, length = weight.shape
     out = torch.empty(len(x), outputs, dtype=x.dtype, device=x.device)
-    rows = min(MOST_ROWS, max(LEAST_ROWS, int(triton.next_power_of_2(triton.cdiv(len(x), groups)))))
-    # A group may leave one tile partly empty.
-    grid: Any = (min(groups, len(x)) + len(x) // rows, triton.cdiv(outputs, COLUMNS))
+    rows, tiles = row_tiles(len(x), groups)
+    grid: Any = (tiles, triton.cdiv(outputs, COLUMNS))
     _kernel[grid](
         x,
         weight,

@@ -23,7 +23,7 @@ NUM_STAGES = 6
 
 
 @triton.jit
-def _group(x, codes, mask, inside, HALVES: tl.constexpr, PER: tl.constexpr):
+def group_products(x, codes, mask, inside, HALVES: tl.constexpr, PER: tl.constexpr):
     """One group's products, not yet scaled: fp32 [rows, tokens]. Pointers are at the group, masks along each side."""
     column = tl.arange(0, PER)
     tile = tl.load(codes + column[None, :], mask=inside[:, None], other=0.0)
@@ -72,10 +72,10 @@ def _kernel(
     for group in tl.range(0, groups, num_stages=STAGES):
         at = token + group * (HALVES * PER)
         scale = tl.load(factors + group, mask=inside, other=0.0).to(tl.float32)
-        total += _group(at, row + group * PER, mask, inside, HALVES, PER) * scale[:, None]
+        total += group_products(at, row + group * PER, mask, inside, HALVES, PER) * scale[:, None]
         if IS_PAIR:
             scale = tl.load(more + group, mask=inside, other=0.0).to(tl.float32)
-            above += _group(at, other + group * PER, mask, inside, HALVES, PER) * scale[:, None]
+            above += group_products(at, other + group * PER, mask, inside, HALVES, PER) * scale[:, None]
     place = own[None, :] * outputs + rows[:, None]
     whole = mask[None, :] & inside[:, None]
     leave(total, above, residual, also, out, place, whole, HAS_RESIDUAL, HAS_MORE, IS_PAIR)

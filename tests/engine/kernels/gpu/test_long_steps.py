@@ -160,11 +160,11 @@ def test_sequences_of_one_group_attend_each_to_its_own(tiny) -> None:
     assert relative_error(attention.to(NARROW).on_device(query, group, cache), wanted) < 2e-2
 
 
-def _experts(tiny, real: int, identity: int, k: int) -> MixtureOfExperts:
+def _experts(tiny, real: int, identity: int, k: int, hidden: int = 48, width: int = 16) -> MixtureOfExperts:
     config = replace(
         tiny.config,
-        hidden_size=48,
-        expert_ffn_hidden_size=16,
+        hidden_size=hidden,
+        expert_ffn_hidden_size=width,
         num_experts=real,
         num_identity_experts=identity,
         experts_per_token=k,
@@ -254,17 +254,39 @@ def test_unpack_rows(precision: Precision, shape: tuple[int, ...], part_rows: in
 
 
 @pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize(
+    ("counts", "behind", "outputs", "length"),
+    [([3, 0, 40, 1, 0], 5, 24, 64), ([0, 0, 0], 4, 130, 32), ([7], 0, 150, 256), ([0, 150], 2, 140, 96)],
+)
 @torch.inference_mode()
-def test_grouped_packed_experts_are_the_plain_ones(tiny, precision: Precision) -> None:
-    experts = _experts(tiny, 5, 3, 4)
-    homes = _packed((5, 32, 48), precision, 16), _packed((5, 48, 16), precision, 48)
-    x = _randn(30, 48, seed=9, dtype=torch.bfloat16)
-    chosen, weights = experts.router(x)
+def test_grouped_packed(precision: Precision, counts: list[int], behind: int, outputs: int, length: int) -> None:
+    """As `test_grouped_rows`; groups of 32 to 128 neighbours, blocks of rows that are cut off."""
+    from kodkod_engine.kernels.gpu.grouped_packed import grouped_packed, reference, takes_grouped_packed
+
+    home = _packed((len(counts), outputs, length), precision, outputs // 2)
+    x = _randn(sum(counts) + behind, length, dtype=NARROW)
+    ends = torch.tensor(counts, device=DEVICE).cumsum(0).to(torch.int32)
+    got, wanted = grouped_packed(x, home, ends)[: sum(counts)], reference(x, home, ends)[: sum(counts)]
+    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+    assert takes_grouped_packed(x[:1], home)
+    assert not takes_grouped_packed(x.new_empty(49 * len(counts), length), home)
+
+
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("most_rows", [0, 1000])
+@torch.inference_mode()
+def test_grouped_packed_experts_are_the_plain_ones(tiny, monkeypatch, precision: Precision, most_rows: int) -> None:
+    """Unpacked before, and read as they lie."""
+    monkeypatch.setattr("kodkod_engine.kernels.gpu.grouped_packed.MOST_ROWS_OF_GROUP", most_rows)
+    experts = _experts(tiny, 5, 3, 4, 64, 32)
+    homes = _packed((5, 64, 64), precision, 32), _packed((5, 64, 32), precision, 64)
+    x = _randn(30, 64, seed=9, dtype=NARROW)
+    chosen, weights = experts.router(x.float())
     got = grouped_experts(x, *homes, chosen, weights)
     experts.float()
     experts.gate_up.copy_(homes[0].unpacked())
     experts.down.copy_(homes[1].unpacked())
-    assert relative_error(got, experts._by_expert(x.float(), chosen, weights)) < 2e-2
+    assert relative_error(got, experts._by_expert(x.float(), chosen, weights)) < 1e-2
 
 
 @torch.inference_mode()
