@@ -185,8 +185,16 @@ def _packed(x: Tensor, weight: PackedMatrix) -> Tensor:
         if _CPU_HAS_NATIVE_BF16:
             return _unpacked_linear(x.bfloat16(), weight).to(x.dtype)
     if takes_kernels(x):
-        return by_pieces(x, weight, lambda piece: F.linear(x, piece))
+        return _on_device(x, weight)
     return map_rows(x, weight, TILE_ROWS, lambda rows, tile: F.linear(rows, tile.to(x.dtype)))
+
+
+def _on_device(x: Tensor, weight: PackedMatrix) -> Tensor:
+    from kodkod_engine.kernels.gpu.grouped_packed import packed_rows, takes_packed_rows
+
+    if takes_packed_rows(x, weight):
+        return packed_rows(x, weight)
+    return by_pieces(x, weight, lambda piece: F.linear(x, piece))
 
 
 class _Scratch(threading.local):

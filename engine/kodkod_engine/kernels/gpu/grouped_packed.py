@@ -22,6 +22,9 @@ from kodkod_engine.layers.packed import PackedMatrix
 MOST_ROWS_OF_GROUP = 48
 """On average; more take a second tile, which reads the group's codes again."""
 
+MOST_ROWS_OF_ONE = 128
+"""Of a matrix alone, which the library multiplies better once the unpacking is worth it."""
+
 OUTPUTS = 64
 """Of a program."""
 
@@ -57,8 +60,7 @@ def _kernel(
 
 def takes_grouped_packed(x: Tensor, home: PackedMatrix) -> bool:
     """Whether codes are better read as they lie: few rows a group, in the memory of the device that computes."""
-    is_few = len(x) <= MOST_ROWS_OF_GROUP * home.shape[0]
-    return is_few and home.codes.device == x.device and fits_tiles(home)
+    return len(x) <= MOST_ROWS_OF_GROUP * home.shape[0] and _has_room(x, home)
 
 
 def grouped_packed(x: Tensor, home: PackedMatrix, ends: Tensor) -> Tensor:
@@ -86,3 +88,19 @@ def grouped_packed(x: Tensor, home: PackedMatrix, ends: Tensor) -> Tensor:
         STAGES=STAGES,
     )
     return out
+
+
+def takes_packed_rows(x: Tensor, home: PackedMatrix) -> bool:
+    """The same of one matrix [out, in]."""
+    return len(x) <= MOST_ROWS_OF_ONE and x.stride(1) == 1 and _has_room(x, home)
+
+
+def _has_room(x: Tensor, home: PackedMatrix) -> bool:
+    """Rows of 16-bit numbers: twice as long ones have no room in shared memory."""
+    return x.element_size() == 2 and home.codes.device == x.device and fits_tiles(home)
+
+
+def packed_rows(x: Tensor, home: PackedMatrix) -> Tensor:
+    """Rows through one matrix: [rows, in] and [out, in] -> [rows, out]."""
+    alone = PackedMatrix(home.codes[None], home.scales[None], home.bits, home.row_block)
+    return grouped_packed(x, alone, torch.full((1,), len(x), dtype=torch.int32, device=x.device))

@@ -31,7 +31,7 @@ from kodkod_engine.kernels.gpu.around import Around
 from kodkod_engine.kernels.gpu.draw_ids import draw_ids
 from kodkod_engine.kernels.gpu.expert_sum import expert_sum
 from kodkod_engine.kernels.gpu.few_digits import few_digits
-from kodkod_engine.kernels.gpu.grouped_packed import grouped_packed
+from kodkod_engine.kernels.gpu.grouped_packed import MOST_ROWS_OF_ONE, grouped_packed, packed_rows
 from kodkod_engine.kernels.gpu.grouped_rows import grouped_rows
 from kodkod_engine.kernels.gpu.overlap import beginning_early, early
 from kodkod_engine.kernels.gpu.packed_tiles import packed_tiles
@@ -168,6 +168,8 @@ def take_long_steps(loaded: LoadedModel, *, has_descriptors: bool) -> None:
             unpack_rows(home, 0, 8)
             if len(home.shape) == 3:
                 grouped_packed(x.new_empty(32, home.shape[-1]), home, ids.new_empty(home.shape[0], dtype=torch.int32))
+            else:
+                packed_rows(x.new_empty(MOST_ROWS_OF_ONE, home.shape[-1]), home)
             packed_tiles(x.new_empty(4, home.shape[-1]), home, Around())  # as a model in fp32 does
             if not home.is_fp8:
                 few_digits(x.new_empty(3, home.shape[-1]), home, Around())  # as a step of three tokens does

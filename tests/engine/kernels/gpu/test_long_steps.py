@@ -273,6 +273,23 @@ def test_grouped_packed(precision: Precision, counts: list[int], behind: int, ou
 
 
 @pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize(("tokens", "outputs", "length"), [(1, 150, 64), (70, 40, 256), (128, 130, 96)])
+@torch.inference_mode()
+def test_packed_rows(precision: Precision, tokens: int, outputs: int, length: int) -> None:
+    """Rows of a wider tensor, of which it takes a part; a last block of rows that is cut off."""
+    from kodkod_engine.kernels.gpu.grouped_packed import packed_rows, takes_packed_rows
+
+    home = _packed((outputs, length), precision, outputs)
+    x = _randn(tokens, 3 * length, dtype=NARROW)[:, length : 2 * length]
+    wanted = x.float() @ home.unpacked().T
+    torch.testing.assert_close(packed_rows(x, home).float(), wanted, rtol=1e-2, atol=1e-2)
+    assert takes_packed_rows(x, home)
+    assert not takes_packed_rows(x.new_empty(129, length), home)
+    assert not takes_packed_rows(x.float(), home)
+    assert not takes_packed_rows(x.new_empty(length, tokens).T, home) or tokens == 1
+
+
+@pytest.mark.parametrize("precision", PACKED)
 @pytest.mark.parametrize("most_rows", [0, 1000])
 @torch.inference_mode()
 def test_grouped_packed_experts_are_the_plain_ones(tiny, monkeypatch, precision: Precision, most_rows: int) -> None:
