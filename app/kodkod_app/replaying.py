@@ -157,6 +157,8 @@ class _Follower:
         """Turns of the run that were not said yet."""
         self._is_over = False
         """The session wanted another turn, and the recorded run has none."""
+        self._num_cut = 0
+        """Calls of the last turn that were cut short: nothing came of them, and their run ended."""
         self._segment = 0
         self._branch_id = ""
         self._checked = 0
@@ -199,7 +201,7 @@ class _Follower:
             shutil.copy(page, fresh)
 
     async def _follow_run(self, session: Session, run: RecordedRun) -> None:
-        self._left, self._is_over = list(run.turns), False
+        self._left, self._is_over, self._num_cut = list(run.turns), False, 0
         try:
             async for event in self._begun(session, run):
                 if isinstance(event, ApprovalAsked):
@@ -226,6 +228,7 @@ class _Follower:
     def _answered(self, request: ApprovalRequest) -> Approval:
         step = self._recording.first_step + self._turns
         known = self._recording.answers.get(step, {}).get(request.call.id)
+        self._num_cut += known is None
         return known or Approval(call_id=request.call.id, allowed=False)
 
     def _was_compacted(self) -> bool:
@@ -298,10 +301,10 @@ class _Follower:
         ledger = self._ledger
         if prompt_ids != ledger.token_ids:
             return self._next_summary(ledger)
-        self._difference = self._compare(entries_of(ledger)[:-1], is_whole=False)
+        self._difference = self._compare(entries_of(ledger)[: -1 - self._num_cut], is_whole=False)
         if self._difference is not None:
             raise LookupError("the replay has parted")
-        if not self._left:
+        if not self._left or self._num_cut:
             self._is_over = True
             raise LookupError("the recorded run is over")
         self._turns += 1
@@ -342,8 +345,9 @@ class _Follower:
         return self._is_followed_by(_ADOPTED)
 
     def _is_followed_by(self, notice: str) -> bool:
-        """Whether a notice that begins so comes after what was compared last."""
-        following = self._recorded[self._checked : self._checked + 1]
+        """Whether a notice that begins so comes after what was compared last, and what is told of calls cut short."""
+        place = self._checked + self._num_cut
+        following = self._recorded[place : place + 1]
         return any(
             entry.origin is Origin.NOTICE and self._tokenizer.decode(entry.ids[1:]).startswith(notice)
             for entry in following

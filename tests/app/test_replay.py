@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kodkod_agent.approval import Approval
 from kodkod_agent.config import AgentConfig
 from kodkod_agent.context import prompt
-from kodkod_agent.events import ApprovalAsked
+from kodkod_agent.events import ApprovalAsked, CallOutput
 from kodkod_agent.hooks import CommandHooks, Hook
 from kodkod_agent.policy import PermissionMode
 from kodkod_agent.profile import Profile
@@ -259,6 +259,31 @@ async def interrupted(root, project):
         for text in ("one", "two", "three"):
             async for event in session.send(text):
                 assert event is not None
+    engine.close()
+    return session.id
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_run_that_was_interrupted_in_a_call_is_followed_to_there(root, project, replayed, goes_on):
+    session_id = asyncio.run(stopped_in_a_call(root, project, goes_on=goes_on))
+    code, report = replayed(session_id)
+    assert (code, report["difference"], report["num_turns"]) == (0, None, 2)
+    assert report["note"].startswith("the run was ended after step 2" if goes_on else "")
+
+
+async def stopped_in_a_call(root, project, *, goes_on: bool) -> str:
+    engine = open_scripted(replay(map(turn_ids, [LOOK, shell("echo on; sleep 60"), says("Well."), FINISH])), TOKENIZER)
+    box = NoSandbox(BoxOptions(work_tree=project))
+    config = AgentConfig(attended=True, baseline_tests=False, verify=False)
+    setup = SessionSetup(engine, TOKENIZER, box, project, config=config, mode=PermissionMode.BYPASS_PERMISSIONS)
+    await box.start()
+    async with await Session.create(root, setup) as session:
+        async for event in session.send("one"):
+            if isinstance(event, CallOutput) and "on" in event.text:
+                session.cancel()
+        if goes_on:
+            await drained(session.send("two"))
+    await box.close()
     engine.close()
     return session.id
 
