@@ -57,6 +57,16 @@ class Found:
     """What the person should know, a line each: what is left out, and why."""
 
 
+def no_skill() -> str:
+    """Told where there is none: where one would be."""
+    return f"no skill is there; write one as {paths.user_skills()}/NAME/SKILL.md, or .agents/skills/NAME/SKILL.md here"
+
+
+def no_server() -> str:
+    """Told where there is none: where one would be named."""
+    return f"no MCP server is named; name one as [mcp_servers.NAME] in {paths.user_settings()}, or in .mcp.json here"
+
+
 def find_extras(work_tree: Path, settings: Settings, *, trusted: bool = False) -> Found:
     """Look, and start nothing.
 

@@ -216,6 +216,11 @@ def test_skills_of_a_project_need_trust_and_the_persons_own_do_not(kodkod, proje
     assert "not used" not in told()[0]
 
 
+def test_where_nothing_is_added_the_folders_are_named(kodkod, home):
+    assert f"write one as {home}/config/skills/NAME/SKILL.md" in kodkod("skills").out
+    assert f"name one as [mcp_servers.NAME] in {home}/config/config.toml" in kodkod("mcp", "list").out
+
+
 def test_of_two_of_a_name_the_persons_own_is_taken(kodkod, project, home):
     skill(project / ".agents" / "skills", "notes", "the project's")
     skill(home / "config" / "skills", "notes", "mine")

@@ -74,6 +74,7 @@ def _entry(name: str, servers: McpServers) -> dict[str, Any]:
 
 
 def _print(entries: list[dict[str, Any]], notes: list[str]) -> None:
+    from kodkod_app.extras import no_server
     from kodkod_app.tui.inert import inert_line
 
     for entry in entries:
@@ -87,7 +88,7 @@ def _print(entries: list[dict[str, Any]], notes: list[str]) -> None:
     for note in notes:
         click.echo(inert_line(note), err=True)
     if not entries:
-        click.echo("no MCP server is named; name one in the settings (mcp_servers) or in .mcp.json")
+        click.echo(inert_line(no_server()))
 
 
 def _arguments(parameters: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import click
 @click.option("--trust", "trusted", is_flag=True, help="The project's too, for this once.")
 def command(folder: Path, trusted: bool) -> None:
     """List the skills the model is told of: yours, and those of a trusted project (.agents/skills)."""
-    from kodkod_app.extras import find_extras
+    from kodkod_app.extras import find_extras, no_skill
     from kodkod_app.settings import load_settings
     from kodkod_app.tui.inert import inert_line
 
@@ -28,4 +28,4 @@ def command(folder: Path, trusted: bool) -> None:
     for note in found.notes:
         click.echo(inert_line(note), err=True)
     if not found.skills:
-        click.echo("no skill is there; write one as SKILLS/NAME/SKILL.md, see docs/skills.md")
+        click.echo(inert_line(no_skill()))

@@ -13,8 +13,6 @@ from kodkod_tools.mcp.config import PROJECT_FILE, McpServer
 from kodkod_tools.mcp.servers import McpServers
 
 GUIDED = "this model calls its own few tools alone"
-NO_SKILL = "no skill is there; write one as SKILLS/NAME/SKILL.md, see docs/skills.md"
-NO_SERVER = "no MCP server is named; name one in the settings (mcp_servers) or in .mcp.json"
 _UNUSED = "Not used"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kodkod_app.tui.commands import COMMANDS
+from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.opening import Opening
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ class Lists(Opening):
         """The skills there are."""
         if (extras := self._listable()) is None:
             return
-        from kodkod_app.tui.extras_lists import GUIDED, NO_SKILL, skill_sections
+        from kodkod_app.extras import no_skill
+        from kodkod_app.tui.extras_lists import GUIDED, skill_sections
         from kodkod_app.tui.screens.listing import ListScreen
 
         note = f"not told to this model: {GUIDED}" if self.workbench.is_guided else "the model reads what a task needs"
-        self.push_screen(ListScreen("Skills", note, skill_sections(extras), empty=NO_SKILL))
+        self.push_screen(ListScreen("Skills", note, skill_sections(extras), empty=inert_line(no_skill())))
 
     def action_mcp(self, argument: str = "") -> None:
         """The MCP servers there are; or one is started again."""
@@ -68,12 +70,13 @@ class Lists(Opening):
     def _open_servers(self) -> None:
         if (extras := self._listable()) is None:
             return
-        from kodkod_app.tui.extras_lists import NO_SERVER, server_sections
+        from kodkod_app.extras import no_server
+        from kodkod_app.tui.extras_lists import server_sections
         from kodkod_app.tui.screens.listing import ListScreen
 
         settings = self.workbench.settings
         sections = server_sections(extras, settings.mcp_servers if settings is not None else {})
-        self.push_screen(ListScreen("MCP servers", "programs outside the box", sections, empty=NO_SERVER))
+        self.push_screen(ListScreen("MCP servers", "programs outside the box", sections, empty=inert_line(no_server())))
 
     def _listable(self) -> Extras | None:
         """What is added to the session; None, and the person is told, where none is open."""

@@ -124,7 +124,7 @@ async def test_skills_are_listed_with_whose_they_are(open_app, record, project):
 async def test_where_nothing_is_added_the_lists_say_how_to(open_app, record, project):
     async with open_app(record(turn("Yes."))) as driver:
         await driver.opened()
-        for command, told in (("/skills", "write one as SKILLS/NAME/SKILL.md"), ("/mcp", "no MCP server is named")):
+        for command, told in (("/skills", "/NAME/SKILL.md"), ("/mcp", "[mcp_servers.NAME]")):
             await listed(driver, command, told)
         await driver.say("/mcp again notes")
         assert len(driver.app.screen_stack) == 1
