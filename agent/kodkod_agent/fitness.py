@@ -23,7 +23,13 @@ def require_fit(work_tree: Path) -> None:
         WorkTreeUnfit: they cannot.
     """
     require_text_name(work_tree)
-    if find_repository(work_tree, _GIT_TIMEOUT_S) is None and _is_huge(work_tree):
+    repository = find_repository(work_tree, _GIT_TIMEOUT_S)
+    if repository is not None and not os.access(repository.objects, os.W_OK):
+        raise WorkTreeUnfit(
+            f"{repository.objects}, where the files of every step are kept, cannot be written to; allow it, or work in "
+            "a clone"
+        )
+    if repository is None and _is_huge(work_tree):
         raise WorkTreeUnfit(
             f"{work_tree} is no git repository and holds more than {MAX_FILES:,} files or {MAX_BYTES >> 30} GB, which "
             "every session would copy; go to the project's folder, or use `git init` and a .gitignore here"

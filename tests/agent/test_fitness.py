@@ -53,3 +53,14 @@ def test_a_repository_may_hold_anything(tree: Path, monkeypatch: pytest.MonkeyPa
     subprocess.run(["git", "init", "-q", str(tree)], check=True)
     require_fit(tree)
     require_fit(tree / "inner")
+
+
+def test_a_repository_that_cannot_be_written_to_is_told_before_anything_is_begun(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that is read-only, or another's repository."""
+    subprocess.run(["git", "init", "-q", str(tree)], check=True)
+    objects = tree / ".git" / "objects"
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != objects)
+    with pytest.raises(WorkTreeUnfit, match=r"\.git/objects, .* cannot be written to; allow it, or work in a clone"):
+        require_fit(tree / "inner")
