@@ -73,6 +73,18 @@ async def test_what_the_model_said_of_a_call_is_in_sight_above_the_question(open
         assert driver.app.transcript.region.bottom == driver.app.prompt.region.y
 
 
+async def test_a_fault_that_ends_a_run_is_told_once(open_app, record):
+    async with open_app(record(turn("One."))) as driver:
+        await driver.opened()
+        await driver.say("one")
+        await driver.idle()
+        await driver.say("another")
+        await driver.idle()
+        [ending] = driver.entries(s.Ending)
+        assert "the recording has 1 turns" in ending.reason
+        assert not driver.entries(s.Note)
+
+
 async def test_a_refused_edit_is_not_made_and_is_shown_so(open_app, record, project):
     async with open_app(record(MEND, turn("Then not."))) as driver:
         await driver.opened()
