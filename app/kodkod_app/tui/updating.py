@@ -226,9 +226,11 @@ class Updating(App[int]):
         self._show_status()
 
     def _failed(self, fault: u.Fault) -> None:
-        last = self.store.entries[-1]
-        if not (isinstance(last, s.Ending) and last.reason == inert_line(fault.text)):
-            self.store.add(s.Note(inert(fault.text), s.NoteKind.FAULT))
+        match self.store.entries[-1:]:
+            case [s.Ending(reason=told)] if told == inert_line(fault.text):
+                pass  # the end of the run says it
+            case _:
+                self.store.add(s.Note(inert(fault.text), s.NoteKind.FAULT))
         if fault.is_fatal:
             self.is_shut, self.is_open = True, False
             self.exit_code = fault.exit_code
