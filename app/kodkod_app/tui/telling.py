@@ -246,7 +246,7 @@ def _as_text(value: Any) -> str:
 def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
     """What came of a call, where no diff and no word for the person says more."""
     if not call.output:
-        call.say(for_model)
+        call.say(_printed(for_model) if call.name == "shell" else for_model)
     if "passed" in facts or facts.get("not_run") or facts.get("timed_out"):
         call.outcome = told_tests(facts)
     elif call.state is s.CallState.DONE or "exit_code" in facts:
@@ -255,7 +255,14 @@ def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
         call.outcome = inert_line(for_model.partition("\n")[0].removeprefix("error: "), _MAX_OUTCOME_CHARS)
 
 
+def _printed(for_model: str) -> str:
+    """What a command printed, without the line behind it that tells the model how it ended."""
+    return for_model.rpartition("\n[exit code ")[0] or for_model
+
+
 def _size(call: s.Call) -> str:
+    if call.dropped_chars:
+        return f"{call.dropped_chars + len(call.output):,} characters"
     lines = call.output.count("\n") + (not call.output.endswith("\n"))
     return f"{lines} lines" if lines > 1 and not call.diff else ""
 

@@ -293,6 +293,28 @@ def test_failed_refused_and_cut_calls_are_told_apart() -> None:
     assert isinstance(store.entries[-1], s.Ending)
 
 
+@pytest.mark.parametrize(
+    ("printed", "for_model", "outcome", "output"),
+    [
+        ("", "(no output)\n[exit code 0, 0.1 s]", "", "(no output)"),
+        ("", "a\nb\n[exit code 0, 0.1 s]", "2 lines", "a\nb"),
+        ("a\nb\n", "a\nb\n[exit code 0, 0.1 s]", "2 lines", "a\nb\n"),
+        ("y\n" * s.MAX_OUTPUT_CHARS, "y\n[exit code 0, 0.1 s]", f"{2 * s.MAX_OUTPUT_CHARS:,} characters", None),
+    ],
+)
+def test_what_a_command_printed_is_measured(printed: str, for_model: str, outcome: str, output: str | None) -> None:
+    """The line that tells the model how it ended counted, and of very much output what was kept of it alone."""
+    store = told(
+        events.CallWritten(ToolCall(id="1", name="shell", arguments={"command": "x"})),
+        *([events.CallOutput("1", printed, "stdout")] if printed else []),
+        events.CallFinished("1", "shell", for_model, facts={"exit_code": 0}),
+    )
+    [entry] = store.entries
+    assert isinstance(entry, s.Call)
+    assert entry.outcome == outcome
+    assert output is None or entry.output == output
+
+
 def test_a_summary_is_told_once() -> None:
     call = ToolCall(id="1", name="finish", arguments={"summary": "It adds.\nAll pass."})
     for said, outcome in (("It adds.\nAll pass.", ""), ("noted", "noted")):
