@@ -156,10 +156,10 @@ async def test_an_interrupt_is_over_on_the_screen_before_it_is_known_what_change
         is_known.set()
         await driver.idle()
         [ending] = driver.entries(s.Ending)
-        assert "turns" in ending.cost
+        assert ending.cost.startswith("1 turn · ")
         assert [said.text for said in driver.entries(s.Said)] == ["run it", "go on"]
         assert driver.entries(s.Answer)[-1].text == "And on."
-        await driver.until(lambda: "1 turns" in driver.screen_text(), "the cost")
+        await driver.until(lambda: "1 turn ·" in driver.screen_text(), "the cost")
 
 
 async def test_what_is_stopped_before_it_began_does_not_go_on(open_app, record):

@@ -461,7 +461,7 @@ def test_what_is_still_being_loaded_is_waited_for_once(monkeypatch: pytest.Monke
 def test_what_was_dropped_of_an_output_counts_among_what_is_before_its_end() -> None:
     run = s.ShellRun("yes")
     run.say("y\n" * 3)
-    assert tail(run.output, 2) == "… 1 lines before\ny\ny"
+    assert tail(run.output, 2) == "… 1 line before\ny\ny"
     assert tail(run.output, 3) == "y\ny\ny"
     run.say("y\n" * s.MAX_OUTPUT_CHARS)
     told = f"… {2 * s.MAX_OUTPUT_CHARS + 6 - 4:,} characters before"

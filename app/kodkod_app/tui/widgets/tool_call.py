@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
 
+from kodkod_app.render import counted
 from kodkod_app.tui.store import Call, CallState, ShellRun
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.entry import EntryView, PlainText
@@ -130,7 +131,7 @@ def tail(text: str, lines: int, dropped_chars: int = 0) -> str:
     hidden, shown = parts[:-lines], parts[-lines:]
     if dropped_chars:
         return "\n".join([f"… {dropped_chars + sum(len(line) + 1 for line in hidden):,} characters before", *shown])
-    return "\n".join([f"… {len(hidden):,} lines before", *shown] if hidden else shown)
+    return "\n".join([f"… {counted(len(hidden), 'line')} before", *shown] if hidden else shown)
 
 
 class ToolCallView(Block):
