@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from difflib import unified_diff
+from itertools import takewhile
 from typing import Any
 
 from kodkod_agent import events
@@ -247,6 +248,8 @@ def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
     """What came of a call, where no diff and no word for the person says more."""
     if not call.output:
         call.say(_printed(for_model) if call.name == "shell" else for_model)
+    elif call.state is s.CallState.FAILED and (why := _why(for_model, call.output)):
+        call.say(f"\n{why}")
     if "passed" in facts or facts.get("not_run") or facts.get("timed_out"):
         call.outcome = told_tests(facts)
     elif call.state is s.CallState.DONE or "exit_code" in facts:
@@ -258,6 +261,12 @@ def finish(call: s.Call, for_model: str, facts: Mapping[str, Any]) -> None:
 def _printed(for_model: str) -> str:
     """What a command printed, without the line behind it that tells the model how it ended."""
     return for_model.rpartition("\n[exit code ")[0] or for_model
+
+
+def _why(for_model: str, printed: str) -> str:
+    """What a tool says in brackets behind what was printed: why it failed, and the way out; empty where it does not."""
+    last = takewhile(lambda line: line.startswith("["), reversed(for_model.rstrip().split("\n")))
+    return "\n".join(reversed([one for one in last if not one.startswith("[exit code ") and one not in printed]))
 
 
 def _size(call: s.Call) -> str:

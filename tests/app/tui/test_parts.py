@@ -315,6 +315,27 @@ def test_what_a_command_printed_is_measured(printed: str, for_model: str, outcom
     assert output is None or entry.output == output
 
 
+@pytest.mark.parametrize(
+    ("name", "for_model", "output"),
+    [
+        ("test", "Ran 0 tests\n[no pytest]\n[no lines]", "Ran 0 tests\n\n[no pytest]\n[no lines]"),
+        ("test", "Ran 0 tests", "Ran 0 tests\n"),
+        ("shell", "Ran 0 tests\n[exit code 1, 0.1 s]", "Ran 0 tests\n"),
+        ("shell", "Ran 0 tests\n[exit code 1, 2.0 s]\n[stopped after 2 s]", "Ran 0 tests\n\n[stopped after 2 s]"),
+    ],
+)
+def test_why_a_call_failed_is_shown_below_what_was_printed(name: str, for_model: str, output: str) -> None:
+    """The model alone was told of a missing pytest how to get it: the line of the call was too narrow for its cause."""
+    store = told(
+        events.CallWritten(ToolCall(id="1", name=name, arguments={})),
+        events.CallOutput("1", "Ran 0 tests\n", "stdout"),
+        events.CallFinished("1", name, for_model, facts={"exit_code": 1}),
+    )
+    [entry] = store.entries
+    assert isinstance(entry, s.Call)
+    assert entry.output == output
+
+
 def test_a_summary_is_told_once() -> None:
     call = ToolCall(id="1", name="finish", arguments={"summary": "It adds.\nAll pass."})
     for said, outcome in (("It adds.\nAll pass.", ""), ("noted", "noted")):
