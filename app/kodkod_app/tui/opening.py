@@ -262,7 +262,7 @@ class Opening(Updating):
 
     def action_settings(self) -> None:
         """Everything that can be set."""
-        if self._is_covered:
+        if self._is_covered or self._read_settings() is None:
             return
         from kodkod_app.settings_file import save_value
         from kodkod_app.tui.screens.settings import SettingsScreen
@@ -270,6 +270,16 @@ class Opening(Updating):
         path = paths.user_settings()
         screen = SettingsScreen(self._setting_fields, lambda key, value: save_value(path, key, value), str(path))
         self.push_screen(screen, self._take_settings)
+
+    def _read_settings(self) -> list[SettingField] | None:
+        """None, and the person is told, where a file that is edited just now cannot be read."""
+        from kodkod_app.settings import SettingsFault
+
+        try:
+            return self._setting_fields()
+        except SettingsFault as fault:
+            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
+            return None
 
     def _setting_fields(self) -> list[SettingField]:
         from kodkod_app.settings import merge_sources
@@ -282,7 +292,8 @@ class Opening(Updating):
 
     def _take_settings(self, changed: tuple[str, ...] | None) -> None:
         if changed and "tui.theme" in changed:
-            theme = next(field.value for field in self._setting_fields() if field.key == "tui.theme")
-            self.theme = full_name(theme)
+            for field in self._read_settings() or ():
+                if field.key == "tui.theme":
+                    self.theme = full_name(field.value)
         if changed and changed != ("tui.theme",):
             self.notify("they count from the next start on")

@@ -338,6 +338,21 @@ def test_flags_become_a_wish(project, monkeypatch):
         assert left.value.code == 2
 
 
+async def test_settings_that_cannot_be_read_any_more_leave_the_session_open(open_app, record, settings_file):
+    """F4 ended the app with a traceback, and the run with it, while the file was being edited."""
+    async with open_app(record(turn("Hello."))) as driver:
+        await driver.opened()
+        settings_file.write_text("[agent")
+        await driver.pilot.press("f4")
+        await driver.say("hi")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "Hello."
+        settings_file.write_text("[agent]\n")
+        await driver.pilot.press("f4")
+        await driver.until(lambda: "agent.max_turns" in driver.screen_text(), "the settings")
+        await driver.pilot.press("escape")
+
+
 @pytest.mark.parametrize("is_said", [True, False])
 async def test_who_leaves_is_told_how_to_go_on_where_something_was_said(open_app, record, is_said, capsys):
     from kodkod_app.commands.chat import _tell_way_back

@@ -78,7 +78,10 @@ class SettingsScreen(Screen[tuple[str, ...]]):
     def _read(self) -> None:
         entries = self.query_one(OptionList)
         at, top = entries.highlighted, entries.scroll_offset.y
-        self._fields = self._load()
+        try:
+            self._fields = self._load()
+        except SettingsFault as fault:
+            self.notify(inert_line(str(fault), 400), severity="error", markup=False)
         self._list()
         entries.highlighted = at if at is not None else entries.highlighted
         entries.scroll_to(y=top, animate=False)

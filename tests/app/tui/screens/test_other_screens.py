@@ -37,6 +37,20 @@ def settings_app(path: Path) -> Host:
     return Host(lambda: SettingsScreen(load, lambda key, value: save_value(path, key, value), str(path)))
 
 
+async def test_a_file_that_is_broken_meanwhile_leaves_the_settings_as_they_were_read(settings_file: Path) -> None:
+    settings_file.write_text("[agent]\nmax_turns = 12\n")
+    app = settings_app(settings_file)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press(*"max_turns")
+        settings_file.write_text("[agent")
+        await pilot.press("ctrl+d")
+        await settled(pilot)
+        assert "12" in str(app.screen.query_one(OptionList).get_option_at_index(0).prompt)
+        await pilot.press("escape")
+        assert app.result == ()
+    assert settings_file.read_text() == "[agent"
+
+
 async def test_a_setting_is_found_changed_checked_and_taken_back(settings_file: Path) -> None:
     app = settings_app(settings_file)
     async with app.run_test(size=(120, 40)) as pilot:
