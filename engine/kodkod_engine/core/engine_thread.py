@@ -184,13 +184,13 @@ class EngineThread(ABC):
         """Tell every reader that the end has come: asked for, or by the death of the thread."""
         with self._closing:
             self._is_closed = True
-        while not self._commands.empty():
-            match self._commands.get():
-                case Submit(sequence, answer):
-                    self._admit(sequence, answer)
         reason, cause = FinishReason.CANCELLED, None
         if self._death is not None:
             reason, cause = FinishReason.ERROR, _last_words(self._death)
+        while not self._commands.empty():
+            match self._commands.get():
+                case Submit(sequence, answer):
+                    answer.end(reason, sequence, cause)
         for request_id in list(self._open_ids):
             try:
                 self._end(request_id, reason, cause)

@@ -328,6 +328,21 @@ def test_every_reader_is_told_when_requests_cannot_be_taken_out_any_more(monkeyp
     shop.loop.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_every_reader_is_told_when_requests_cannot_be_taken_in_any_more(monkeypatch):
+    shop = Workshop()
+    entered, go_on = threading.Event(), threading.Event()
+    shop.runner.before = lambda: (entered.set(), go_on.wait(WAIT_S))
+    streams = [shop.submit("a", [1, 2], 400)]
+    assert entered.wait(WAIT_S)
+    monkeypatch.setattr(shop.loop._scheduler, "add", lambda *_, **__: fail())
+    streams += [shop.submit(name, [1, 2], 400) for name in ("b", "c", "d")]
+    go_on.set()
+    for stream in streams:
+        assert asyncio.run(asyncio.wait_for(collect(stream), WAIT_S)).finish_reason is FinishReason.ERROR
+    shop.loop.close()
+
+
 def test_a_step_that_an_end_breaks_is_not_tried_for_ever(shop, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shop.loop, "_keep", lambda _sequence: fail())
