@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from kodkod_engine.api import Speculation
 from kodkod_engine.backends.vllm_config import VllmConfig
+
+_Dtype = Literal["float32", "bfloat16", "float16"]
+_Tables = Literal["auto", "resident", "pinned", "mapped"]
+_Weights = Literal["auto", "resident", "mapped"]
+_Precision = Literal["bf16", "fp8", "int8", "int4"]
+_NAMED = {
+    "dtype": (None, *get_args(_Dtype)),
+    "ngram_tables": get_args(_Tables),
+    "weights": get_args(_Weights),
+    "precision": (None, *get_args(_Precision)),
+}
 
 HOST_STEP_TOKENS = 512
 DEVICE_STEP_TOKENS = 4096
@@ -19,7 +30,7 @@ MAX_THREADS, MAX_BLOCK_SIZE = 1024, 4096
 class EngineConfig:
     """Options of `load_engine`; the defaults suit one person on one machine."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: _Dtype | None = None
     """Of weights and activations; None takes what the checkpoint stores."""
     device: str = "auto"
     """Where the weights are and the steps are computed, as torch names it; auto takes what the plan says is quickest,
@@ -42,12 +53,12 @@ class EngineConfig:
     steps_per_visit: int | None = None
     """Tokens that free-running answers may get before the engine looks again, at most: see `core/visits.py`. None: some
     where a CUDA device computes, for it waits while the engine looks; one on a processor, which does not."""
-    ngram_tables: Literal["auto", "resident", "pinned", "mapped"] = "auto"
+    ngram_tables: _Tables = "auto"
     """Tables with the weights, in host memory that a CUDA device reads, or in the checkpoint's files behind a cache."""
-    precision: Literal["bf16", "fp8", "int8", "int4"] | None = None
+    precision: _Precision | None = None
     """Of experts, attention, dense networks and head; None keeps what the checkpoint has where that fits, and takes
     what the plan says where it does not."""
-    weights: Literal["auto", "resident", "mapped"] = "auto"
+    weights: _Weights = "auto"
     """Weights in memory, or left in the files of a converted checkpoint, whose pages may come and go."""
     pinned_expert_layers: int | None = None
     """Layers, the last ones, whose packed experts stay in host memory that a CUDA device reads in place; None: as many
@@ -66,11 +77,14 @@ class EngineConfig:
     def __post_init__(self) -> None:
         # A name is as good: it comes from a command line or a settings file.
         object.__setattr__(self, "speculation", Speculation(self.speculation))
+        for name, known in _NAMED.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, not {getattr(self, name)}")
         for name in ("max_cached_tokens", "block_size", "max_step_tokens", "max_running", "steps_per_visit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        for name in ("pinned_expert_layers", "expanded_bytes"):
+        for name in ("pinned_expert_layers", "expanded_bytes", "kv_folder_bytes"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name, highest in (("threads", MAX_THREADS), ("block_size", MAX_BLOCK_SIZE)):

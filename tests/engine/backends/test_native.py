@@ -158,7 +158,11 @@ async def test_a_closed_engine_keeps_no_cache_and_no_weights(load):
         ({"block_size": 0}, ValueError),
         ({"steps_per_visit": 0}, ValueError),
         ({"expanded_bytes": -1}, ValueError),
+        ({"kv_folder_bytes": -1}, ValueError),
         ({"ngram_tables": "floppy"}, ValueError),
+        ({"weights": "floppy"}, ValueError),
+        ({"precision": "int5"}, ValueError),
+        ({"dtype": "int8"}, ValueError),
         ({"colour": "red"}, TypeError),
     ],
 )
