@@ -74,7 +74,7 @@ class Chat:
             for index in range(request.n or 1)
         ]
         requests = [GenerationRequest(prompt.token_ids, sampling, constraint) for sampling in asked]
-        return cls(service, request, prompt, specs, begin_all(service.engine, requests))
+        return cls(service, request, prompt, specs, begin_all(service.engine, requests, "messages"))
 
     def close(self) -> None:
         """Stop what is still generated."""

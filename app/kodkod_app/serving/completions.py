@@ -56,7 +56,8 @@ class Completion:
             for prompt in prompts
             for index in each
         ]
-        return cls(service, request, [one.token_ids for one in requests], begin_all(service.engine, requests))
+        streams = begin_all(service.engine, requests, "prompt")
+        return cls(service, request, [one.token_ids for one in requests], streams)
 
     def close(self) -> None:
         """Stop what is still generated."""

@@ -64,11 +64,11 @@ def invalid(fault: ValidationError) -> ApiFault:
     return bad(f"{place or 'the body'}: {cause}", place or None)
 
 
-def of_engine(fault: EngineError) -> ApiFault:
-    """What the engine says, as HTTP has it."""
+def of_engine(fault: EngineError, prompt: str) -> ApiFault:
+    """What the engine says, as HTTP has it. `prompt`: the parameter that it is in."""
     if isinstance(fault, PromptTooLong):
         # Clients look for these words to know that a shorter prompt would do.
-        return bad(f"maximum context length exceeded: {fault}", "messages", "context_length_exceeded")
+        return bad(f"maximum context length exceeded: {fault}", prompt, "context_length_exceeded")
     if isinstance(fault, RequestError):
         return bad(str(fault))
     if isinstance(fault, EngineClosed):

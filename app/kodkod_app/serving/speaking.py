@@ -45,8 +45,8 @@ class Piece:
     ended: Ended | None = None
 
 
-def begin_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
-    """Queue requests; all of them, or none.
+def begin_all(engine: Engine, requests: Sequence[GenerationRequest], prompt: str) -> list[TokenStream]:
+    """Queue requests; all of them, or none. `prompt`: the parameter that theirs is in.
 
     Raises:
         ApiFault: one cannot be served.
@@ -58,7 +58,7 @@ def begin_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Tok
     except EngineError as fault:
         for stream in streams:
             stream.cancel()
-        raise of_engine(fault) from fault
+        raise of_engine(fault, prompt) from fault
     return streams
 
 

@@ -108,10 +108,14 @@ def test_another_model_is_not_found(serve):
 
 
 def test_a_prompt_that_does_not_fit():
-    with served(slow_model("x")) as running, pytest.raises(openai.BadRequestError) as fault:
-        ask(running.client(), "y" * 40_000)
-    assert fault.value.code == "context_length_exceeded"
-    assert "maximum context length" in told(fault)[2]
+    with served(slow_model("x")) as running:
+        with pytest.raises(openai.BadRequestError) as chat:
+            ask(running.client(), "y" * 40_000)
+        with pytest.raises(openai.BadRequestError) as completion:
+            running.client().completions.create(model=NAME, prompt="y" * 40_000)
+    for fault, param in ((chat, "messages"), (completion, "prompt")):
+        assert (fault.value.code, fault.value.param) == ("context_length_exceeded", param)
+        assert "maximum context length" in told(fault)[2]
 
 
 def test_a_fault_of_the_engine_is_told_whole_and_in_a_stream(serve):
