@@ -96,6 +96,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._events:
             await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+            await asyncio.sleep(0)  # where many events are ready nothing above waits, and all others would
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -297,6 +297,25 @@ async def test_a_client_that_leaves_before_anything_is_sent_cancels_its_request(
     assert closed.is_set()
 
 
+async def test_a_client_that_leaves_is_noticed_however_much_is_ready_for_it():
+    async def many():
+        for number in range(10_000):
+            yield str(number)
+
+    async def leaving():
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    sent = []
+
+    async def take(message):
+        sent.append(message)
+
+    await EventStream(many(), lambda: None)({}, leaving, take)
+    assert len(sent) < 100
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_cancels_its_request(stream):
     with served(slow_model("x" * 20_000)) as running:
