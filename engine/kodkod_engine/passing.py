@@ -15,13 +15,18 @@ Result = TypeVar("Result")
 
 
 def in_passing(work: Callable[[], Result], stop: Callable[[], object] | None = None) -> Result:
-    """Do something on a thread that ends, and its OpenMP threads with it.
+    """Do something on a thread that ends, and its OpenMP threads with it: as many as this thread would have.
 
     Args:
         work: may raise, as if it were called here.
         stop: called when whoever waits is interrupted; the work is to end soon after, which is waited for.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="kodkod-passing") as passing:
+    import torch
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(
+        1, thread_name_prefix="kodkod-passing", initializer=torch.set_num_threads, initargs=(threads,)
+    ) as passing:
         try:
             return passing.submit(work).result()
         except KeyboardInterrupt:

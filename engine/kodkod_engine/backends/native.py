@@ -16,6 +16,7 @@ from kodkod_engine.chat.special_tokens import Tag
 from kodkod_engine.chat.tokenizer import Tokenizer
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core.runner import ModelRunner
+from kodkod_engine.core.torch_threads import usual_threads
 from kodkod_engine.errors import CheckpointCorrupt
 from kodkod_engine.kv.disk_prefixes import DiskPrefixes
 from kodkod_engine.kv.segments import SEGMENT_TOKENS, SegmentFolder
@@ -107,10 +108,9 @@ def load_native(checkpoint_dir: str | Path, config: EngineConfig, progress: Prog
         NotEnoughMemory: it does not fit; says by how much, and what would.
     """
     folder = Path(checkpoint_dir)
+    torch.set_num_threads(config.threads or usual_threads())
     config, _ = settled(folder, config)
     tokenizer = tokenizer_for(folder)  # before the weights, which may take minutes
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     loaded = _loaded(checkpoint_dir, config, progress)
     speculate = partial(speculator_for, checkpoint_dir=folder)
     return NativeEngine(loaded, tokenizer, config, speculate=speculate, identity=identity_of(folder, loaded))

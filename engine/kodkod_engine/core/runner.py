@@ -20,6 +20,7 @@ from kodkod_engine.core.lost_device import cause_of, is_lost
 from kodkod_engine.core.plan import BlockCopy
 from kodkod_engine.core.sampler import draws_of
 from kodkod_engine.core.step import NOBODY, Choice, ChosenToken, TokenRun, next_run
+from kodkod_engine.core.torch_threads import one_thread
 from kodkod_engine.core.verifier import follow, follow_ids
 from kodkod_engine.devices import compute_on
 from kodkod_engine.errors import CheckpointCorrupt, DeviceLost
@@ -62,6 +63,8 @@ class ModelRunner:
             num_blocks=num_blocks,
             block_size=block_size,
         )
+        self._torch_threads = torch.get_num_threads()
+        """Of whoever loads the model; what the thread begins with that computes depends on who else does."""
         self._kernel_threads = kernel_threads(loaded)
         self._is_small = self._kernel_threads == 1 and loaded.device.type == "cpu"
         a_matrix = loaded.model.dual_layers[0].first.dense.down.home
@@ -113,6 +116,8 @@ class ModelRunner:
         """
         try:
             compute_on(self.loaded.device)
+            if torch.get_num_threads() != self._torch_threads:
+                torch.set_num_threads(self._torch_threads)
             with telling(self._tell_compiling, self.meanwhile):
                 return self._run(copies, runs, num_steps)
         except RuntimeError as fault:
@@ -227,13 +232,9 @@ class ModelRunner:
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        numba.set_num_threads(self._kernel_threads)  # counts for the calling thread alone
-        try:
+        with one_thread():
+            numba.set_num_threads(self._kernel_threads)  # counts for the calling thread alone
             yield
-        finally:
-            torch.set_num_threads(threads)
 
     def _forward(self, runs: Sequence[TokenRun]) -> StepOutput:
         order = _by_length(runs)

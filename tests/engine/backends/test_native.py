@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
@@ -19,6 +20,7 @@ from kodkod_engine.api import FinishReason, GenerationRequest, SamplingParams
 from kodkod_engine.backends.native import steps_per_visit
 from kodkod_engine.config import EngineConfig
 from kodkod_engine.core import first_costs
+from kodkod_engine.core.torch_threads import usual_threads
 from kodkod_engine.errors import CheckpointCorrupt
 from kodkod_engine.models.checkpoint import Checkpoint
 from kodkod_engine.models.random_checkpoint import TINY, write_random_checkpoint
@@ -275,6 +277,28 @@ def test_what_is_no_file_of_the_model_is_in_nobodys_way(tiny_folder, tmp_path):
     (folder / "other.safetensors").symlink_to(folder / "nowhere")
     (folder / "config.json.lock.json").symlink_to(folder / "config.json.lock.json")
     load_engine(folder).close()
+
+
+async def test_a_model_that_is_loaded_while_another_computes_gets_its_threads(load):
+    """A step keeps to one thread, and what begins meanwhile on a thread of its own is not to take that over."""
+    entered, go_on, seen = threading.Event(), threading.Event(), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = load(speculation="none")
+        first.runner.watchers.append(lambda *_: (entered.set(), go_on.wait(60)))
+        answer = asyncio.create_task(answer_to(first, PROMPT, 2))
+        await asyncio.to_thread(entered.wait, 60)
+        with ThreadPoolExecutor(1) as other:
+            second = await asyncio.get_running_loop().run_in_executor(other, load)
+        second.runner.watchers.append(lambda *_: seen.append(usual_threads()))
+        go_on.set()
+        await answer
+        await answer_to(second, PROMPT, 2)
+    finally:
+        go_on.set()
+        torch.set_num_threads(before)
+    assert set(seen) == {2}
 
 
 def all_unknown(model) -> None:
