@@ -16,5 +16,5 @@ def told_commands() -> AvailableCommandsUpdate:
 
 def compact_focus(text: str) -> str | None:
     """What is to be kept, where a prompt asks for a summary; None where it is a word to the model."""
-    name, _, focus = text.strip().partition(" ")
-    return focus.strip() if name == f"/{_COMPACT}" else None
+    name, *focus = text.split(maxsplit=1)
+    return "".join(focus).strip() if name == f"/{_COMPACT}" else None

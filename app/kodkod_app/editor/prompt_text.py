@@ -40,5 +40,8 @@ def _path(uri: str, work_tree: Path) -> str:
     """A file of the project by its path there; anything else as it was named."""
     if not uri.startswith("file://"):
         return uri
-    path = Path(unquote(urlsplit(uri).path))
+    try:
+        path = Path(unquote(urlsplit(uri).path))
+    except ValueError:  # what stands for the machine is no name of one
+        return uri
     return str(path.relative_to(work_tree)) if path.is_relative_to(work_tree) else str(path)

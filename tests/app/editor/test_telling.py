@@ -13,6 +13,7 @@ from kodkod_agent import events
 from kodkod_agent.rules import Rule
 from kodkod_app.editor.asking import ALWAYS, approval_of, options_for
 from kodkod_app.editor.call_content import MAX_SHOWN_CHARS, places_of, sides_of, text_content, title_of
+from kodkod_app.editor.commands import compact_focus
 from kodkod_app.editor.prompt_text import prompt_text
 from kodkod_app.editor.telling import Telling
 from kodkod_engine.messages import ToolCall
@@ -90,6 +91,14 @@ def test_a_prompt_is_text_and_files():
     along = acp.resource_block(acp.embedded_text_resource("file:///work%20tree/n.txt", "three"))
     text = prompt_text([acp.text_block("See "), inside, acp.text_block(" and "), outside, along], TREE)
     assert text == "See `src/a.py` and `/etc/hosts`\n\n`n.txt`:\n\nthree"
+    assert prompt_text([acp.resource_link_block("b", "file://[b")], TREE) == "`file://[b`"
     for blocks in ([], [acp.text_block(" \n")], [acp.image_block("AAAA", "image/png")]):
         with pytest.raises(acp.RequestError):
             prompt_text(blocks, TREE)
+
+
+def test_what_is_to_be_kept_stands_behind_the_command_or_below_it():
+    assert [compact_focus(text) for text in ("/compact", "/compact  its length ", "/compact\nits\nlength")] == [
+        "", "its length", "its\nlength",
+    ]  # fmt: skip
+    assert compact_focus("/compacting is a word") is None
