@@ -2,7 +2,7 @@
 
 A field that is not known is refused, as OpenAI does; so is a value that would have to be ignored. Fields that change
 nothing of what is generated are taken and have no effect. Inside messages, where clients send back whatever they got,
-unknown fields are passed over.
+and inside functions unknown fields are passed over.
 """
 
 from __future__ import annotations
