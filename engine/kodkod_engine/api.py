@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 
@@ -82,6 +83,10 @@ class SamplingParams:
     """Report a token as a `Doubt` where the model gave all that the constraint allows less than this; 0: never."""
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "seed", "max_tokens", "logprobs"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) and (name, value) != ("logprobs", None):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
         checks = (
             (self.temperature >= 0, f"temperature must be >= 0, not {self.temperature}"),
             (self.top_k >= 0, f"top_k must be >= 0, not {self.top_k}"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from kodkod_engine.api import GenerationRequest
 from kodkod_engine.errors import PromptTooLong, RequestError, TokenOutOfRange
 
@@ -21,6 +23,8 @@ def check_request(request: GenerationRequest, *, vocab_size: int, max_context_to
     if lowest < 0 or highest >= vocab_size:
         worst = lowest if lowest < 0 else highest
         raise TokenOutOfRange(f"token id {worst} is outside the vocabulary of {vocab_size}; check the tokenizer")
+    if not all(issubclass(kind, Integral) for kind in set(map(type, request.token_ids))):
+        raise RequestError("not all token ids are whole numbers; give them as the tokenizer encodes them")
     if num_tokens >= max_context_tokens:
         limit = f"the model's context of {max_context_tokens:,}"
         raise PromptTooLong(f"the prompt has {num_tokens:,} tokens, {limit} has no room for an answer; shorten it")

@@ -10,6 +10,7 @@ import sys
 import threading
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from engine.backends.bench import (
@@ -23,7 +24,7 @@ from engine.backends.bench import (
     engine_threads,
     until,
 )
-from kodkod_engine.api import Completion, Engine, FinishReason, TokenStream, collect
+from kodkod_engine.api import Completion, Engine, FinishReason, SamplingParams, TokenStream, collect
 from kodkod_engine.constraints.token_mask import TokenMask
 from kodkod_engine.errors import EngineClosed, PromptTooLong, RequestError, TokenOutOfRange
 
@@ -374,6 +375,7 @@ async def test_requests_come_from_many_threads(bench: Bench):
         ({}, (), RequestError),
         ({}, (5, -1), TokenOutOfRange),
         ({}, (VOCAB_SIZE, 5), TokenOutOfRange),
+        ({}, (5, 6.0), RequestError),
         ({"max_context_tokens": 64}, (5,) * 64, PromptTooLong),
         ({"max_context_tokens": 64}, (5,) * 400, PromptTooLong),
         ({"max_cached_tokens": 32}, (5,) * 32, PromptTooLong),
@@ -386,6 +388,16 @@ async def test_what_cannot_be_served_is_refused_at_once(bench: Bench, options, p
     assert_one_line(str(refusal.value))
     assert ";" in str(refusal.value), "a cause without a way out"
     assert (await answer_to(engine, (5, 6), 2)).finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("top_k", 2.5), ("seed", None), ("seed", "2"), ("max_tokens", 2.5), ("logprobs", 1.5)]
+)
+def test_what_is_counted_in_whole_numbers_is_given_so(name, value):
+    """It would break a step, and with it the answers of all that are in it."""
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        SamplingParams(**{name: value})
+    assert SamplingParams(**{name: np.int64(2)}) == SamplingParams(**{name: 2})
 
 
 # --- constraints ----------------------------------------------------------------------------------------------------
