@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence, Set
+from numbers import Integral
 
 from kodkod_engine.api import Constraint
 from kodkod_engine.constraints.token_mask import TokenMask
@@ -12,7 +13,7 @@ def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_s
     """Ids that may follow, each once; None when anything may, whether it was said so or by naming all.
 
     Raises:
-        ValueError: it allows nothing, or an id outside the vocabulary.
+        ValueError: it allows nothing, what is no id, or an id outside the vocabulary.
         Exception: whatever the constraint raises.
     """
     allowed = constraint.allowed_ids(generated_ids)
@@ -23,6 +24,8 @@ def ask_constraint(constraint: Constraint, generated_ids: Sequence[int], vocab_s
     lowest, highest = (0, allowed.max_id) if isinstance(allowed, TokenMask) else (min(allowed), max(allowed))
     if lowest < 0 or highest >= vocab_size:
         raise ValueError(f"it allows an id outside the vocabulary of {vocab_size}")
+    if not isinstance(allowed, TokenMask) and not all(issubclass(kind, Integral) for kind in set(map(type, allowed))):
+        raise ValueError("it allows what is no whole number")
     ids = allowed if isinstance(allowed, Set) else frozenset(allowed)
     return ids if len(ids) < vocab_size else None
 

@@ -483,8 +483,8 @@ def crash():
 
 @pytest.mark.parametrize(
     "fail",
-    [crash, list, lambda: [5, VOCAB_SIZE], lambda: [5, -1], lambda: ["a"], lambda: 7],
-    ids=["raises", "nothing", "beyond", "negative", "no ids", "no collection"],
+    [crash, list, lambda: [5, VOCAB_SIZE], lambda: [5, -1], lambda: ["a"], lambda: [5, 6.5], lambda: 7],
+    ids=["raises", "nothing", "beyond", "negative", "no ids", "no whole ids", "no collection"],
 )
 async def test_a_constraint_that_fails_ends_its_own_request_alone(bench: Bench, fail):
     engine = bench.make(pace_s=0.001)
