@@ -80,11 +80,11 @@ def absolute(path: str, work_tree: Path) -> str:
     return str(work_tree / path)
 
 
-def text_content(text: str) -> ContentToolCallContent:
+def text_content(text: str, chars_before: int = 0) -> ContentToolCallContent:
     """Text that a tool gave: fenced, so that no markup is seen in it, and not more than can be looked at."""
-    shown = for_terminal(text)
-    if len(shown) > MAX_SHOWN_CHARS:
-        shown = f"[{len(shown) - MAX_SHOWN_CHARS:,} characters before this]\n{shown[-MAX_SHOWN_CHARS:]}"
+    shown = for_terminal(text[-MAX_SHOWN_CHARS:])
+    if chars_before := chars_before + len(text) - len(shown):
+        shown = f"[{chars_before:,} characters before this]\n{shown}"
     longest = max(map(len, _FENCES.findall(shown)), default=0)
     fence = "`" * max(3, longest + 1)
     return acp.tool_content(acp.text_block(f"{fence}\n{shown}\n{fence}"))

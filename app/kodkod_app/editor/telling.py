@@ -14,6 +14,7 @@ from acp.schema import PlanEntryStatus, ToolCallLocation, ToolCallStatus
 from kodkod_agent import events
 from kodkod_agent.report import RunReport
 from kodkod_app.editor.call_content import (
+    MAX_SHOWN_CHARS,
     Content,
     arguments_of,
     diff_content,
@@ -41,7 +42,14 @@ _OUTPUT_S = 0.25
 class _Running:
     call: ToolCall
     output: str = ""
+    """Its end, as much as is shown."""
+    chars_before: int = 0
     shown_s: float = 0.0
+
+    def say(self, text: str) -> None:
+        whole = self.output + text
+        self.output = whole[-MAX_SHOWN_CHARS:]
+        self.chars_before += len(whole) - len(self.output)
 
 
 @dataclass(slots=True)
@@ -94,11 +102,12 @@ class Telling:
         running = self._calls.get(call_id)
         if running is None:
             return
-        running.output += text
+        running.say(text)
         now_s = time.monotonic()
         if now_s - running.shown_s >= _OUTPUT_S:
             running.shown_s = now_s
-            yield acp.update_tool_call(call_id, status="in_progress", content=[text_content(running.output)])
+            shown = text_content(running.output, running.chars_before)
+            yield acp.update_tool_call(call_id, status="in_progress", content=[shown])
 
     def _finished(self, event: events.CallFinished) -> Update:
         self._calls.pop(event.call_id, None)

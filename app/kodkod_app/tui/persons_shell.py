@@ -40,19 +40,19 @@ class PersonsShell:
         except asyncio.CancelledError:
             ended = ExecResult(130, b"", b"", 0, 0, time.monotonic() - began_s)
         self._feed.put(u.ShellEnded(ended.exit_code, ended.duration_s))
-        shown = output[-_MAX_SHOWN_TO_MODEL_CHARS:]
-        self._notes.append(f"I ran `{command}` (exit code {ended.exit_code}):\n{shown}")
+        self._notes.append(f"I ran `{command}` (exit code {ended.exit_code}):\n{output}")
 
     async def read(self, command: str, box: Sandbox) -> tuple[str, ExecResult]:
-        """Run it, and show what it prints; all of that, and how it ended."""
+        """Run it, and show what it prints; the end of that, as much as the model is told, and how it ended."""
         from kodkod_sandbox.base import ExecChunk
 
         readers: dict[str, codecs.IncrementalDecoder] = {}
-        parts: list[str] = []
+        printed = ""
         async for item in box.exec_stream(command):
             if not isinstance(item, ExecChunk):
-                return "".join(parts), item
+                return printed, item
             reader = readers.setdefault(item.channel, codecs.getincrementaldecoder("utf-8")("replace"))
-            parts.append(reader.decode(item.data))
-            self._feed.put(u.ShellSaid(parts[-1]))
+            text = reader.decode(item.data)
+            printed = (printed + text)[-_MAX_SHOWN_TO_MODEL_CHARS:]
+            self._feed.put(u.ShellSaid(text))
         raise AssertionError("the stream of a command ends with its result")

@@ -13,6 +13,8 @@ from kodkod_app.tui.inert import beginning, cut_lines, inert
 
 MAX_OUTPUT_CHARS = 100_000
 """Kept of one command's output for the screen: its end. The whole is in the session's logs."""
+_MAX_LOOKED_AT_CHARS = 4 * MAX_OUTPUT_CHARS
+"""Made fit to be shown, of one piece of it: megabytes would take seconds, in which the screen stands still."""
 MAX_SAID_LINES, MAX_SAID_CHARS = 200, 20_000
 """Kept of what the person said. The whole is in the conversation."""
 
@@ -120,7 +122,7 @@ class Call(Entry):
 
     def say(self, text: str) -> None:
         """Append output; of very much the end is kept."""
-        self.output, dropped = _kept(self.output + cut_lines(inert(text)))
+        self.output, dropped = _with_end(self.output, text)
         self.dropped_chars += dropped
 
 
@@ -128,9 +130,12 @@ _TELLING = ("command", "path", "pattern", "query", "targets", "subcommand", "act
 """Arguments that tell what a call is about, the most telling first."""
 
 
-def _kept(text: str) -> tuple[str, int]:
-    dropped = max(0, len(text) - MAX_OUTPUT_CHARS)
-    return text[dropped:], dropped
+def _with_end(output: str, text: str) -> tuple[str, int]:
+    """Output and more of it, cut to its end, and how many characters that leaves out."""
+    unseen = max(0, len(text) - _MAX_LOOKED_AT_CHARS)
+    whole = output + cut_lines(inert(text[unseen:]))
+    dropped = max(0, len(whole) - MAX_OUTPUT_CHARS)
+    return whole[dropped:], unseen + dropped
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +153,7 @@ class ShellRun(Entry):
 
     def say(self, text: str) -> None:
         """Append output; of very much the end is kept."""
-        self.output, dropped = _kept(self.output + cut_lines(inert(text)))
+        self.output, dropped = _with_end(self.output, text)
         self.dropped_chars += dropped
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import unified_diff
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Any
 
 from kodkod_agent import events
@@ -24,30 +25,33 @@ from kodkod_tools.base import FileDiff
 _MAX_OUTCOME_CHARS = 200
 
 
+_Piece = events.TextDelta | events.ReasoningDelta | events.ArgumentDelta | events.CallOutput
+
+
 def coalesced(items: Iterable[object]) -> list[object]:
     """The same, with neighbouring pieces of one text joined: a burst of tokens is one change of the screen."""
-    joined: list[object] = []
-    for item in items:
-        both = _both(joined[-1], item) if joined else None
-        if both is None:
-            joined.append(item)
-        else:
-            joined[-1] = both
-    return joined
+    return [whole for _, pieces in groupby(items, _text_of) for whole in _joined(list(pieces))]
 
 
-def _both(before: object, after: object) -> object | None:
-    match before, after:
-        case events.TextDelta(first), events.TextDelta(second):
-            return events.TextDelta(first + second)
-        case events.ReasoningDelta(first), events.ReasoningDelta(second):
-            return events.ReasoningDelta(first + second)
-        case events.ArgumentDelta(call_id, key, first), events.ArgumentDelta(other, same, second):
-            return events.ArgumentDelta(call_id, key, first + second) if (call_id, key) == (other, same) else None
-        case events.CallOutput(call_id, first, channel), events.CallOutput(other, second, _):
-            return events.CallOutput(call_id, first + second, channel) if call_id == other else None
+def _joined(items: list[object]) -> list[object]:
+    first = items[0]
+    if len(items) == 1 or not isinstance(first, _Piece):
+        return items
+    # All at once: joined one by one, a command's output would be copied for each of its pieces.
+    return [replace(first, text="".join(item.text for item in items if isinstance(item, _Piece)))]
+
+
+def _text_of(item: object) -> tuple[object, ...]:
+    """What tells the text that it is a piece of from others; of what is none, itself."""
+    match item:
+        case events.TextDelta() | events.ReasoningDelta():
+            return (type(item),)
+        case events.ArgumentDelta(call_id, key, _):
+            return (type(item), call_id, key)
+        case events.CallOutput(call_id, _, _):
+            return (type(item), call_id)
         case _:
-            return None
+            return (id(item),)
 
 
 class Teller:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from difflib import unified_diff
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kodkod_app.editor.commands import compact_focus
 from kodkod_app.editor.prompt_text import prompt_text
 from kodkod_app.editor.telling import Telling
 from kodkod_engine.messages import ToolCall
+from kodkod_sandbox.base import Channel
 from kodkod_tools.base import ErrorCode, FileDiff
 
 TREE = Path("/work tree")
@@ -65,6 +67,22 @@ def test_a_failed_call_and_one_that_was_cut_short_are_told():
     told += telling.tell(events.CallFinished("call_0", "view", "error: no such file", error=ErrorCode.NOT_FOUND))
     assert [update.status for update in told] == [None, "failed"]
     assert "no such file" in told[-1].content[0].content.text
+
+
+def test_output_that_grows_is_kept_and_shown_from_its_end():
+    telling = Telling(TREE)
+    list(telling.tell(events.CallWritten(call("shell", command="yes"))))
+    tracemalloc.start()
+    for number in range(1_000):
+        # A string of its own each time, as output is.
+        list(telling.tell(events.CallOutput("call_0", f"{number}\n" * 2_000, Channel.STDOUT)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1_000_000
+    telling = Telling(TREE)
+    list(telling.tell(events.CallWritten(call("shell", command="yes"))))
+    (update,) = telling.tell(events.CallOutput("call_0", "y" * (MAX_SHOWN_CHARS + 1_000), Channel.STDOUT))
+    assert "[1,000 characters before this]\nyyy" in update.content[0].content.text
 
 
 def test_what_a_person_may_answer():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+import tracemalloc
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -25,6 +29,7 @@ from kodkod_app.tui.heights import Heights
 from kodkod_app.tui.inert import cut_lines, inert, inert_line
 from kodkod_app.tui.meter import Meter, Prefill
 from kodkod_app.tui.path_search import PathSearch
+from kodkod_app.tui.persons_shell import PersonsShell
 from kodkod_app.tui.plan import read_plan
 from kodkod_app.tui.prompt_history import PromptHistory
 from kodkod_app.tui.telling import Teller, coalesced
@@ -35,7 +40,7 @@ from kodkod_app.tui.widgets.tool_call import tail
 from kodkod_app.wish import Wish
 from kodkod_engine.api import DraftUsage, EngineStats, Usage
 from kodkod_engine.messages import ToolCall
-from kodkod_sandbox.base import Channel
+from kodkod_sandbox.base import Channel, ExecChunk, ExecResult, Sandbox
 from kodkod_tools.base import ErrorCode, FileDiff
 
 
@@ -84,6 +89,40 @@ def test_pieces_of_different_calls_stay_apart() -> None:
     assert coalesced(items) == items
     arguments = [events.ArgumentDelta("1", "old", "a"), events.ArgumentDelta("1", "new", "b")]
     assert coalesced(arguments) == arguments
+
+
+def test_a_hundred_megabytes_of_output_do_not_hold_the_screen_up() -> None:
+    items = [events.CallOutput("1", "[\x1b[32mok\x1b[0m]\n" * 5_000, Channel.STDOUT) for _ in range(1_000)]
+    call = s.Call("1", "shell")
+    began_s = time.process_time()
+    (whole,) = coalesced(items)
+    assert isinstance(whole, events.CallOutput)
+    call.say(whole.text)
+    assert time.process_time() - began_s < 2
+    assert len(call.output) == s.MAX_OUTPUT_CHARS
+    assert call.output.endswith("[␛[32mok␛[0m]\n")
+    assert call.dropped_chars == len(whole.text) - s.MAX_OUTPUT_CHARS
+
+
+async def test_of_what_a_persons_command_prints_the_end_is_kept() -> None:
+    class Box:
+        async def exec_stream(self, command: str) -> AsyncIterator[ExecChunk | ExecResult]:
+            for number in range(1_000):
+                await asyncio.sleep(0)
+                yield ExecChunk(Channel.STDOUT, f"{number}\n".encode() * 1_000)
+            yield ExecResult(0, b"", b"", 0, 0, 0.0)
+
+    tracemalloc.start()
+    feed = Feed()
+    shell = PersonsShell(feed)
+    reading = asyncio.create_task(shell.read("yes", cast(Sandbox, Box())))
+    while not reading.done():
+        feed.take()
+        await asyncio.sleep(0)
+    (printed, _), (_, most) = await reading, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert printed == "999\n" * 1_000
+    assert most < 1_000_000
 
 
 def test_the_feed_wakes_once_and_loses_nothing_from_any_thread() -> None:
