@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -23,8 +24,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kodkod_app.evaluation.suite import Suite, SuiteFault
-from kodkod_app.evaluation.suite_fields import MAX_NAME_CHARS
+from kodkod_app.evaluation.suite_fields import MAX_NAME_BYTES
 from kodkod_sandbox.base import Sandbox
+from kodkod_sandbox.removal import remove_tree
 
 MARK = "task.toml"
 _OWN = ".harbor"
@@ -129,8 +131,10 @@ class HarborTask:
                 self._copy(rest, source, tree)
 
     def _copy(self, rest: str, source: Path, tree: Path) -> None:
-        words = [word for word in shlex.split(rest) if not word.startswith("--")]
-        *origins, target = words
+        try:
+            *origins, target = (word for word in shlex.split(rest) if not word.startswith("--"))
+        except ValueError as fault:
+            raise SuiteFault(f"{source / 'Dockerfile'} has COPY {rest}, which says not what to where") from fault
         place = tree / _relative(target, self.work_folder)
         for name in origins:
             origin = (source / name).resolve()
@@ -148,7 +152,7 @@ class HarborTask:
         own = tree / _OWN
         if own.is_symlink() or own.is_file():
             own.unlink()  # an agent may have put it there, to have files written elsewhere
-        shutil.rmtree(own, ignore_errors=True)
+        remove_tree(own)
         target = own / name
         shutil.copytree(self.folder / name, target)
         (tree / _OWN / "logs" / "verifier").mkdir(parents=True, exist_ok=True)
@@ -200,12 +204,13 @@ def read_reward(folder: Path) -> float:
     path = next((folder / name for name in ("reward.json", "reward.txt") if (folder / name).is_file()), None)
     if path is None or path.is_symlink():
         raise RewardFault("the tests wrote no reward")
-    text = path.read_bytes()[:_MAX_REWARD_BYTES].decode("utf-8", "replace")
+    with path.open("rb") as file:
+        text = file.read(_MAX_REWARD_BYTES).decode("utf-8", "replace")
     try:
         found = json.loads(text) if path.suffix == ".json" else float(text)
         numbers = list(found.values()) if isinstance(found, dict) else [found]
         values = [float(number) for number in numbers if not isinstance(number, str)]
-    except (ValueError, TypeError) as fault:
+    except (ValueError, TypeError, OverflowError, RecursionError) as fault:
         raise RewardFault(f"{path.name} holds no number: {text[:60]!r}") from fault
     if not values or len(values) != len(numbers) or not all(map(math.isfinite, values)):
         raise RewardFault(f"{path.name} holds no finite number: {text[:60]!r}")
@@ -223,14 +228,14 @@ def harbor_suite(folder: Path) -> Suite:
         raise SuiteFault(f"{folder} holds no task directory of Harbor (none has a {MARK})")
     tasks = [
         {
-            "id": re.sub(r"[^a-z0-9]+", "-", one.name.lower()).strip("-")[:MAX_NAME_CHARS] or "task",
+            "id": re.sub(r"[^a-z0-9]+", "-", one.name.lower()).strip("-")[:MAX_NAME_BYTES] or "task",
             "prompt": HarborTask.read(one).instruction,
             "expect": {},
             "folder": one.resolve(),
         }
         for one in folders
     ]
-    name = f"harbor {folder.resolve().name}"[:MAX_NAME_CHARS]
+    name = os.fsencode(f"harbor {folder.resolve().name}")[:MAX_NAME_BYTES].decode("utf-8", "ignore")
     try:
         return Suite.model_validate({"suite": name, "kind": "harbor", "tasks": tasks})
     except ValidationError as fault:
@@ -247,7 +252,10 @@ def _work_folder(folder: Path, file: TaskFile) -> str:
 
 
 def _instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    text = re.sub(r"\\\n", " ", dockerfile.read_text(encoding="utf-8"))
+    try:
+        text = re.sub(r"\\\n", " ", dockerfile.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise SuiteFault(f"{dockerfile} cannot be read ({' '.join(str(fault).split())}); correct it") from fault
     lines = [line.strip() for line in text.splitlines()]
     parted = (line.partition(" ") for line in lines if line and not line.startswith("#"))
     return [(word.upper(), rest.strip()) for word, _, rest in parted]

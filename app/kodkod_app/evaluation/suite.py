@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kodkod_app.evaluation.suite_fields import MAX_NAME_CHARS, Expression, FileName, SuiteName, names_in
+from kodkod_app.evaluation.suite_fields import MAX_NAME_BYTES, Expression, FileName, SuiteName, names_in
 from kodkod_app.recorded_model import RecordedTurn
 from kodkod_engine.messages import ToolSpec
 
@@ -238,7 +238,7 @@ class Expectation(_Frozen):
 class Task(_Frozen):
     """One task."""
 
-    id: str = Field(pattern=_ID, max_length=MAX_NAME_CHARS)
+    id: str = Field(pattern=_ID, max_length=MAX_NAME_BYTES)
     category: str = ""
     prompt: str = ""
     """For `coding` and `functions`."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-MAX_NAME_CHARS = 100
+MAX_NAME_BYTES = 100
 """Names of suites and tasks stand in names of files."""
 
 
@@ -32,6 +32,8 @@ def _inside(name: str) -> str:
 def _a_name(text: str) -> str:
     if "/" in text or not text.isprintable():
         raise ValueError(f"{text!r} stands in names of files, so it can have no / and no control characters")
+    if len(text.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"{text!r} stands in names of files, so it can have no more than {MAX_NAME_BYTES} bytes")
     return text
 
 
@@ -39,7 +41,7 @@ Expression = Annotated[str, AfterValidator(_compiled)]
 """A regular expression."""
 FileName = Annotated[str, AfterValidator(_inside)]
 """A path inside a work tree."""
-SuiteName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_a_name)]
+SuiteName = Annotated[str, Field(min_length=1), AfterValidator(_a_name)]
 
 
 def names_in(template: str) -> Iterator[str]:

@@ -8,7 +8,6 @@ What is recorded is not done again; what a killed process had begun is gone on w
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from kodkod_app.swebench.work_tree import WorkTreeFault
 from kodkod_engine.api import Engine
 from kodkod_engine.errors import EngineClosed, EngineError
 from kodkod_sandbox.errors import SandboxError
+from kodkod_sandbox.removal import remove_tree
 
 FAULTS = (
     EnvironmentMissing,
@@ -150,7 +150,7 @@ class Runner:
         to_do = set() if self.plan.redo else {job.work for job in jobs}
         for folder in (self.plan.folder / "work").glob("*"):
             if folder not in to_do:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
     async def _work(self, jobs: deque[Job], meter: BusyMeter) -> None:
         while jobs:
@@ -158,7 +158,7 @@ class Runner:
             attempt = await self._attempt(job)
             device = self.model.config.device
             self.attempts.add(attempt.model_copy(update={"busy_s": meter.take(), "device": device}))
-            await asyncio.to_thread(shutil.rmtree, job.work, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, job.work)
             self._done += 1
             self.tell(self._told(attempt))
             if time.monotonic() - self._written > _REWRITTEN_EVERY_S:

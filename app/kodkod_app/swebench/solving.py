@@ -31,6 +31,7 @@ from kodkod_app.swebench.grounds import TEST_COMMAND, Ground
 from kodkod_app.swebench.records import Attempt, attempt_key
 from kodkod_app.swebench.rows import Row
 from kodkod_app.swebench.work_tree import make_single_commit
+from kodkod_sandbox.removal import remove_tree
 from kodkod_tools.config import ToolsConfig
 
 STATUSES = {
@@ -121,7 +122,7 @@ def _cut_short(job: Job) -> str | None:
 
 
 def _lay_out(job: Job, ground: Ground) -> None:
-    shutil.rmtree(job.work, ignore_errors=True)
+    remove_tree(job.work)
     job.work.mkdir(parents=True)
     ground.lay_out(job.tree)
     make_single_commit(job.tree)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -91,6 +93,21 @@ def test_a_link_in_the_way_leads_nowhere(task, tmp_path):
     assert "/app/" not in script
 
 
+def test_a_long_name_of_any_letters_makes_names_of_files(kodkod, task, tmp_path):
+    folder = task.parent.rename(tmp_path / ("ü" * 120))
+    task = (folder / "greeting").rename(folder / ("g" * 120))
+    ended = kodkod(
+        "eval", folder, "-o", tmp_path / "out", "--agent", "nothing", "--sandbox", "none", "--env", sys.prefix
+    )
+    assert passed(tmp_path / "out") == [False], ended.err
+    (path,) = (tmp_path / "out" / "transcripts").iterdir()
+    assert path.name.startswith("harbor-üü")
+    suite = tmp_path / "long.yaml"
+    suite.write_text(f"suite: {'ü' * 100}\nkind: functions\ntasks: []\n")
+    with pytest.raises(SuiteFault, match="100 bytes"):
+        load_suite(str(suite))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "reward"),
     [
@@ -106,6 +123,8 @@ def test_a_link_in_the_way_leads_nowhere(task, tmp_path):
         ("reward.json", '{"a": 1e999}', None),
         ("reward.json", "{}", None),
         ("rewards.json", '{"a": 1}', None),
+        ("reward.json", "1" + "0" * 400, None),
+        ("reward.json", "[" * 100_000, None),
     ],
 )
 def test_rewards(name, text, reward, tmp_path):
@@ -115,6 +134,30 @@ def test_rewards(name, text, reward, tmp_path):
             read_reward(tmp_path)
     else:
         assert read_reward(tmp_path) == reward
+
+
+def test_a_reward_of_any_size_costs_no_memory(tmp_path):
+    with (tmp_path / "reward.txt").open("wb") as file:
+        file.write(b"1\n")
+        file.truncate(1 << 40)
+    with pytest.raises(RewardFault, match="holds no number"):
+        read_reward(tmp_path)
+
+
+def test_what_an_agent_put_in_the_place_of_the_tests_goes(task, tmp_path):
+    harbor, tree = HarborTask.read(task), tmp_path / "tree"
+    harbor.lay_out(tree)
+    here = os.open(tree, os.O_RDONLY)
+    for name in [".harbor", *["tests"] * 1_200]:
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    try:
+        assert (harbor.add("tests", tree) / "test.sh").is_file()
+    finally:
+        subprocess.run(["rm", "-rf", str(tree)], check=True)  # what pytest removes folders with cannot
 
 
 def test_json_is_read_before_text(tmp_path):
@@ -134,6 +177,14 @@ def test_what_is_not_done_here(task, tmp_path):
     (task / "environment" / "Dockerfile").write_text("FROM x\nWORKDIR /app\nCOPY seed.txt /etc/\n")
     with pytest.raises(SuiteFault, match="outside of /app"):
         HarborTask.read(task).lay_out(tmp_path / "tree3")
+    for number, rest in enumerate(("", '"seed.txt /app/', "--chown=me")):
+        (task / "environment" / "Dockerfile").write_text(f"FROM x\nWORKDIR /app\nCOPY {rest}\n")
+        with pytest.raises(SuiteFault, match="COPY"):
+            HarborTask.read(task).lay_out(tmp_path / f"tree4{number}")
+    (task / "environment" / "Dockerfile").write_bytes(b"FROM \xff\n")
+    with pytest.raises(SuiteFault, match="cannot be read"):
+        HarborTask.read(task)
+    (task / "environment" / "Dockerfile").write_text(DOCKERFILE)
     (task / "instruction.md").write_text("\n")
     with pytest.raises(SuiteFault, match=r"instruction\.md is empty"):
         load_suite(str(task))

@@ -107,6 +107,17 @@ def test_an_instance_with_nothing_to_stand_on_is_recorded_and_redone(kodkod, rec
     assert again.out.split() == ["Submitted", "2"]
 
 
+def test_folders_deeper_than_python_calls_do_not_end_it(kodkod, record, dataset, on_clones, tmp_path):
+    out, dig = tmp_path / "out", shell("for level in $(seq 1200); do mkdir d && cd d; done")
+    try:
+        ended = kodkod("swebench", dataset, "-o", out, "-m", record(MEND, dig, FINISH), "--slice", ":2", *on_clones)
+        assert ended.code == 0, ended.err
+        assert ended.out.split() == ["Submitted", "2"]
+        assert list((out / "work").iterdir()) == []
+    finally:
+        subprocess.run(["rm", "-rf", str(out)], check=True)  # what pytest removes folders with cannot
+
+
 def test_bad_usage(kodkod, record, dataset, tmp_path):
     model = record(FINISH)
     assert kodkod("swebench", tmp_path / "none.jsonl", "-o", tmp_path / "o", "-m", model).code == 2
