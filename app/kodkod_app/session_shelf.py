@@ -11,6 +11,7 @@ from pathlib import Path
 from kodkod_agent.errors import SessionBusy, SessionDamaged
 from kodkod_agent.journal import Journal
 from kodkod_agent.ledger_log import LedgerLog
+from kodkod_agent.private_git import GitFault
 from kodkod_agent.session_folder import SessionFolder, SessionInfo
 from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app.session_story import Ending, ending_of, sessions_in
@@ -80,7 +81,7 @@ def delete_session(folder: SessionFolder) -> bool:
 
 def remove_unsaid(folder: SessionFolder) -> None:
     """Remove a session in which nothing was said: the app begins one at every start, and few are wanted again."""
-    with suppress(SessionBusy, SessionDamaged, OSError):
+    with suppress(SessionBusy, SessionDamaged, GitFault, OSError):
         if not folder.info.title:
             delete_session(folder)
 

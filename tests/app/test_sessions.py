@@ -14,8 +14,10 @@ from kodkod_agent.config import AgentConfig
 from kodkod_agent.errors import SessionBusy
 from kodkod_agent.ledger_log import LedgerLog
 from kodkod_agent.session_folder import SessionFolder
+from kodkod_agent.snapshots import WorkTreeSnapshots
 from kodkod_app import paths
 from kodkod_app.cli import _run
+from kodkod_app.session_shelf import remove_unsaid
 from kodkod_engine.kv.segments import SegmentFolder, keys_of
 
 from .session_helpers import (
@@ -67,6 +69,21 @@ def mended(root: Path, project: Path) -> str:
 
 def refs(project: Path, session_id: str) -> str:
     return git(project, "for-each-ref", f"refs/kodkod/{session_id}/")
+
+
+@pytest.mark.parametrize("broken", ["packed-refs", ".git"])
+def test_what_git_refuses_leaves_a_session_without_a_word(broken, root, project):
+    folder = SessionFolder(root / "20260101-000000-aaaaaa")
+    folder.path.mkdir()
+    folder.describe(project)
+    snapshots = WorkTreeSnapshots(project, folder.path.name, folder=folder.path)
+    snapshots.take(1)
+    if broken == ".git":
+        shutil.rmtree(project / ".git")
+        (project / ".git").write_text("gitdir: /nowhere")
+    else:
+        (project / ".git" / broken).write_text("[")
+    remove_unsaid(folder)
 
 
 def test_home_moves_every_folder(root, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -198,11 +198,12 @@ class KodkodAgent:
             desk.stop()
 
     async def close(self) -> None:
-        """Close all sessions, then the models."""
-        for desk in self._desks.values():
-            await desk.close()
-        self._desks.clear()
-        self._models.close()
+        """Close all sessions, then the models; what one of them fails by is raised when the others are closed."""
+        desks, self._desks = self._desks, {}
+        async with AsyncExitStack() as stack:
+            stack.callback(self._models.close)
+            for desk in desks.values():
+                stack.push_async_callback(desk.close)
 
     async def _open(self, work_tree: Path, session_id: str | None, mcp_servers: Sequence[Any] | None) -> Desk:
         named = servers_of(mcp_servers or ())

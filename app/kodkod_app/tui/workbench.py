@@ -223,19 +223,23 @@ class Workbench:
         return await asking
 
     async def _shorten_ahead(self, session: Session, asking: asyncio.Task[Command | None]) -> None:
-        """Until something is asked. What keeps it from that is told when it matters."""
+        """Until something is asked. What keeps it from that ends nothing else, and mostly is told when it matters."""
         from kodkod_agent import events
         from kodkod_agent.errors import AgentError
         from kodkod_engine.errors import EngineError
 
         self._feed.put(u.Loading("summing up ahead"))
-        with suppress(AgentError, EngineError):
+        try:
             async with aclosing(session.compact()) as told:
                 async for event in told:
                     if isinstance(event, events.ContextRebuilt):
                         self._feed.put(event)
                     if asking.done():  # before there was something to cancel
                         break
+        except (AgentError, EngineError):
+            pass
+        except Exception as fault:  # noqa: BLE001  # as of a command
+            self._feed.put(told_fault(fault))
         self._feed.put(u.Loading(""))
 
     async def _tell_opened(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import acp
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from kodkod_agent.session_folder import list_sessions
 from kodkod_app import paths
 from kodkod_app.bootstrap import SMALL_MODEL_NOTE
+from kodkod_app.editor.agent import KodkodAgent
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, shell, turn
 from .conftest import LIMIT_S, beside, spawned
@@ -53,6 +55,23 @@ async def test_a_repair_with_an_approval(editor, project, record, home):
     (edited,) = [update for update in last.values() if update.content and update.content[0].type == "diff"]
     assert edited.locations[0].path == str(project / "calc.py")
     assert editor.of("tool_call")[-1].title == "tests after: the command ended with exit code 0"
+
+
+async def test_a_session_that_cannot_be_closed_leaves_no_other_open():
+    closed = []
+
+    class Desk:
+        async def close(self):
+            closed.append(self)
+            raise OSError("the disk is full")
+
+    agent = KodkodAgent({})
+    agent._desks = {"a": Desk(), "b": Desk()}
+    agent._models = SimpleNamespace(close=lambda: closed.append("models"))
+    with pytest.raises(OSError, match="full"):
+        await agent.close()
+    assert len(closed) == 3
+    assert closed[-1] == "models"
 
 
 async def test_a_refusal_reaches_the_model_and_always_is_kept(editor, project, record):

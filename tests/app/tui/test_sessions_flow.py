@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -164,6 +165,22 @@ async def test_who_speaks_while_it_is_shortened_ahead_is_heard_at_once(open_app,
         await driver.say("is it?")
         await driver.until(begun.is_set, "that it is shortened")
         await driver.until(lambda: "summing up ahead" in driver.screen_text(), "that this is told")
+        await driver.say("is it not?")
+        await driver.until(
+            lambda: [answer.text for answer in driver.entries(s.Answer)] == ["Yes.", "No."], "the answer"
+        )
+
+
+async def test_a_full_disk_while_it_is_shortened_ahead_ends_no_session(open_app, record, project, monkeypatch):
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Session, "is_nearly_full", property(lambda session: len(session.steps) > 1))
+    monkeypatch.setattr("kodkod_agent.compaction.shorten", full)
+    async with open_app(record(turn("Yes."), turn("No."))) as driver:
+        await driver.opened()
+        await driver.say("is it?")
+        await driver.until(lambda: "no room is left" in driver.screen_text(), "that this is told")
         await driver.say("is it not?")
         await driver.until(
             lambda: [answer.text for answer in driver.entries(s.Answer)] == ["Yes.", "No."], "the answer"
