@@ -1,6 +1,8 @@
 """What is taken of a stranger's definitions, and that checking arguments against them ends soon."""
 
 import json
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -191,3 +193,29 @@ def test_plain_schemas_are_followed(schema):
 )
 def test_others_are_not_and_the_reason_is_told(schema, reason):
     assert reason in why_not_held(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"multipleOf": 0.1}, 10**400),
+        ({"$ref": "#/title"}, 1),
+        ({"$ref": "#/examples"}, 1),
+        ({"$ref": "#/examples/first"}, 1),
+    ],
+    ids=["number", "text", "list", "index"],
+)
+def test_what_the_library_cannot_check_is_told_as_a_fault(schema: dict[str, Any], value: Any) -> None:
+    whole = {"type": "object", "title": "t", "examples": [1], "properties": {"x": schema}}
+    (fault,) = Checker(whole).faults({"x": value})
+    assert "this cannot be checked by the tool's own schema" in fault
+
+
+def test_items_that_must_differ_are_not_compared_each_with_each() -> None:
+    checker = Checker({"type": "object", "properties": {"x": {"uniqueItems": True}}})
+    items = [{"number": number} if number % 2 else [number] for number in range(3_000)]
+    began_s = time.process_time()
+    assert checker.faults({"x": items}) == []
+    assert checker.faults({"x": [1, True, "1", {"a": 1, "b": 2}]}) == []
+    assert checker.faults({"x": [{"a": 1, "b": 2}, {"b": 2, "a": 1}]}) == ["x: an item is there more than once"]
+    assert time.process_time() - began_s < 2

@@ -168,6 +168,15 @@ async def test_those_that_do_not_stand_are_named_and_the_others_serve(tmp_path, 
         assert list(servers) == ["mcp__say__say"]
 
 
+async def test_of_what_one_wrote_the_end_is_read_however_much_it_is(tmp_path):
+    code = "import os, sys; os.ftruncate(2, 1 << 40); os.lseek(2, 0, os.SEEK_END); sys.exit('no licence')"
+    async with serving(tmp_path, wordy=McpServer(command=sys.executable, args=("-c", code))) as servers:
+        await servers.settled()
+        (note,) = servers.notes()
+        assert note.endswith("no licence)")
+        assert len(note) < 1_000
+
+
 async def test_one_that_is_killed_is_named_at_once(tmp_path):
     code = f"import os,sys; print(os.getpid(), file=open('{tmp_path}/pid', 'w')); sys.argv[1:] = ['change']; "
     code += f"exec(open('{PROGRAMS}/evil_server.py').read())"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -236,7 +237,9 @@ class Connection:
     def _last_words(self) -> str:
         """The last line a program wrote on standard error."""
         try:
-            lines = cleaned(self._log.read_bytes()[-_STDERR_BYTES:].decode("utf-8", "replace")).split("\n")
+            with self._log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _STDERR_BYTES))
+                lines = cleaned(log.read(_STDERR_BYTES).decode("utf-8", "replace")).split("\n")
         except OSError:
             return ""
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -73,6 +73,8 @@ class Checker:
             found.append("the tool's own schema takes too long to check; it cannot be called")
         except Unresolvable:
             found.append("the tool's own schema refers to what is not in it; it cannot be called")
+        except Exception as fault:  # noqa: BLE001  # the library's own: schemas that refer to no schema, numbers of any size
+            found.append(_shown(f"this cannot be checked by the tool's own schema ({type(fault).__name__}: {fault})"))
         return found
 
 
@@ -109,12 +111,19 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
         return check
 
     keywords = {name: counted(keyword) for name, keyword in kind.VALIDATORS.items()}
-    bounded: type[Validator] = extend(kind, {**keywords, **dict.fromkeys(_NOT_OBEYED, _passes)})
+    ours = {"uniqueItems": _unique, **dict.fromkeys(_NOT_OBEYED, _passes)}
+    bounded: type[Validator] = extend(kind, {**keywords, **ours})
     return bounded
 
 
 def _passes(_validator: Validator, _value: Any, _instance: Any, _schema: Any) -> None:
     """For keywords that are not obeyed."""
+
+
+def _unique(_validator: Validator, is_wanted: Any, items: Any, _schema: Any) -> Iterator[ValidationError]:
+    """By what is written of each item: the library compares each with each."""
+    if is_wanted and isinstance(items, list) and len({json.dumps(one, sort_keys=True) for one in items}) < len(items):
+        yield ValidationError("an item is there more than once")
 
 
 def _told(error: ValidationError) -> str:
