@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.boxes import open_box
@@ -63,11 +64,33 @@ class Bed:
     async def evaluate(self, script: str, timeout_s: float) -> tuple[str, bool]:
         """Run an evaluation script; its log, and whether it ran out of time."""
         inside = self.tree / ".git"  # what lies there is no part of the work tree
-        (inside / "eval.sh").write_text(in_folder(script, self.tree), encoding="utf-8")
-        command = "bash .git/eval.sh > .git/test_output.txt 2>&1"
-        done = await self.box.exec(command, timeout_s=timeout_s)
-        with (inside / "test_output.txt").open("rb") as file:
+        with _made(inside, "eval.sh", 0o644) as file:
+            file.write(in_folder(script, self.tree).encode())
+        with _made(inside, "test_output.txt", 0o666) as file:  # the box's user may be another
+            done = await self.box.exec("bash .git/eval.sh > .git/test_output.txt 2>&1", timeout_s=timeout_s)
             return file.read(_MAX_LOG_BYTES).decode("utf-8", "replace"), done.timed_out
+
+
+@contextmanager
+def _made(folder: Path, name: str, mode: int) -> Iterator[BinaryIO]:
+    """A new file in the place of whatever a patch or a test put there: `patch` makes links, even into `.git`."""
+    with _opened(folder, os.O_DIRECTORY | os.O_RDONLY) as place:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=place)
+        with _opened(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, place) as made:
+            os.fchmod(made, mode)
+            with open(made, "r+b", closefd=False) as file:
+                yield file
+
+
+@contextmanager
+def _opened(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    """A descriptor; no link is followed."""
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 def in_folder(script: str, tree: Path) -> str:

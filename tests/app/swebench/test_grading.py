@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kodkod_app.boxes import BoxPlan, open_box
 from kodkod_app.repair_eval.packages import Package, PackageSpec
 from kodkod_app.swebench.building import eval_script, is_exact, read_statuses
-from kodkod_app.swebench.folder_grading import in_folder
+from kodkod_app.swebench.folder_grading import Bed, in_folder
 from kodkod_app.swebench.rows import write_rows
 from kodkod_app.swebench.verdicts import Verdicts
 from kodkod_app.swebench.work_tree import checkout, make_single_commit
+from kodkod_sandbox.base import SandboxKind
 from kodkod_sandbox.image_files import build_from_base, copy_from_image, has_image
 from reachable import let_others_in
 
@@ -37,6 +40,36 @@ def grade(kodkod, dataset, predictions, out, on_clones, *more):
 
 def outcomes(out, source):
     return {one.instance_id[-1]: one.outcome.value for one in Verdicts(out) if one.source == source}
+
+
+LINK = """\
+diff --git a/.git/{name} b/.git/{name}
+new file mode 120000
+--- /dev/null
++++ b/.git/{name}
+@@ -0,0 +1 @@
++{target}
+\\ No newline at end of file
+"""
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="no patch")
+@pytest.mark.parametrize("name", ["eval.sh", "test_output.txt"])
+async def test_a_patch_that_makes_links_has_nothing_written_or_read_elsewhere(name, tmp_path):
+    tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
+    tree.mkdir()
+    elsewhere.write_text("mine")
+    make_single_commit(tree)
+    async with open_box(BoxPlan(tree, SandboxKind.NONE)) as box:
+        bed = Bed(tree, box)
+        patch = LINK.format(name=name, target=elsewhere).encode()
+        assert (await bed.apply(patch, ["git apply --verbose", "patch --batch --fuzz=5 -p1 -i"]))[0]
+        assert (tree / ".git" / name).is_symlink()
+        assert await bed.evaluate("echo theirs", 60) == ("theirs\n", False)
+        # A test may put a link there, too, while it runs.
+        script = f"echo theirs; ln -sf {elsewhere} .git/test_output.txt"
+        assert await bed.evaluate(script, 60) == ("theirs\n", False)
+    assert elsewhere.read_text() == "mine"
 
 
 def test_controls_and_predictions_without_docker(kodkod, rows, on_clones, tmp_path):
