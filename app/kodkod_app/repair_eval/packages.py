@@ -150,7 +150,12 @@ def _pip(python: str, *arguments: str) -> None:
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise PackageFault(f"{' '.join(command[1:4])}: took more than {_TIMEOUT_S:g} s; check the network") from fault
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["failed without a word"])[-1]
         raise PackageFault(f"{' '.join(command[1:4])}: {last}; check the network and the name")

@@ -74,7 +74,9 @@ def claim(folder: Path, asked: Asked) -> None:
             f"{folder} holds a run with another {' and '.join(differing)}; choose another folder with -o, or ask for "
             "the same to go on"
         )
-    path.write_text(asked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    fresh = path.with_suffix(".new")  # half of it, of a full disk, would make the folder no run's
+    fresh.write_text(asked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
 
 
 def read_asked(folder: Path) -> Asked:

@@ -84,7 +84,12 @@ def _wheels(ground: ReleaseGround) -> Path:
 
 def _pip(python: str, *arguments: str) -> str:
     command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise PackageFault(f"pip {arguments[0]}: took more than {_TIMEOUT_S:g} s; check the network") from fault
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["failed without a word"])[-1]
         raise PackageFault(f"pip {arguments[0]}: {last}; check the network")

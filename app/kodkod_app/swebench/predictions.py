@@ -54,7 +54,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, Any]]:
         found = _parsed(path, data)
         entries = list(found.values()) if isinstance(found, Mapping) else found
         return {entry["instance_id"]: _checked(entry) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise DatasetFault(
             f"{path} holds no predictions ({_told(fault)}); give .jsonl or .json with instance_id, "
             f"model_name_or_path and model_patch, the folder of a run, or {GOLD} or {EMPTY}"
@@ -88,7 +88,10 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     patch = entry.get("model_patch")
     if patch is not None and not isinstance(patch, str):
         raise TypeError(f"the patch of {entry['instance_id']} is no text")
-    return {**entry, "model_name_or_path": str(entry.get("model_name_or_path") or "unnamed"), "model_patch": patch}
+    model = str(entry.get("model_name_or_path") or "unnamed")
+    if not model.isprintable() or model in (".", ".."):  # folders are named after it
+        raise ValueError(f"the model of {entry['instance_id']} cannot be named {model!r}")
+    return {**entry, "model_name_or_path": model, "model_patch": patch}
 
 
 def control_predictions(name: str, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -86,11 +86,11 @@ class Row(BaseModel):
 
 
 def _listed(text: str) -> Any:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError) as fault:
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as fault:
         raise ValueError("its text is no list, of JSON or Python") from fault
 
 
@@ -190,7 +190,7 @@ def _entries(file: Path) -> Iterator[Any]:
         raise DatasetFault(f"{file} cannot be read as a data set; give {_KINDS}")
     try:
         yield from reader(file)
-    except (OSError, ValueError, TypeError) as fault:
+    except (OSError, ValueError, TypeError, RecursionError) as fault:
         raise DatasetFault(f"{file} cannot be read ({' '.join(str(fault).split())}); give {_KINDS}") from fault
 
 

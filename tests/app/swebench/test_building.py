@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from kodkod_app.repair_eval import packages
 from kodkod_app.repair_eval.packages import PackageFault
-from kodkod_app.swebench import building
+from kodkod_app.swebench import building, instance_images
 
 
 @pytest.fixture
@@ -40,3 +43,10 @@ def test_none_that_could_be_made_is_no_success(build):
     found = build()
     assert (found.code, found.out) == (1, "")
     assert "no instance could be made of these packages" in found.err
+
+
+def test_an_index_that_does_not_answer_is_told_in_a_line(monkeypatch):
+    for module in (packages, instance_images):
+        monkeypatch.setattr(module, "_TIMEOUT_S", 0.01)
+        with pytest.raises(PackageFault, match=r"took more than 0\.01 s"):
+            module._pip(sys.executable, "freeze")

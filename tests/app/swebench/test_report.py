@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 
 import pytest
 
@@ -119,6 +121,21 @@ def test_a_folder_is_of_one_run(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(FolderFault, match="cannot be read"):
         write_report(tmp_path)
+
+
+def test_a_full_disk_leaves_a_folder_a_runs(tmp_path):
+    claim(tmp_path, asked())
+    before = (tmp_path / "run.json").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            claim(tmp_path, asked(workers=8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "run.json").read_bytes() == before
 
 
 def test_predictions_are_ascii_and_whole(tmp_path):

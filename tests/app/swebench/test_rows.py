@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from kodkod_app.swebench.predictions import read_predictions
 from kodkod_app.swebench.rows import DatasetFault, Row, Selection, read_rows, write_rows
 
 CLASSIC = {
@@ -127,6 +128,8 @@ def test_selection(chosen, expected):
         ("d.jsonl", "[1]\n", "row 1: the row"),
         ("d.jsonl", '{"instance_id": "a", "FAIL_TO_PASS": "[x("}\n', "FAIL_TO_PASS: .* its text is no list"),
         ("d.json", "3", "cannot be read"),
+        pytest.param("d.json", "[" * 100_000, "cannot be read", id="deep"),
+        pytest.param("d.jsonl", "[" * 100_000, "cannot be read", id="deep line"),
         ("d.jsonl", "", "no rows"),
         ("d.csv", "a", "cannot be read as a data set"),
         ("d.parquet", "no", "cannot be read"),
@@ -138,3 +141,19 @@ def test_what_is_no_data_set(name, text, cause, tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(DatasetFault, match=cause):
         read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"instance_id": "a", "model_patch": "", "model_name_or_path": ".."}',
+        '{"instance_id": "a", "model_patch": "", "model_name_or_path": "a\\u0000"}',
+        '{"instance_id": "a", "model_patch": "", "model_name_or_path": "a\\ud800"}',
+    ],
+    ids=["deep", "above", "null", "half"],
+)
+def test_what_are_no_predictions(text, tmp_path):
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DatasetFault, match="holds no predictions"):
+        read_predictions(tmp_path / "p.jsonl")
