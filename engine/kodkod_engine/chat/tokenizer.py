@@ -63,7 +63,7 @@ class Tokenizer:
         for token, token_id in vocabulary.items():
             self._bytes[token_id] = token_bytes(token)
         control = {entry["content"] for entry in fields["added_tokens"] if _is_control(entry)}
-        self.control_ids: frozenset[int] = frozenset(vocabulary[token] for token in control)
+        self.control_ids: frozenset[int] = frozenset(vocabulary[token] for token in control if token in vocabulary)
         """Ids that no text is ever encoded to: the LongCat tags and every other token declared special."""
         self._control_starts = frozenset(token[0] for token in control if token)
 

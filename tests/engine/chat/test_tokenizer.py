@@ -118,6 +118,13 @@ def test_an_ordinary_added_token_stays_in_use(byte_fields):
     assert tokenizer.decode([277]) == "return "
 
 
+def test_an_added_token_without_a_text_is_none(byte_fields):
+    fields = byte_fields()
+    wanted = Tokenizer(json.dumps(fields)).control_ids
+    fields["added_tokens"].append({**fields["added_tokens"][0], "id": 999, "content": ""})
+    assert Tokenizer(json.dumps(fields)).control_ids == wanted
+
+
 def test_stored_truncation_and_padding_are_not_applied(byte_fields):
     fields = byte_fields()
     fields["truncation"] = {"max_length": 3, "strategy": "LongestFirst", "direction": "Right", "stride": 0}
