@@ -62,7 +62,8 @@ def load_ngram_head(folder: Path, config: ModelConfig, device: torch.device) -> 
         head = NgramHead(tensors["down"].float().to(device), tensors["up"].float().to(device))
     except (SafetensorError, KeyError, OSError) as fault:
         raise CheckpointCorrupt(f"{path} cannot be read ({fault}); remove it or make it again") from fault
-    if head.down.shape != (head.up.shape[1], config.hidden_size) or len(head.up) != config.vocab_size:
+    rank = head.down.shape[0] if head.down.dim() else 0
+    if head.down.shape != (rank, config.hidden_size) or head.up.shape != (config.vocab_size, rank):
         raise CheckpointCorrupt(f"{path} belongs to another model; remove it or make it again")
     return head
 

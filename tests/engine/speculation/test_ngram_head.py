@@ -76,9 +76,15 @@ def test_a_checkpoint_that_has_one_is_drafted_for_with_it(tiny, head, tmp_path):
 
 
 def test_a_file_that_does_not_fit_is_named(tiny, head, tmp_path):
-    NgramHead(head.down, head.up[:-1]).save(tmp_path)
-    with pytest.raises(CheckpointCorrupt, match="belongs to another model; remove it or make it again"):
-        load_ngram_head(tmp_path, tiny.config, tiny.device)
+    for down, up in (
+        (head.down, head.up[:-1]),
+        (head.down, head.up[:, 0]),
+        (head.down[0], head.up),
+        (head.down, head.up[0, 0]),
+    ):
+        NgramHead(down, up).save(tmp_path)
+        with pytest.raises(CheckpointCorrupt, match="belongs to another model; remove it or make it again"):
+            load_ngram_head(tmp_path, tiny.config, tiny.device)
     (tmp_path / FILE_NAME).write_bytes(b"\0" * 20)
     with pytest.raises(CheckpointCorrupt, match="cannot be read"):
         load_ngram_head(tmp_path, tiny.config, tiny.device)
