@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual import events
+from textual.actions import ActionParseResult
+from textual.dom import DOMNode
 
 from kodkod_app import paths
+from kodkod_app.conditions import told_condition
 from kodkod_app.tui import updates as u
 from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.themes import full_name
@@ -53,6 +56,22 @@ class Opening(Updating):
     def _is_covered(self) -> bool:
         """A screen is open already: the keys of the chat open no second."""
         return len(self.screen_stack) > 1
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """As every app. What is foreseen to fail, for what lies on the disk is not as it was, ends the action alone."""
+        try:
+            return await super().run_action(action, default_namespace, namespaces)
+        except Exception as fault:
+            told = told_condition(fault) or (str(fault) if hasattr(fault, "exit_code") else None)
+            if told is None:
+                raise
+            self.notify(inert_line(told, 300), severity="error", markup=False)
+            return True
 
     # Approval
 
@@ -262,24 +281,15 @@ class Opening(Updating):
 
     def action_settings(self) -> None:
         """Everything that can be set."""
-        if self._is_covered or self._read_settings() is None:
+        if self._is_covered:
             return
         from kodkod_app.settings_file import save_value
         from kodkod_app.tui.screens.settings import SettingsScreen
 
+        self._setting_fields()  # a file that cannot be read is told here, where there is a line for it
         path = paths.user_settings()
         screen = SettingsScreen(self._setting_fields, lambda key, value: save_value(path, key, value), str(path))
         self.push_screen(screen, self._take_settings)
-
-    def _read_settings(self) -> list[SettingField] | None:
-        """None, and the person is told, where a file that is edited just now cannot be read."""
-        from kodkod_app.settings import SettingsFault
-
-        try:
-            return self._setting_fields()
-        except SettingsFault as fault:
-            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
-            return None
 
     def _setting_fields(self) -> list[SettingField]:
         from kodkod_app.settings import merge_sources
@@ -292,8 +302,7 @@ class Opening(Updating):
 
     def _take_settings(self, changed: tuple[str, ...] | None) -> None:
         if changed and "tui.theme" in changed:
-            for field in self._read_settings() or ():
-                if field.key == "tui.theme":
-                    self.theme = full_name(field.value)
+            theme = next(field.value for field in self._setting_fields() if field.key == "tui.theme")
+            self.theme = full_name(theme)
         if changed and changed != ("tui.theme",):
             self.notify("they count from the next start on")

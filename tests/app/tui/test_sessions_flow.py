@@ -370,6 +370,22 @@ async def test_settings_that_cannot_be_read_any_more_leave_the_session_open(open
         await driver.pilot.press("escape")
 
 
+@pytest.mark.parametrize("command", ["/rewind", "/export", "/branches"])
+async def test_a_session_whose_folder_is_gone_does_not_end_the_app(open_app, record, command):
+    async with open_app(record(turn("Hello."))) as driver:
+        await driver.opened()
+        await driver.say("hi")
+        await driver.idle()
+        folder = driver.app.workbench.session.folder.path
+        folder.rename(folder.with_name("away"))
+        await driver.say(command)
+        await driver.pilot.press("escape")
+        folder.with_name("away").rename(folder)
+        await driver.say("/export")
+        await driver.until(lambda: "Export this session" in driver.screen_text(), "the screen")
+        await driver.pilot.press("escape")
+
+
 @pytest.mark.parametrize("is_said", [True, False])
 async def test_who_leaves_is_told_how_to_go_on_where_something_was_said(open_app, record, is_said, capsys):
     from kodkod_app.commands.chat import _tell_way_back
