@@ -42,9 +42,13 @@ class Desk:
         from dataclasses import replace
 
         from kodkod_app import paths
+        from kodkod_engine.chat.ledger_state import LedgerFault
 
         setup, before = replace(self.session.setup, mode=self.session.permissions.mode), self.session
-        self.session = await _open_session(paths.sessions_folder(), setup, session_id, step, forks)
+        try:
+            self.session = await _open_session(paths.sessions_folder(), setup, session_id, step, forks)
+        except LedgerFault as fault:  # another model's
+            raise LedgerFault(f"{fault}: kodkod -r {session_id}, without -m") from fault
         await _close_session(before)
 
     async def opened(self) -> u.Opened:

@@ -22,6 +22,7 @@ from kodkod_app.commands.fix import find_place
 from kodkod_app.session_story import whole_steps
 from kodkod_app.tui import store as s
 from kodkod_app.tui.history import pending_entries
+from kodkod_engine.chat.ledger_state import LedgerFault
 
 from ..conftest import FAULTY, FINISH, LOOK, MEND, MENDED, turn
 from .conftest import TIMEOUT_S
@@ -368,6 +369,21 @@ async def test_settings_that_cannot_be_read_any_more_leave_the_session_open(open
         await driver.pilot.press("f4")
         await driver.until(lambda: "agent.max_turns" in driver.screen_text(), "the settings")
         await driver.pilot.press("escape")
+
+
+async def test_another_models_session_is_told_how_it_opens(open_app, record, monkeypatch):
+    async def another(*_: object) -> None:
+        raise LedgerFault("written with another tokenizer; open it with the checkpoint it began with")
+
+    async with open_app(record(turn("Hello."))) as driver:
+        await driver.opened()
+        monkeypatch.setattr("kodkod_app.tui.desk._open_session", another)
+        driver.app._resume("20260101-000000-aaaaaa")
+        await driver.until(lambda: "kodkod -r 20260101-000000-aaaaaa," in driver.screen_text(), "how")
+        monkeypatch.undo()
+        await driver.say("hi")
+        await driver.idle()
+        assert driver.entries(s.Answer)[-1].text == "Hello."
 
 
 @pytest.mark.parametrize("command", ["/rewind", "/export", "/branches"])
