@@ -30,6 +30,7 @@ from kodkod_app.tui.inert import inert, inert_line
 from kodkod_app.tui.screens.approval_forms import ArgumentsForm, RefusalForm, RuleForm
 from kodkod_app.tui.screens.call_text import call_content, deed_of, subject_of
 from kodkod_app.tui.screens.judging import Judge
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.updates import CallFacts
 from kodkod_app.tui.widgets.diff import DiffView
 from kodkod_app.tui.widgets.entry import PlainText
@@ -54,7 +55,7 @@ class Sheet(Vertical):
         self.post_message(self.Laid(self.region.y))
 
 
-class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None]):
+class ApprovalScreen(ModalScreen[tuple[Approval, ...] | None], Once[tuple[Approval, ...] | None]):
     """See the module. Dismisses one answer per request, in their order; None interrupts the run."""
 
     DEFAULT_CSS = """

@@ -14,7 +14,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static, Tree
 from textual.widgets.tree import TreeNode
 
@@ -23,6 +22,7 @@ from kodkod_app.render import counted
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Branch, Step
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Heading, bind_enter, files_content, put_late
 
 _MAX_LABEL_CHARS = 100
@@ -61,7 +61,7 @@ class _Place:
     """The turn to tell of."""
 
 
-class BranchesScreen(Screen[Jump | None]):
+class BranchesScreen(Once[Jump | None]):
     """See the module. Dismisses a jump, or None."""
 
     DEFAULT_CSS = """

@@ -10,18 +10,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from kodkod_app.machine_facts import Fact
 from kodkod_app.tui.inert import cut_lines, inert, inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Heading
 
 Look = Callable[[], AsyncIterator[Fact]]
 """Looks at the machine; facts come as they are found."""
 
 
-class DoctorScreen(Screen[None]):
+class DoctorScreen(Once[None]):
     """See the module."""
 
     DEFAULT_CSS = """

@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Line
 
 FORMATS = {"markdown": ("Markdown, to read", ".md"), "atif": ("ATIF, to work with", ".json")}
@@ -26,7 +27,7 @@ Write = Callable[[str, Path], Sequence[Path]]
 """Writes a session in a format; returns the files it made. Called from a thread."""
 
 
-class ExportScreen(ModalScreen[tuple[Path, ...]]):
+class ExportScreen(ModalScreen[tuple[Path, ...]], Once[tuple[Path, ...]]):
     """See the module. Dismisses the files that were written; none when nothing was."""
 
     DEFAULT_CSS = """

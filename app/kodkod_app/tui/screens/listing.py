@@ -11,10 +11,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Heading, Line
 
 _NAME_WIDTH = 19
@@ -47,7 +47,7 @@ class Section:
     entries: tuple[Entry, ...]
 
 
-class ListScreen(Screen[None]):
+class ListScreen(Once[None]):
     """See the module."""
 
     DEFAULT_CSS = """

@@ -17,6 +17,7 @@ from textual.widgets import Footer, Input, OptionList, Static, TextArea
 
 from kodkod_app.report_text import FileStat
 from kodkod_app.tui.inert import inert, inert_line
+from kodkod_app.tui.screens.once import Once
 
 _MAX_FILES = 12
 STATUS_COLOURS = {
@@ -86,7 +87,7 @@ class Options(OptionList):
             super().action_page_down()  # type: ignore[no-untyped-call]  # Textual left it so
 
 
-class ConfirmScreen(ModalScreen[bool]):
+class ConfirmScreen(ModalScreen[bool], Once[bool]):
     """A question with yes and no; no is where the cursor would be."""
 
     DEFAULT_CSS = """

@@ -19,10 +19,11 @@ from kodkod_agent.errors import AgentError
 from kodkod_app.report_text import FileStat
 from kodkod_app.session_branches import START, Step
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Options, bind_enter, files_content, put_late
 
 
-class RewindScreen(ModalScreen[int | None]):
+class RewindScreen(ModalScreen[int | None], Once[int | None]):
     """See the module. Dismisses the number of a step, or None."""
 
     DEFAULT_CSS = """

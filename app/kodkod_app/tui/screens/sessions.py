@@ -12,13 +12,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
 from kodkod_app.session_shelf import ShelvedSession
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import STATUS_COLOURS, ConfirmScreen, Heading, Line
 
 
@@ -50,7 +50,7 @@ class SessionChoice:
     """To see the tree of its steps first."""
 
 
-class SessionsScreen(Screen[SessionChoice | None]):
+class SessionsScreen(Once[SessionChoice | None]):
     """See the module. Dismisses a choice, or None."""
 
     DEFAULT_CSS = """

@@ -11,13 +11,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.markup import escape
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_app.settings import SettingsFault
 from kodkod_app.settings_fields import SettingField, Source, read_typed
 from kodkod_app.tui.inert import inert_line
+from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Heading, Line, Options
 
 _KEY_WIDTH = 30
@@ -27,7 +28,7 @@ Save = Callable[[str, Any], None]
 """Writes one key; None takes it out. Raises `SettingsFault`."""
 
 
-class SettingsScreen(Screen[tuple[str, ...]]):
+class SettingsScreen(Once[tuple[str, ...]]):
     """See the module. Dismisses the keys that were changed."""
 
     DEFAULT_CSS = """
@@ -152,7 +153,7 @@ class SettingsScreen(Screen[tuple[str, ...]]):
         self.dismiss(tuple(self._changed))
 
 
-class ValueScreen(ModalScreen[bool]):
+class ValueScreen(ModalScreen[bool], Once[bool]):
     """Another value for one setting. Dismisses whether it was saved."""
 
     DEFAULT_CSS = """

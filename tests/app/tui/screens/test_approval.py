@@ -119,6 +119,17 @@ async def test_keys_that_come_at_once_are_taken_in_their_order() -> None:
             assert app.result == (wanted,)
 
 
+@pytest.mark.parametrize("keys", [("y", "y"), ("enter", "enter"), ("y", "escape"), ("y", "n", "enter")])
+async def test_a_second_key_that_is_there_already_answers_nothing_more(keys: tuple[str, ...]) -> None:
+    """It took away the screen below: with the chat there, the app ended with a traceback, and what ran in it."""
+    app = Host(lambda: screen(SHELL))
+    async with app.run_test() as pilot:
+        await pilot.pause()
+        await press_at_once(pilot, *keys)
+        assert app.result == (Approval(call_id="1", allowed=True),)
+        assert len(app.screen_stack) == 1
+
+
 async def test_pages_are_those_of_the_call_not_of_the_answers() -> None:
     """The answers took the keys, and Enter was "Refuse" afterwards."""
     long = question("shell", "changes files", command="\n".join(f"echo {number}" for number in range(60)))

@@ -22,7 +22,7 @@ from kodkod_app.tui.screens.listing import Entry, ListScreen, Section
 from kodkod_app.tui.screens.parts import ConfirmScreen
 from kodkod_app.tui.screens.settings import SettingsScreen, ValueScreen
 
-from .host import Host, settled, until
+from .host import Host, press_at_once, settled, until
 
 
 def text_of(app: Host, selector: str) -> str:
@@ -35,6 +35,16 @@ def settings_app(path: Path) -> Host:
         return setting_fields(layers, merge_sources(layers, trusted=True))
 
     return Host(lambda: SettingsScreen(load, lambda key, value: save_value(path, key, value), str(path)))
+
+
+async def test_a_value_that_is_chosen_twice_leaves_the_settings_open(settings_file: Path) -> None:
+    app = settings_app(settings_file)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press(*"theme", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ValueScreen), "the choices")
+        await press_at_once(pilot, "down", "enter", "enter")
+        assert isinstance(app.screen, SettingsScreen)
+    assert settings_file.read_text() == '[tui]\ntheme = "light"\n'
 
 
 async def test_a_file_that_is_broken_meanwhile_leaves_the_settings_as_they_were_read(settings_file: Path) -> None:
