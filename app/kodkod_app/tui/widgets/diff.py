@@ -16,6 +16,8 @@ from kodkod_app.tui.prose.line import Line, filled, folded, indented
 
 MAX_LINES = 400
 """Shown of one change; the rest is counted."""
+_MAX_COMPARED_CHARS = 1_000
+"""Of two lines: what longer ones have in common takes seconds to find, minutes for a file in one line."""
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 _WORD = re.compile(r"\w+|\s+|.")
 _MIN_LIKENESS = 0.4
@@ -90,6 +92,8 @@ _Spans = tuple[tuple[int, int], ...]
 
 
 def _changed_words(old: str, new: str) -> tuple[_Spans, _Spans]:
+    if max(len(old), len(new)) > _MAX_COMPARED_CHARS:
+        return (), ()
     old_words, new_words = _WORD.findall(old), _WORD.findall(new)
     matcher = SequenceMatcher(None, old_words, new_words, autojunk=False)
     if matcher.ratio() < _MIN_LIKENESS:
