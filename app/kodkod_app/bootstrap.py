@@ -93,7 +93,7 @@ def require_folder(name: str | None, what: str) -> Path:
         raise CheckpointMissing(
             f"{what} needs a checkpoint that kodkod's own engine loads; give its folder with -m DIR"
         )
-    return Path(name).expanduser()
+    return paths.expanded(name)
 
 
 def is_remote(name: str) -> bool:
@@ -107,7 +107,7 @@ def _prefix_of(name: str) -> str:
 
 def path_of(name: str) -> Path:
     """Where a model that is on this machine lies: its folder, or its recording."""
-    return Path(name.removeprefix(_prefix_of(name))).expanduser()
+    return paths.expanded(name.removeprefix(_prefix_of(name)))
 
 
 def bundled_model() -> Path | None:

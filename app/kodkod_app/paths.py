@@ -79,6 +79,11 @@ def project_settings(work_tree: Path) -> Path:
     return work_tree / ".kodkod" / "config.toml"
 
 
+def expanded(path: Path | str) -> Path:
+    """With the home folder for `~`; of somebody who is not here it stays as it is, and no such file will be found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib's own fails for them
+
+
 def _home(name: str) -> Path | None:
     home = os.environ.get(HOME_VARIABLE)
     return Path(home).absolute() / name if home else None

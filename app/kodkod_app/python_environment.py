@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kodkod_app import paths
 from kodkod_tools.small_files import read_small
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -63,7 +64,7 @@ def find_environment(work_tree: Path, given: Path | None, variables: Mapping[str
         EnvironmentFault: `given` is none, or holds the person's home.
     """
     if given is not None:
-        folder = given.expanduser().absolute()
+        folder = paths.expanded(given).absolute()
         if not _is_environment(folder):
             raise EnvironmentFault(f"{folder} is no Python environment (it has no bin/python); name another by --env")
         return _described(folder, "named by --env", work_tree)

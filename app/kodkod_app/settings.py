@@ -124,7 +124,7 @@ def kv_folders(environment: Mapping[str, str]) -> list[Path]:
     folders = [paths.kv_folder()]
     with suppress(SettingsFault):  # whoever uses them is told
         named = load_settings(Path.cwd(), trusted=False, environment=environment).engine.kv_folder
-        folders += [] if named is None else [Path(named).expanduser()]
+        folders += [] if named is None else [paths.expanded(named)]
     return folders
 
 

@@ -97,7 +97,7 @@ def open_spans(config: TelemetryConfig, model: str) -> Iterator[Spans]:
 
 
 def _opened(config: TelemetryConfig) -> TextIO:
-    path = paths.sessions_folder().parent / "spans.jsonl" if config.file is None else config.file.expanduser()
+    path = paths.sessions_folder().parent / "spans.jsonl" if config.file is None else paths.expanded(config.file)
     try:
         return open(path, "a", encoding="utf-8", opener=_own)  # what is said may be in it
     except OSError as fault:

@@ -141,6 +141,8 @@ def test_a_recording_that_cannot_be_read_is_4(kodkod, project, tmp_path):
         (("--issue", " "), "the issue is empty"),
         (("--issue", "a", "--issue-file", "-"), "exclude each other"),
         (("--issue", "a", "-C", "/nowhere"), "is not a folder"),
+        (("--issue", "a", "-C", "~nobody-of-this-name/x"), "is not a folder"),
+        (("--issue", "a", "--env", "~nobody-of-this-name/x"), "is no Python environment"),
         (("--issue", "a", "--fork"), "--fork goes with"),
         (("-c", "-r", "x"), "exclude each other"),
         (("-c",), "no session has worked on"),

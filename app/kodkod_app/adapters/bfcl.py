@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kodkod_agent.model_turn import Turn
+from kodkod_app import paths
 from kodkod_app.adapters.asking import next_turn, sampling_of, shared_model
 from kodkod_app.bootstrap import Model
 from kodkod_app.evaluation.suite import Suite, SuiteFault
@@ -61,7 +62,7 @@ def data_folder() -> Path:
         SuiteFault: nowhere.
     """
     if named := os.environ.get(DATA_VARIABLE):
-        return Path(named).expanduser()
+        return paths.expanded(named)
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or spec.origin is None:
         raise SuiteFault(

@@ -30,6 +30,7 @@ def command(**flags: Any) -> int:
 
     Exit codes: 0 the editor left, 1 fault, 2 usage, 130 interrupted.
     """
+    from kodkod_app import paths
     from kodkod_app.bootstrap import absolute_name
     from kodkod_app.editor.running import run
     from kodkod_app.settings import said_layer
@@ -38,7 +39,7 @@ def command(**flags: Any) -> int:
         {
             "model": flags["model"] and absolute_name(flags["model"]),
             "sandbox": flags["sandbox"],
-            "env": flags["env"] and str(flags["env"].expanduser().absolute()),
+            "env": flags["env"] and str(paths.expanded(flags["env"]).absolute()),
             "permission_mode": flags["permission_mode"],
         }
     )

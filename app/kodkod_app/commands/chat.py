@@ -99,6 +99,8 @@ def _fork_point(fork: str | None) -> tuple[str | None, int | None]:
 
 
 def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
+    from kodkod_app import paths
+
     model = flags["model"]
     if model is not None:
         from kodkod_app.bootstrap import absolute_name
@@ -107,7 +109,7 @@ def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
     said = {
         "model": model,
         "sandbox": flags["sandbox"],
-        "env": flags["env"] and str(flags["env"].expanduser().absolute()),
+        "env": flags["env"] and str(paths.expanded(flags["env"]).absolute()),
         "permission_mode": flags["permission_mode"],
     }
     return {key: value for key, value in said.items() if value is not None}

@@ -223,7 +223,7 @@ def _tree_of_session(session_id: str, flags: dict[str, Any]) -> Path:
 
 
 def _folder(path: Path) -> Path:
-    folder = path.expanduser()
+    folder = paths.expanded(path)
     if not folder.is_dir():
         raise click.UsageError(f"{folder} is not a folder; name the project with -C DIR")
     return folder.resolve()
@@ -236,7 +236,7 @@ def _said(flags: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": flags["model"] and absolute_name(flags["model"]),
         "sandbox": flags["sandbox"],
-        "env": flags["env"] and str(flags["env"].expanduser().absolute()),
+        "env": flags["env"] and str(paths.expanded(flags["env"]).absolute()),
         "permission_mode": flags["permission_mode"],
         "candidates": {"count": flags["candidates"]},
         "agent": {**agent_flags(flags), **agent},

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kodkod_app import paths
 from kodkod_app.bootstrap import Model, absolute_name, demonstration_checkpoint, open_model, require_model
 from kodkod_app.evaluation.agents import AgentKind
 from kodkod_app.evaluation.records import TrialsKept
@@ -68,7 +69,7 @@ def _settings(folder: Path, flags: Mapping[str, Any], agent: AgentKind) -> Setti
     said = {
         "model": flags["model"] and absolute_name(flags["model"]),
         "sandbox": flags["sandbox"],
-        "env": flags["env"] and str(flags["env"].expanduser().absolute()),
+        "env": flags["env"] and str(paths.expanded(flags["env"]).absolute()),
         "agent": {"seed": flags["seed"], "temperature": flags["temperature"]},
     }
     settings = load_settings(folder, trusted=False, environment=os.environ, flags=said)

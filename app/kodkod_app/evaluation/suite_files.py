@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from kodkod_app import paths
 from kodkod_app.evaluation.suite import Suite, SuiteFault
 
 
@@ -46,7 +47,7 @@ def load_suite(name: str) -> Suite:
 
     if name.startswith(PREFIX):
         return load_category(name.removeprefix(PREFIX))
-    path = bundled_suites().get(name) or Path(name).expanduser()
+    path = bundled_suites().get(name) or paths.expanded(name)
     return harbor_suite(path) if path.is_dir() else _load_file(path, name)
 
 
