@@ -101,15 +101,18 @@ class SessionFolder:
         """Its description.
 
         Raises:
-            SessionDamaged: it cannot be read.
+            SessionDamaged: it cannot be read, or is of another session.
         """
         try:
-            return SessionInfo.model_validate_json(self._info.read_bytes())
+            info = SessionInfo.model_validate_json(self._info.read_bytes())
         except (OSError, ValidationError) as fault:
             raise SessionDamaged(
                 f"{self._info} cannot be read ({cause_of(fault)}); restore it, or remove the session with "
                 f"`kodkod sessions delete {self.path.name}`"
             ) from fault
+        if info.id != self.path.name:
+            raise SessionDamaged(f"{self.path} is a copy of session {info.id}, and no session; move it elsewhere")
+        return info
 
     def write_info(self, info: SessionInfo) -> None:
         """Replace the description in one step."""
