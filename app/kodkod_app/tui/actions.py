@@ -77,14 +77,14 @@ class Actions(Lists):
 
     def action_fork(self, step: str = "") -> None:
         """A new session from a step of this one; without its number from the last."""
-        if not self.is_free():
+        if not self.is_free() or not self.is_step(step):
             return
         session = self.workbench.session
         steps = session.steps if session is not None else []
         if not steps:
             self.notify("there is no step to fork from yet")
             return
-        self.fork(self.session_id, int(step) if step.isdecimal() else None)
+        self.fork(self.session_id, int(step) if step else None)
 
     # The conversation
 

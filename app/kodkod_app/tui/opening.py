@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kodkod_app.wish import Wish
 
 
+_MAX_STEP_DIGITS = 9
 _PAUSE_S = 0.7
 """Nobody who writes waits so long between two letters, but for to think."""
 
@@ -223,17 +224,29 @@ class Opening(Updating):
             case JumpKind.RESUME:
                 self._resume(jump.session_id)
 
+    def is_step(self, text: str) -> bool:
+        """Whether it is the number of a step, or nothing; the person is told when not."""
+        if not text or (text.isdecimal() and len(text) <= _MAX_STEP_DIGITS):
+            return True
+        self.notify(f"{inert_line(text, 40)} is no step; /branches shows them", severity="warning", markup=False)
+        return False
+
     def action_rewind(self, step: str = "") -> None:
         """Back to a step; without its number a screen shows them."""
-        if not self.is_free() or self._is_covered:
+        if not self.is_free() or self._is_covered or not self.is_step(step):
             return
-        if step.isdecimal():
+        if step:
             self._rewind_to(int(step))
             return
+        from kodkod_agent.errors import AgentError
         from kodkod_app.session_branches import read_steps
         from kodkod_app.tui.screens.rewind import RewindScreen
 
-        steps = read_steps(paths.sessions_folder(), self.session_id)
+        try:
+            steps = read_steps(paths.sessions_folder(), self.session_id)
+        except AgentError as fault:
+            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
+            return
         screen = RewindScreen(steps, changed_files=lambda to: self._changed_files(self.session_id, to))
         self.push_screen(screen, self._rewind_to)
 
@@ -250,9 +263,12 @@ class Opening(Updating):
         from kodkod_app.session_export import write_export
         from kodkod_app.tui.screens.export import ExportScreen
 
-        folder = SessionFolder.find(paths.sessions_folder(), self.session_id)
-        screen = ExportScreen(self.session_id, self.wish.work_tree, lambda form, path: write_export(folder, form, path))
-        self.push_screen(screen, self._tell_written)
+        root, session_id = paths.sessions_folder(), self.session_id
+
+        def write(form: str, path: Path) -> Sequence[Path]:
+            return write_export(SessionFolder.find(root, session_id), form, path)
+
+        self.push_screen(ExportScreen(session_id, self.wish.work_tree, write), self._tell_written)
 
     def _tell_written(self, written: tuple[Path, ...] | None) -> None:
         for path in written or ():
@@ -275,7 +291,7 @@ class Opening(Updating):
         settings = self.workbench.settings
         name = (settings.model if settings is not None else None) or self.wish.said.get("model")
         is_elsewhere = name is not None and name.startswith((RECORDING, SERVED))
-        model = None if is_elsewhere else Path(name).expanduser() if name else bundled_model()
+        model = None if is_elsewhere else paths.expanded(name) if name else bundled_model()
         async for fact in look_around(self.wish.work_tree, model):
             yield fact
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kodkod_sandbox.base import ExecResult, Sandbox
 
 _MAX_SHOWN_TO_MODEL_CHARS = 4_000
+_NEVER_RAN = 125
+"""Exit code of a command that its box failed, as Docker has it."""
 
 
 class PersonsShell:
@@ -39,6 +41,9 @@ class PersonsShell:
             output, ended = await reading
         except asyncio.CancelledError:
             ended = ExecResult(130, b"", b"", 0, 0, time.monotonic() - began_s)
+        except Exception:
+            self._feed.put(u.ShellEnded(_NEVER_RAN, time.monotonic() - began_s))
+            raise
         self._feed.put(u.ShellEnded(ended.exit_code, ended.duration_s))
         self._notes.append(f"I ran `{command}` (exit code {ended.exit_code}):\n{output}")
 

@@ -238,7 +238,7 @@ class Workbench:
                         break
         except (AgentError, EngineError):
             pass
-        except Exception as fault:  # noqa: BLE001  # as of a command
+        except Exception as fault:  # noqa: BLE001  # as of a command: it ends itself alone
             self._feed.put(told_fault(fault))
         self._feed.put(u.Loading(""))
 

@@ -28,7 +28,7 @@ from kodkod_app.tui.feed import Feed
 from kodkod_app.tui.heights import Heights
 from kodkod_app.tui.inert import cut_lines, inert, inert_line
 from kodkod_app.tui.meter import Meter, Prefill
-from kodkod_app.tui.path_search import PathSearch
+from kodkod_app.tui.path_search import PathSearch, likeness
 from kodkod_app.tui.persons_shell import PersonsShell
 from kodkod_app.tui.plan import read_plan
 from kodkod_app.tui.prompt_history import PromptHistory
@@ -268,6 +268,12 @@ def test_lines_that_are_not_alike_are_not_compared_word_by_word() -> None:
     assert old.spans == new.spans == ()
 
 
+def test_a_file_in_one_line_is_not_compared_word_by_word() -> None:
+    words = ["var", "x", "=", "y", ";"] * 20_000
+    old, new = read_unified(f"@@ -1 +1 @@\n-{' '.join(words)}\n+{' '.join(reversed(words))}\n")
+    assert (old.spans, new.spans) == ((), ())
+
+
 def test_a_task_list_is_a_plan_and_one_box_is_not() -> None:
     steps = read_plan("First:\n- [x] look\n- [ ] mend\n  1. [~] test\nend")
     assert [(step.text, step.state) for step in steps] == [
@@ -461,6 +467,23 @@ def test_paths_are_found_by_a_few_letters_and_ignored_files_are_not(tmp_path: Pa
     assert search.find("tspan") == ["tests/test_spans.py"]
     assert search.find("")[0] in (".gitignore", "README.md")
     assert search.find("nothing like it") == []
+
+
+def test_letters_that_stand_in_a_path_in_millions_of_ways_are_found_at_once(tmp_path: Path) -> None:
+    deep = tmp_path / "test/src/test/java/org/test/context/tests/statements"
+    deep.mkdir(parents=True)
+    (deep / "TransactionalTestExecutionListenerContextTests.java").touch()
+    search = PathSearch(tmp_path)
+    assert len(search.find("testtesttest")) == 1
+    assert search.find("testtesttestz") == []
+
+
+@pytest.mark.parametrize(
+    ("letters", "better", "worse"), [("span", "xspan", "xsxpxaxn"), ("ts", "t_s", "txs"), ("ab", "xxab", "xxaxb")]
+)
+def test_neighbours_and_beginnings_of_words_count_for_more(letters: str, better: str, worse: str) -> None:
+    assert likeness(letters, better) > likeness(letters, worse) > 0
+    assert likeness(letters, letters[::-1]) == 0
 
 
 def test_commands_have_actions_and_are_found() -> None:

@@ -17,6 +17,7 @@ from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from kodkod_agent.errors import AgentError
+from kodkod_app import paths
 from kodkod_app.tui.inert import inert_line
 from kodkod_app.tui.screens.once import Once
 from kodkod_app.tui.screens.parts import Line
@@ -101,17 +102,15 @@ class ExportScreen(ModalScreen[tuple[Path, ...]], Once[tuple[Path, ...]]):
     async def action_write(self) -> None:
         """Write it, after a second enter where a file is there."""
         text = self.query_one(Input).value.strip()
-        path = Path(text).expanduser()
-        path = path if path.is_absolute() else self._folder / path
-        if not text or path.is_dir():
-            self._say("this is a folder; add the name of a file" if text else "type the path of a file")
-            return
-        if path.exists() and path != self._agreed:
-            self._agreed = path
-            self._say("this file is there already; enter once more writes over it")
-            return
+        path = self._folder / paths.expanded(text)
         try:
-            self.dismiss(tuple(await asyncio.to_thread(self._write, self._form, path)))
+            if not text or path.is_dir():
+                self._say("this is a folder; add the name of a file" if text else "type the path of a file")
+            elif path.exists() and path != self._agreed:
+                self._agreed = path
+                self._say("this file is there already; enter once more writes over it")
+            else:
+                self.dismiss(tuple(await asyncio.to_thread(self._write, self._form, path)))
         except OSError as fault:
             self._say(f"cannot be written ({fault.strerror or fault}); type another path")
         except AgentError as fault:
