@@ -133,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parents[1] / "docs")
     folder = parser.parse_args().folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     with example_copy(example_folder(), [_FAILING]) as broken:
         os.environ["HOME"] = str(broken.tree.parent)
         os.environ[paths.HOME_VARIABLE] = str(broken.tree.parent / "kodkod")

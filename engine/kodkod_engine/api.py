@@ -260,6 +260,8 @@ class EngineStats:
     """Of prompts, read back from disk; they count among the reused ones."""
     generated_tokens: int = 0
     preemptions: int = 0
+    fault: str = ""
+    """Why it takes no requests any more and has to be loaded again; empty while it does."""
 
 
 @runtime_checkable

@@ -21,11 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kodkod_app.serving.chat import Chat
 from kodkod_app.serving.completions import Completion
 from kodkod_app.serving.document import document
-from kodkod_app.serving.faults import ApiFault
+from kodkod_app.serving.faults import ApiFault, of_engine
 from kodkod_app.serving.replies import HealthReply, ModelReply, ModelsReply
 from kodkod_app.serving.requests import ChatRequest, CompletionRequest, Sampled
 from kodkod_app.serving.service import Service
 from kodkod_app.serving.transport import CLIENT_LEFT, EventStream, json_response, read_body, while_connected
+from kodkod_engine.errors import EngineClosed
 
 DONE = "[DONE]"
 OPEN_PATHS = ("/health", "/openapi.json")
@@ -118,6 +119,8 @@ def _described(service: Service) -> ModelReply:
 def _health(service: Service) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(_: Request) -> Response:
         counts = service.engine.stats()
+        if counts.fault:
+            raise of_engine(EngineClosed(counts.fault), "")
         health = HealthReply(
             status="ok",
             running=counts.running,

@@ -31,9 +31,9 @@ _ERRORS = {
     "413": "The body is too large.",
     "415": "The body is not declared as JSON.",
     "500": "The engine failed.",
-    "503": "The server is closing.",
+    "503": "The server is closing, or its engine has ended.",
 }
-_ON_GET = ("401", "403", "404")
+_ON_GET = ("401", "403", "404", "503")
 
 
 def document(name: str, *, keyed: bool) -> str:

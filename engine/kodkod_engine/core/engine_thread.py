@@ -14,7 +14,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from kodkod_engine.api import EngineStats, FinishReason
@@ -72,7 +72,8 @@ class EngineThread(ABC):
     @property
     def stats(self) -> EngineStats:
         """As of the end of the last step."""
-        return self._stats
+        death = self._death
+        return self._stats if death is None else replace(self._stats, fault=_last_words(death))
 
     def submit(self, sequence: Sequence, answer: Answer) -> None:
         """Queue a request. Raises EngineClosed after `close`, when the thread died, and in a fork of its process."""

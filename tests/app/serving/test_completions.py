@@ -5,6 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from kodkod_engine.api import EngineStats
+
 from .conftest import NAME, says, served, slow_model
 
 
@@ -78,6 +80,14 @@ def test_health_counts(running):
     after = httpx.get(running.url.removesuffix("/v1") + "/health").json()
     assert (after["status"], after["running"]) == ("ok", 0)
     assert after["generated_tokens"] == before["generated_tokens"] + 16
+
+
+def test_health_is_none_when_the_engine_has_ended(serve, monkeypatch):
+    running = serve(says("Hi"))
+    ended = EngineStats(fault="the GPU was lost; load it again")
+    monkeypatch.setattr(running.service.engine, "stats", lambda: ended)
+    reply = httpx.get(running.url.removesuffix("/v1") + "/health")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, ended.fault)
 
 
 def test_names_may_hold_slashes(serve):

@@ -553,6 +553,7 @@ async def test_when_the_engine_thread_dies_everyone_is_told(bench: Bench):
     with pytest.raises(EngineClosed, match="died") as refusal:
         engine.generate(ask(PROMPT))
     assert isinstance(refusal.value.__cause__, SystemExit)
+    assert engine.stats().fault == str(refusal.value)
 
 
 # --- closing --------------------------------------------------------------------------------------------------------
