@@ -202,13 +202,15 @@ class KodkodApp(Actions):
         return self.focused is not self.prompt and not self._is_covered
 
     def action_stop(self) -> None:
-        """Interrupt what runs; when nothing does, two presses go back in the session."""
+        """Interrupt what runs; when nothing does, take back what waits, and two presses go back in the session."""
         now_s = time.monotonic()
         if self.is_stoppable:
             self._was_interrupted = True
             self.workbench.interrupt()
             self.hurry.set()
             self.show_activity("stopping")
+        elif self.queue.messages:
+            self._give_back()
         elif now_s - self._stop_pressed_s < _TWICE_S:
             self._stop_pressed_s = 0.0
             self.run_worker(self.run_action("rewind('')"))

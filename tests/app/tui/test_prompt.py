@@ -283,6 +283,17 @@ async def test_what_is_said_while_the_agent_works_waits_and_an_interrupt_gives_i
         assert driver.entries(s.Answer)[-1].text == "Then this."
 
 
+async def test_esc_gives_back_what_waits_for_the_model(open_app, record):
+    async with open_app(record(turn("One.")), is_held=True) as driver:
+        await driver.say("first")
+        await driver.say("second")
+        await driver.pilot.press("escape")
+        assert driver.app.prompt.text == "first\n\nsecond"
+        driver.begin()
+        await driver.opened()
+        assert not driver.entries(s.Said)
+
+
 async def test_messages_that_wait_are_said_one_after_another(open_app, record):
     async with open_app(record(turn("One."), turn("Two."), turn("Three.")), is_held=True) as driver:
         for text in ("first", "second", "third"):
