@@ -133,14 +133,14 @@ def _plain_dot(bits: int) -> Any:
         total = np.float32(0)
         for g in range(scales.shape[1]):
             whole = np.int32(0)
-            for j in range(group // 2):
-                if bits == 4:
+            if bits == 4:
+                for j in range(group // 2):
                     code = codes[o, g * (group // 2) + j]
                     low, high = _nibble(code, False), _nibble(code, True)
-                else:
-                    low = np.int32(np.int8(codes[o, g * group + j]))
-                    high = np.int32(np.int8(codes[o, g * group + group // 2 + j]))
-                whole += low * x[token, g * group + j] + high * x[token, g * group + group // 2 + j]
+                    whole += low * x[token, g * group + j] + high * x[token, g * group + group // 2 + j]
+            else:
+                for i in range(g * group, (g + 1) * group):
+                    whole += np.int32(np.int8(codes[o, i])) * x[token, i]
             total += np.float32(whole) * widen(scales[o, g])
         return total
 
