@@ -19,7 +19,8 @@ from numba.extending import intrinsic
 from kodkod_engine.kernels.bf16 import INSIDE, KERNEL_OPTIONS
 from kodkod_engine.kernels.inside import compiled_into, with_parameters
 
-_VOID, _BYTES, _NUMBER = ir.VoidType(), ir.IntType(8).as_pointer(), ir.IntType(64)
+_VOID, _FLAG, _NUMBER = ir.VoidType(), ir.IntType(8), ir.IntType(64)
+_BYTES = _FLAG.as_pointer()
 _CODE = ir.FunctionType(_VOID, (_BYTES, _NUMBER))
 
 
@@ -48,7 +49,7 @@ _RUN, _RUN_ARGUMENTS = types.Dispatcher(_run), (types.int64,) * 3
 
 
 def _part_code(context: Any, module: Any, found: Any, kinds: Any, structure: Any) -> Any:
-    """A function that takes its arguments from memory: one for each kernel."""
+    """A function that takes its arguments from memory and leaves a mark behind them if it fails: one per kernel."""
     name = f"{found.llvm_func_name}.part"
     if name in module.globals:
         return module.globals[name]
@@ -57,7 +58,9 @@ def _part_code(context: Any, module: Any, found: Any, kinds: Any, structure: Any
     builder = ir.IRBuilder(code.append_basic_block())
     place = builder.bitcast(code.args[0], structure.as_pointer())
     values = [builder.load(cgutils.gep_inbounds(builder, place, 0, index)) for index in range(len(kinds) - 1)]
-    context.call_internal_no_propagate(builder, found, types.void(*kinds), [*values, code.args[1]])
+    status, _ = context.call_internal_no_propagate(builder, found, types.void(*kinds), [*values, code.args[1]])
+    with builder.if_then(status.is_error, likely=False):
+        builder.store(_FLAG(1), cgutils.gep_inbounds(builder, place, 0, len(values)))
     builder.ret_void()
     return code
 
@@ -65,20 +68,24 @@ def _part_code(context: Any, module: Any, found: Any, kinds: Any, structure: Any
 def in_parts(function: Callable[..., None]) -> Any:
     """A function whose last arguments are `parts` and `part`: called without the last one, on threads for each of them.
 
-    Its arrays must not share memory, so that loops over them vectorise.
+    Its arrays must not share memory, so that loops over them vectorise. Where a part fails, for it found no memory, the
+    kernel does so too when all are done.
     """
 
     def generate(context: Any, builder: Any, call: Any, values: Any) -> Any:
         kinds = (*call.args, types.int64)
         found = compiled_into(context, function, kinds, are_apart=True)
-        structure = ir.LiteralStructType([value.type for value in values])
+        structure = ir.LiteralStructType([*(value.type for value in values), _FLAG])
         place = cgutils.alloca_once(builder, structure)
-        for index, value in enumerate(values):
+        for index, value in enumerate([*values, _FLAG(0)]):
             builder.store(value, cgutils.gep_inbounds(builder, place, 0, index))
         code = _part_code(context, builder.module, found, kinds, structure)
         run = _RUN.get_call_type(context.typing_context, _RUN_ARGUMENTS, {})
         addresses = [builder.ptrtoint(pointer, _NUMBER) for pointer in (code, place)]
         context.get_function(_RUN, run)(builder, [*addresses, values[-1]])
+        has_failed = builder.load(cgutils.gep_inbounds(builder, place, 0, len(values)))
+        with builder.if_then(cgutils.is_not_null(builder, has_failed), likely=False):
+            context.call_conv.return_user_exc(builder, MemoryError, ("a part of a kernel found no memory",))
         return context.get_dummy_value()
 
     def typed(_typing: Any, *arguments: Any) -> Any:

@@ -35,6 +35,11 @@ def _number(out, parts, part):
         _double(out[row : row + 1])
 
 
+@in_parts
+def _take_memory(sizes, out, parts, part):
+    out[part] = len(np.empty(sizes[part], np.int8))
+
+
 def test_it_is_called_wherever_a_kernel_says_so_and_compiled_with_it(monkeypatch):
     heard = []
     monkeypatch.setattr(first_use, "_compiles", lambda: heard.append(1))
@@ -75,3 +80,18 @@ def test_every_part_is_done_once(parts):
     kernel(out, parts)
     expected = [part for part in range(parts) for _ in range(50 * part // parts, 50 * (part + 1) // parts)]
     assert out.tolist() == [6 * part for part in expected]
+
+
+def test_a_part_that_finds_no_memory_ends_the_kernel_and_it_can_be_called_again():
+    @njit
+    def kernel(sizes, out, parts):
+        _take_memory(sizes, out, parts)
+        out[0] = 5
+
+    sizes, out = np.array([2, 1 << 60, 2]), np.zeros(3, np.int64)
+    with pytest.raises(MemoryError, match="found no memory"):
+        kernel(sizes, out, 3)
+    assert out.tolist() == [2, 0, 2]
+    sizes[1] = 3
+    kernel(sizes, out, 3)
+    assert out.tolist() == [5, 3, 2]
