@@ -149,7 +149,16 @@ def _nowhere(mode: Literal["r", "w"]) -> TextIO:
     return Path(os.devnull).open(mode, encoding="utf-8")
 
 
+def _name_home() -> None:
+    """Say where `~` is for a user of whom nothing says it, where containers have it for theirs."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
 def _run(arguments: list[str] | None) -> int:
+    _name_home()
     name_kernel_cache(os.environ)
     try:
         result: Any = kodkod.main(arguments, prog_name="kodkod", standalone_mode=False)

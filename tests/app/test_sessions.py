@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_what_git_refuses_leaves_a_session_without_a_word(broken, root, project)
     else:
         (project / ".git" / broken).write_text("[")
     remove_unsaid(folder)
+
+
+def test_a_user_whom_the_machine_does_not_know_needs_no_home(kodkod, project, tmp_path, monkeypatch):
+    def unknown(_uid):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "home"))
+    for variable in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(variable, "")  # so that it is put back afterwards
+        monkeypatch.delenv(variable)
+    assert kodkod("sessions", "-C", project)[0] == 0
+    assert kodkod("trust", "--list")[0] == 0
+    assert Path.home() == Path("/")
 
 
 def test_home_moves_every_folder(root, tmp_path):
