@@ -42,6 +42,14 @@ def load_category(category: str) -> Suite:
     if category.endswith(_LANGUAGES) or (category != _NOTHING_FITS and _is_beyond(category)):
         raise SuiteFault(f"{category} is scored by running it: use `bfcl generate` with the handler {NAME}")
     folder = data_folder()
+    try:
+        return _read_category(folder, category)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
+        cause = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+        raise SuiteFault(f"{folder} has {category} in another form than version 4 of the bench ({cause})") from fault
+
+
+def _read_category(folder: Path, category: str) -> Suite:
     questions = list(_lines(folder / f"BFCL_v4_{category}.json", category))
     answers: dict[str, Any] = {}
     if _NOTHING_FITS not in category:

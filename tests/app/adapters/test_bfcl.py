@@ -80,6 +80,22 @@ def test_what_is_not_matched_here(data, monkeypatch, tmp_path):
         load_suite("bfcl:simple_python")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version https://git-lfs.github.com/spec/v1",
+        '{"id": "simple_python_0"}',
+        '{"id": 1, "question": [[]], "function": []}',
+        "[1]",
+        '{"id": "_", "question": [[]], "function": []}',
+    ],
+)
+def test_data_in_another_form_are_told_in_a_line(data, text):
+    (data / "BFCL_v4_simple_python.json").write_text(text)
+    with pytest.raises(SuiteFault, match="in another form"):
+        load_suite("bfcl:simple_python")
+
+
 class BaseHandler:
     """As the wheel's: made with these arguments, and `temperature` kept."""
 
