@@ -65,12 +65,6 @@ def checkout(clone: Path, commit: str, tree: Path) -> None:
         _git(clone, "checkout-index", "--all", variables={**variables, "GIT_WORK_TREE": str(tree)})
 
 
-def diff(tree: Path) -> str:
-    """What differs from the commit, new files included."""
-    _git(tree, "add", "-A", "--intent-to-add", ".")
-    return _git(tree, "diff", "--no-color", "--no-ext-diff", "HEAD").decode("utf-8", "surrogateescape")
-
-
 def _is_there(tree: Path, name: bytes) -> bool:
     return os.path.lexists(os.path.join(os.fsencode(tree), name))  # noqa: PTH118 - a name of bytes, as git gives it
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from kodkod_app.swebench.work_tree import WorkTreeFault, apply_patch, diff, make_single_commit
+from kodkod_app.swebench.work_tree import WorkTreeFault, apply_patch, make_single_commit
 from kodkod_sandbox import landlock
 from reachable import let_others_in
 
@@ -184,10 +184,7 @@ def test_one_commit_whatever_was_there(tmp_path):
     assert git(tree, "status", "--porcelain") == ""
     assert make_single_commit(tree) == first, "the same files make the same commit"
     apply_patch(tree, PATCH)
-    (tree / "new.py").write_text("1\n")
-    found = diff(tree)
-    assert "+    return a + b" in found
-    assert "new.py" in found
+    assert "+    return a + b" in git(tree, "diff", "HEAD")
     with pytest.raises(WorkTreeFault, match="git apply"):
         apply_patch(tree, PATCH)
     apply_patch(tree, PATCH, reverse=True)
