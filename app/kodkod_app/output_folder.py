@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from kodkod_agent.errors import cause_of
+from kodkod_app.whole_file import replace_text
 
 _SETTING = "setting.json"
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -51,9 +52,7 @@ def claim_output(folder: Path, setting: Mapping[str, Any], must_agree: Sequence[
         raise OutputFault(
             f"{folder} holds {held} with another {' and '.join(differing)}; choose another folder with -o"
         )
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(setting, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    replace_text(path, json.dumps(setting, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

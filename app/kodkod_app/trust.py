@@ -32,6 +32,7 @@ from kodkod_app.settings import (
     widening,
     without,
 )
+from kodkod_app.whole_file import replace_text
 from kodkod_tools.mcp.config import NamedServers, read_project_file
 
 
@@ -169,8 +170,6 @@ def _write(folders: Mapping[str, str]) -> None:
     path = paths.trusted_folders()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"folders": folders}, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        replace_text(path, json.dumps({"folders": folders}, indent=2) + "\n")
     except OSError as fault:
         raise SettingsFault(f"{path} cannot be written ({fault.strerror}); nothing was changed") from fault

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kodkod_agent.errors import cause_of
 from kodkod_app.swebench.records import Attempt
 from kodkod_app.swebench.rows import Row
+from kodkod_app.whole_file import replace_text
 
 _ASKED = "run.json"
 
@@ -74,9 +75,7 @@ def claim(folder: Path, asked: Asked) -> None:
             f"{folder} holds a run with another {' and '.join(differing)}; choose another folder with -o, or ask for "
             "the same to go on"
         )
-    fresh = path.with_suffix(".new")  # half of it, of a full disk, would make the folder no run's
-    fresh.write_text(asked.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    replace_text(path, asked.model_dump_json(indent=1) + "\n")  # half of it would make the folder no run's
 
 
 def read_asked(folder: Path) -> Asked:

@@ -238,15 +238,10 @@ class Opening(Updating):
         if step:
             self._rewind_to(int(step))
             return
-        from kodkod_agent.errors import AgentError
         from kodkod_app.session_branches import read_steps
         from kodkod_app.tui.screens.rewind import RewindScreen
 
-        try:
-            steps = read_steps(paths.sessions_folder(), self.session_id)
-        except AgentError as fault:
-            self.notify(inert_line(str(fault), 300), severity="error", markup=False)
-            return
+        steps = read_steps(paths.sessions_folder(), self.session_id)
         screen = RewindScreen(steps, changed_files=lambda to: self._changed_files(self.session_id, to))
         self.push_screen(screen, self._rewind_to)
 
